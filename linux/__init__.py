@@ -1,0 +1,9 @@
+"""Adapters to one Linux machine, used by the cloud side and by the router alike.
+
+    runner      external programs: argv lists, time limits, no shell
+    charon      strongSwan's IKE daemon: start, adopt, drive over vici
+    netfilter   iptables-legacy and ipset: restore, save
+    files       durable writes
+
+Imports nothing of ours. Foreign types (vici's bytes, netlink messages) end here: see docs/adr/0001.
+"""

@@ -1,0 +1,44 @@
+"""iptables-legacy and ipset as text: restore whole, save whole.
+
+The legacy backend is named outright: a machine where the nft backend is the default would otherwise end up with two
+rule sets, and per-packet cost differs by a factor of four.
+"""
+
+from linux.runner import Runner
+
+#: Seconds that iptables may wait for another writer's lock.
+LOCK_WAIT_S = 5
+
+
+class Netfilter:
+    """The packet filter of the network namespace this process lives in."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def restore_rules(self, text: str, *, keep_others: bool = True) -> None:
+        """Apply iptables-restore text; each table in it changes in one kernel transaction or not at all.
+
+        With ``keep_others`` chains that the text does not name stay as they are (``--noflush``).
+        """
+        argv = ["iptables-legacy-restore", "--wait", str(LOCK_WAIT_S)]
+        if keep_others:
+            argv.append("--noflush")
+        self._runner.run(argv, stdin=text, timeout_s=60)
+
+    def save_rules(self, table: str = "filter") -> str:
+        """The table's chains and rules in iptables-save form."""
+        return self._runner.run(["iptables-legacy-save", "-t", table]).stdout
+
+    def restore_sets(self, text: str) -> None:
+        """Apply ipset-restore text. Not a transaction: a failure can leave a part, so write new names only."""
+        if text:
+            self._runner.run(["ipset", "restore"], stdin=text, timeout_s=60)
+
+    def set_names(self) -> list[str]:
+        """Names of the sets that exist, sorted."""
+        return sorted(self._runner.run(["ipset", "list", "-name"]).stdout.split())
+
+    def save_sets(self) -> str:
+        """All sets with their entries in ipset-restore form."""
+        return self._runner.run(["ipset", "save"], timeout_s=60).stdout

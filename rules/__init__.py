@@ -1,0 +1,1 @@
+"""The reachability language: who may reach whom, decided once, in one place."""
