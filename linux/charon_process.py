@@ -1,0 +1,132 @@
+"""The charon process: start it with its own configuration, find one that runs, end it.
+
+charon runs in a session of its own, so that it outlives the daemon that started it: a restart of ours drops no
+tunnel. Who it is stands in a pid file; a pid that now belongs to another program is not taken for it.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from linux.errors import CharonUnavailableError, ProgramMissingError
+
+PROGRAM = Path("/usr/sbin/charon-systemd")
+
+#: charon answers on vici within this many seconds of its start, or something is wrong.
+START_TIMEOUT_S = 10.0
+
+#: kdf: without it key derivation fails in 5.9.8. kernel-libipsec: ESP in user space, where the kernel has none.
+PLUGINS = (
+    "random nonce kdf aes sha1 sha2 hmac pem pkcs1 pkcs8 x509 revocation constraints pubkey openssl gcm curve25519 "
+    "addrblock {dataplane}kernel-netlink socket-default vici updown"
+)
+
+Section = Mapping[str, "str | Section"]
+
+
+def strongswan_conf(directory: Path, *, userland_esp: bool, options: Section) -> str:
+    """The text of strongswan.conf for a charon that lives in ``directory``; ``options`` go into its main section.
+
+    Options: https://docs.strongswan.org/docs/5.9/config/strongswanConf.html
+    """
+    main: dict[str, str | Section] = {
+        "load": PLUGINS.format(dataplane="kernel-libipsec " if userland_esp else ""),
+        "plugins": {"vici": {"socket": f"unix://{socket_path(directory)}"}},
+        "journal": {"default": "-1"},
+        # Without flush_line a quiet log looks empty.
+        "filelog": {"main": {"path": str(directory / "charon.log"), "default": "1", "flush_line": "yes", "time_format": "%FT%T"}},
+        **options,
+    }
+    return _render({"charon-systemd": main}, 0)
+
+
+def _render(section: Section, depth: int) -> str:
+    indent = "  " * depth
+    lines = []
+    for key, value in section.items():
+        if isinstance(value, str):
+            lines.append(f"{indent}{key} = {value}\n")
+        else:
+            lines.append(f"{indent}{key} {{\n{_render(value, depth + 1)}{indent}}}\n")
+    return "".join(lines)
+
+
+def socket_path(directory: Path) -> Path:
+    """Where a charon that lives in ``directory`` listens for vici."""
+    return directory / "charon.vici"
+
+
+class CharonProcess:
+    """One charon, living in ``directory``: strongswan.conf, vici socket, pid file, log."""
+
+    def __init__(self, directory: Path, configuration: str) -> None:
+        self._directory = directory
+        self._configuration = configuration
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running charon, or None."""
+        if self._child is not None:
+            self._child.poll()  # reaps it when it has died
+        try:
+            pid = int((self._directory / "charon.pid").read_text())
+            alive = Path(f"/proc/{pid}/comm").read_text().strip() == PROGRAM.name[:15]
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, ValueError):
+            return None
+        return pid if alive and state != "Z" else None
+
+    def ensure(self) -> bool:
+        """Start charon unless it runs; True when it was started. Returns once its vici socket is there.
+
+        Raises ProgramMissingError and CharonUnavailableError.
+        """
+        if self.pid is not None:
+            return False
+        self._directory.mkdir(parents=True, exist_ok=True)
+        configuration = self._directory / "strongswan.conf"
+        configuration.write_text(self._configuration)
+        socket_file = socket_path(self._directory)
+        socket_file.unlink(missing_ok=True)
+        environment = {**os.environ, "STRONGSWAN_CONF": str(configuration)}
+        environment.pop("NOTIFY_SOCKET", None)
+        with (self._directory / "charon.err").open("ab") as errors:
+            try:
+                process = subprocess.Popen(
+                    [str(PROGRAM)],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise ProgramMissingError(PROGRAM.name) from None
+        self._child = process
+        (self._directory / "charon.pid").write_text(str(process.pid))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not socket_file.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise CharonUnavailableError(f"charon did not start; see {self._directory / 'charon.err'}")
+            time.sleep(0.02)
+        return True
+
+    def stop(self, *, timeout_s: float = 5.0) -> None:
+        """End charon: politely, then by force."""
+        pid = self.pid
+        if pid is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return
+            deadline = time.monotonic() + timeout_s
+            while time.monotonic() < deadline:
+                if self.pid is None:
+                    return
+                time.sleep(0.02)
