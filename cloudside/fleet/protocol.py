@@ -1,0 +1,107 @@
+"""What routers and the cloud say to each other: the schema, version 1.
+
+The router's side has its own code; what binds the two is the JSON Schema generated from here
+(docs/schema/agent-protocol.json), which both sides' tests hold documents against.
+
+    POST /agent/v1/heartbeat    Heartbeat -> HeartbeatAnswer
+    POST /agent/v1/logs/{id}    gzip of UTF-8 text -> 204
+
+Mutual TLS with the site certificate, and the device id in ``Authorization: KyotenDevice <64 hex digits>``.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL_VERSION = 1
+
+#: Largest log, compressed, that a router may hand over in one piece.
+LOG_MAX_BYTES = 2_000_000
+
+ShortText = Annotated[str, Field(max_length=200)]
+
+
+class _Document(BaseModel):
+    # A router can be years older or newer than the cloud: what is unknown is ignored in both directions.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Problem(_Document):
+    """Something that is not as it should be; ``key`` is a message key, such as ``agent.tunnel-no-answer``."""
+
+    key: ShortText
+    params: dict[ShortText, str | int | float] = {}
+
+
+class Uplink(_Document):
+    """The line the router uses towards the Internet now."""
+
+    kind: Literal["wired", "mobile", "none"]
+    interface: ShortText = ""
+    address: ShortText = ""
+
+
+class Tunnel(_Document):
+    """The router's own view of its tunnel. ``since_s``: seconds in this state."""
+
+    up: bool
+    gateway: ShortText = ""
+    since_s: float = 0
+    suite: ShortText = ""
+
+
+class Load(_Document):
+    """How busy the router is."""
+
+    load_1m: float
+    memory_available_mib: float
+    uptime_s: float
+    agent_rss_mib: float
+
+
+class SettingsState(_Document):
+    """What became of the desired settings. ``version`` is in force; ``reverted_version`` was tried and undone."""
+
+    version: int
+    reverted_version: int | None = None
+    problem: Problem | None = None
+
+
+class Heartbeat(_Document):
+    """What a router says of itself."""
+
+    protocol: Literal[1]
+    site: ShortText
+    #: The router's clock, RFC 3339, UTC.
+    sent_at: ShortText
+    uplink: Uplink
+    tunnel: Tunnel
+    load: Load
+    versions: dict[ShortText, ShortText]
+    settings: SettingsState
+    problems: list[Problem] = []
+
+
+class DesiredSettings(_Document):
+    """The settings a router shall have. Keys it does not know are a problem it reports, never a crash."""
+
+    version: int
+    values: dict[ShortText, str | int | float | bool | list[ShortText]]
+    #: Seconds to reach the cloud through the tunnel after applying; else the router goes back to what it had.
+    confirm_s: float
+
+
+class LogRequest(_Document):
+    """Hand over the last ``lines`` lines of the agent's and charon's logs."""
+
+    id: ShortText
+    lines: int
+
+
+class HeartbeatAnswer(_Document):
+    """What the cloud wants of the router."""
+
+    protocol: Literal[1] = 1
+    heartbeat_s: float
+    settings: DesiredSettings | None = None
+    log_requests: list[LogRequest] = []
