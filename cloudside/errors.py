@@ -4,7 +4,7 @@ An error is a stable key and parameters, never a formatted sentence: cloudside.m
 Japanese. Programs see the key, the parameters and a status.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 Parameter = str | int | float
@@ -31,6 +31,19 @@ class InputError(KyotenError):
 
     exit_code = 2
     http_status = 422
+
+
+class InputErrors(InputError):
+    """Several things are wrong with what the caller gave; ``problems`` has each of them."""
+
+    def __init__(self, problems: Sequence[InputError]) -> None:
+        super().__init__("registry.several", count=len(problems), problems="; ".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def combined(problems: Sequence[InputError]) -> InputError:
+    """One error that says all of them; there is at least one."""
+    return problems[0] if len(problems) == 1 else InputErrors(problems)
 
 
 class RefusedError(KyotenError):

@@ -16,7 +16,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -53,7 +53,7 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to this program's version; creates it when there is none."""
-        with self._translated(), self.engine.begin() as connection:
+        with self._translated(), self._writing_engine().begin() as connection:
             configuration = self._alembic()
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
@@ -62,17 +62,18 @@ class Database:
     def read(self) -> Iterator[Session]:
         """A session that sees one consistent state and writes nothing. Objects stay usable after it."""
         with self._translated(), Session(self.engine, expire_on_commit=False) as session:
-            yield session
-            session.rollback()
+            yield session  # closing rolls back; an explicit rollback would expire every object the caller keeps
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session that commits when the block ends, and leaves nothing behind when it raises."""
-        with self._translated(), Session(self.engine, expire_on_commit=False) as session:
-            session.info["write"] = True
-            session.connection(execution_options={"kyoten_write": True})
+        with self._translated(), Session(self._writing_engine(), expire_on_commit=False) as session:
+            session.connection()  # takes the write lock now, before the caller reads what it will decide on
             yield session
             session.commit()
+
+    def _writing_engine(self) -> Engine:
+        return self.engine.execution_options(kyoten_write=True)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -111,7 +112,7 @@ def _begin_sqlite(connection: Any) -> None:
 
 
 class Doorbell:
-    """Tells daemons on this node that the registry changed. Losing a ring costs one resync interval, never correctness."""
+    """Tells daemons on this node that the registry changed. A lost ring costs one resync interval, not correctness."""
 
     def __init__(self, runtime_directory: Path, process: str) -> None:
         self.path = runtime_directory / f"{process}.doorbell"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, String, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, String, TypeDecorator, UniqueConstraint
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -54,8 +54,16 @@ class _UtcColumn(TypeDecorator[datetime]):
 
 
 class Table(DeclarativeBase):
-    """Base of all tables."""
+    """Base of all tables. Constraints have names, because a later migration can only change what it can name."""
 
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
         datetime: _UtcColumn,
         Address: _AddressColumn,
@@ -75,7 +83,7 @@ class Tenant(Table):
 
 
 class Site(Table):
-    """One router and the LAN behind it. ``id`` is a DNS label, unique in the whole service: certificate CN and host name.
+    """One router and the LAN behind it. ``id`` is a DNS label, unique in the service: certificate CN and host name.
 
     ``overlay`` is the site's prefix everywhere in the cloud; ``lan`` is what its LAN really uses (same length).
     ``phase`` is planned, construction, commissioning, operation or retired.
@@ -106,7 +114,7 @@ class Router(Table):
 
 
 class Device(Table):
-    """A controller or other equipment on a site's LAN. ``lan_address`` is its real one; the overlay one follows from it."""
+    """A controller or other equipment on a site's LAN. ``lan_address`` is its real one, the overlay one follows."""
 
     __tablename__ = "devices"
     __table_args__ = (UniqueConstraint("site_id", "lan_address"),)
@@ -163,7 +171,7 @@ class RevocationList(Table):
 
 
 class Settings(Table):
-    """One version of a site's desired settings. ``state`` is pending, applied or reverted; ``problem`` says why reverted."""
+    """A version of a site's desired settings. ``state``: pending, applied or reverted; ``problem`` says why."""
 
     __tablename__ = "settings"
     site_id: Mapped[str] = mapped_column(ForeignKey("sites.id"), primary_key=True)
