@@ -1,0 +1,87 @@
+"""Certificates that were issued, and the newest revocation list of each authority. The service's own: no caller.
+
+Authorities are named ``root``, ``cloud`` and ``tenant-<tenant>``. What a certificate says is pki's
+business; this is its record.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloudside.registry.tables import Certificate, RevocationList
+
+
+def record(session: Session, certificate: Certificate) -> None:
+    """Remember an issued certificate; serials are unique."""
+    session.add(certificate)
+    session.flush()
+
+
+def current(session: Session, *, authority: str, kind: str, subject: str) -> Certificate | None:
+    """The newest certificate of a subject that is not revoked; it may have expired."""
+    query = (
+        select(Certificate)
+        .where(
+            Certificate.authority == authority,
+            Certificate.kind == kind,
+            Certificate.subject == subject,
+            Certificate.revoked_at.is_(None),
+        )
+        .order_by(Certificate.not_before.desc())
+        .limit(1)
+    )
+    return session.scalar(query)
+
+
+def by_serial(session: Session, serial: str) -> Certificate | None:
+    """The certificate with this serial (lower-case hexadecimal, no leading zeros)."""
+    return session.get(Certificate, serial)
+
+
+def revoke_all(session: Session, *, authority: str, kind: str, subject: str, now: datetime) -> list[Certificate]:
+    """Mark every certificate of a subject revoked that is not yet; returns those."""
+    query = select(Certificate).where(
+        Certificate.authority == authority,
+        Certificate.kind == kind,
+        Certificate.subject == subject,
+        Certificate.revoked_at.is_(None),
+    )
+    found = list(session.scalars(query))
+    for certificate in found:
+        certificate.revoked_at = now
+    session.flush()
+    return found
+
+
+def revoked_by(session: Session, *, authority: str, now: datetime) -> list[Certificate]:
+    """An authority's revoked certificates that have not expired: what its next list says (RFC 5280 5.1.2.6)."""
+    query = select(Certificate).where(
+        Certificate.authority == authority, Certificate.revoked_at.is_not(None), Certificate.not_after >= now
+    )
+    return list(session.scalars(query.order_by(Certificate.serial)))
+
+
+def revocation_list(session: Session, authority: str) -> RevocationList | None:
+    """The newest revocation list of an authority."""
+    return session.get(RevocationList, authority)
+
+
+def revocation_lists(session: Session) -> list[RevocationList]:
+    """The newest revocation list of every authority, by authority: what a gateway loads into charon."""
+    return list(session.scalars(select(RevocationList).order_by(RevocationList.authority)))
+
+
+def keep_revocation_list(
+    session: Session, *, authority: str, number: int, der: bytes, next_update: datetime
+) -> RevocationList:
+    """Replace an authority's revocation list. Numbers only grow (RFC 5280 5.2.3): a smaller one is our bug."""
+    kept = session.get(RevocationList, authority) or RevocationList(authority=authority, number=0)
+    if number <= kept.number:
+        raise ValueError(f"revocation list {number} of {authority} after {kept.number}")
+    kept.number = number
+    kept.der = der
+    kept.next_update = next_update
+    session.add(kept)
+    session.flush()
+    return kept

@@ -1,0 +1,115 @@
+"""A site's desired settings: every version kept, with what became of it on the router.
+
+What the keys mean is the fleet's business; here a version is a whole document. A new version replaces an older one
+that the router has not taken up yet.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from cloudside.errors import InputError
+from cloudside.registry import sites
+from cloudside.registry.callers import Caller
+from cloudside.registry.tables import Settings
+
+
+class State(StrEnum):
+    """What became of a version."""
+
+    PENDING = "pending"
+    APPLIED = "applied"
+    REVERTED = "reverted"
+
+
+#: Reports arrive more than once, so each state may follow itself.
+_TRANSITIONS: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.APPLIED, State.REVERTED}),
+    State.APPLIED: frozenset({State.APPLIED}),
+    State.REVERTED: frozenset({State.REVERTED}),
+}
+
+
+def add_version(
+    session: Session, caller: Caller, *, site_id: str, values: Mapping[str, Any], author: str, now: datetime
+) -> Settings:
+    """State what the site's settings shall be, as a whole. Raises InputError: unknown site."""
+    newest = latest(session, caller, site_id)
+    version = Settings(
+        site_id=site_id,
+        version=1 if newest is None else newest.version + 1,
+        values=dict(values),
+        state=State.PENDING.value,
+        problem=None,
+        author=author[:100],
+        created_at=now,
+    )
+    session.add(version)
+    session.flush()
+    return version
+
+
+def change(
+    session: Session, caller: Caller, *, site_id: str, changes: Mapping[str, Any], author: str, now: datetime
+) -> Settings:
+    """A new version with some keys changed; None takes a key out. Starts from the newest version that was not undone.
+
+    Raises InputError: unknown site.
+    """
+    base = session.scalar(_of(session, caller, site_id).where(Settings.state != State.REVERTED.value).limit(1))
+    values = {**(base.values if base is not None else {}), **changes}
+    kept = {key: value for key, value in values.items() if value is not None}
+    return add_version(session, caller, site_id=site_id, values=kept, author=author, now=now)
+
+
+def versions(session: Session, caller: Caller, site_id: str) -> list[Settings]:
+    """All versions, newest first. Raises InputError: unknown site."""
+    return list(session.scalars(_of(session, caller, site_id)))
+
+
+def latest(session: Session, caller: Caller, site_id: str) -> Settings | None:
+    """The newest version, whatever became of it; None: nothing was ever stated. Raises InputError: unknown site."""
+    return session.scalar(_of(session, caller, site_id).limit(1))
+
+
+def latest_applied(session: Session, caller: Caller, site_id: str) -> Settings | None:
+    """The newest version that the router works with; None: its factory settings. Raises InputError: unknown site."""
+    return session.scalar(_of(session, caller, site_id).where(Settings.state == State.APPLIED.value).limit(1))
+
+
+def mark_applied(session: Session, caller: Caller, *, site_id: str, version: int) -> Settings:
+    """The router applied the version and reached the cloud afterwards. Raises InputError: unknown, or undone before."""
+    return _move(session, caller, site_id, version, State.APPLIED, None)
+
+
+def mark_reverted(
+    session: Session, caller: Caller, *, site_id: str, version: int, problem: Mapping[str, Any]
+) -> Settings:
+    """The router undid the version; ``problem`` is {key, params}. Raises InputError: unknown, or applied before."""
+    return _move(session, caller, site_id, version, State.REVERTED, problem)
+
+
+def _of(session: Session, caller: Caller, site_id: str) -> Select[Settings]:
+    site = sites.get(session, caller, site_id)
+    return select(Settings).where(Settings.site_id == site.id).order_by(Settings.version.desc())
+
+
+def _move(
+    session: Session, caller: Caller, site_id: str, version: int, state: State, problem: Mapping[str, Any] | None
+) -> Settings:
+    row = session.scalar(_of(session, caller, site_id).where(Settings.version == version))
+    if row is None:
+        raise InputError("registry.unknown-settings", site=site_id, version=version)
+    if state not in _TRANSITIONS[State(row.state)]:
+        raise InputError(
+            "registry.settings-transition", site=site_id, version=version, found=row.state, wanted=state.value
+        )
+    if row.state != state.value:
+        row.state = state.value
+        row.problem = None if problem is None else dict(problem)
+        session.flush()
+    return row
