@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 #: Boxes keep their files here: a real disk, since the mail queue's promises are about fsync.
-PARENT = Path("/var/tmp")  # noqa: S108 - mode 0700, made by mkdtemp
+PARENT = Path("/var/tmp")
 PREFIX = "kyoten-lab-"
 
 #: Set inside a box: its directory.
@@ -67,7 +67,7 @@ def run(argv: Sequence[str], *, keep: bool = False) -> int:
         ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc", "--",
          sys.executable, "-m", "lab.box", *argv],
         env={**os.environ, DIRECTORY_VARIABLE: str(place)},
-        preexec_fn=None if keep else _die_with_parent,  # noqa: PLW1509 - one call of prctl
+        preexec_fn=None if keep else _die_with_parent,
         start_new_session=keep,
         pass_fds=(lock.fileno(),),  # the box holds the lock too: a kept one stays marked as alive
     )  # fmt: skip
@@ -187,7 +187,7 @@ def _die_with_parent() -> None:
 
 
 def _first_process(argv: Sequence[str]) -> int:
-    """Process 1 of the box: prepare it, run the program, reap orphans, pass signals on, end with the program's status."""
+    """Process 1 of the box: prepare it, run the program, reap orphans, pass signals on, end as the program ended."""
     for command in (
         ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"],
         ["mkdir", "-p", "/run/netns", "/run/sshd", "/run/lock"],

@@ -83,9 +83,7 @@ class Host:
         self.processes: dict[str, Process] = {}
         self._runner = SubprocessRunner(("ip", "netns", "exec", namespace))
 
-    def run(
-        self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 30.0, check: bool = True
-    ) -> Finished:
+    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 30.0, check: bool = True) -> Finished:
         """Run a program on this host to its end (see linux.runner)."""
         prefix = ["env", *(f"{key}={value}" for key, value in self.environment.items())] if self.environment else []
         return self._runner.run([*prefix, *argv], stdin=stdin, timeout_s=timeout_s, check=check)

@@ -59,7 +59,7 @@ make_venv() {
     [ "$(cat $venv/.stamp 2>/dev/null || true)" = "$stamp" ] && return
     echo "setup: building the virtual environment $venv"
     [ -x $venv/bin/python ] || /usr/bin/python3 -m venv $venv || fail "cannot make $venv; install python3-venv"
-    $venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+    $venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' \
         || fail "pip could not install the Python packages of setup.cfg"
     echo "$stamp" > $venv/.stamp
 }

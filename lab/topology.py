@@ -56,7 +56,9 @@ class Plan:
     policies: dict[str, str]
 
 
-def _site(name: str, tenant: str, overlay: str, lan: str, uplink: Uplink, phase: str, hosts: dict[str, int]) -> SitePlan:
+def _site(
+    name: str, tenant: str, overlay: str, lan: str, uplink: Uplink, phase: str, hosts: dict[str, int]
+) -> SitePlan:
     network = IPv4Network(lan)
     return SitePlan(
         name, tenant, IPv4Network(overlay), network, uplink, phase,
