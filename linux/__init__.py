@@ -3,6 +3,7 @@
     runner      external programs: argv lists, time limits, no shell
     charon      strongSwan's IKE daemon: start, adopt, drive over vici
     netfilter   iptables-legacy and ipset: restore, save
+    routes      addresses, interfaces, routes and rules over netlink
     files       durable writes
 
 Imports nothing of ours. Foreign types (vici's bytes, netlink messages) end here: see docs/adr/0001.
