@@ -71,6 +71,16 @@ def run(probes: Sequence[Probe]) -> list[bool]:
     return answers
 
 
+def send_forged(host: Host, *, source: str, target: str, port: int, token: str) -> None:
+    """Send one UDP datagram from ``host`` under a source address that is not its own."""
+    host.run([sys.executable, "-m", "lab.probes", "forge", source, target, str(port), token])
+
+
+def heard(host: Host, token: str) -> bool:
+    """Whether the responder on ``host`` received a datagram with this content."""
+    return token.encode().hex() in host.processes["responder"].log.read_text()
+
+
 # --- what runs on the hosts ---
 
 
@@ -179,7 +189,18 @@ class _Responder(asyncio.DatagramProtocol):
         self.transport = transport
 
     def datagram_received(self, data: bytes, addr: object) -> None:
+        sys.stdout.write(f"{data.hex()} from {addr}\n")
+        sys.stdout.flush()
         self.transport.sendto(data, addr)  # type: ignore[attr-defined]
+
+
+def _forge(source: str, target: str, port: int, token: bytes) -> None:
+    """An IPv4 header (RFC 791) of our own making; the kernel fills length and checksum, UDP's checksum 0 means none."""
+    datagram = struct.pack("!HHHH", port, port, 8 + len(token), 0) + token
+    addresses = socket.inet_aton(source) + socket.inet_aton(target)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(header + datagram, (target, 0))
 
 
 async def _respond(ports: dict[str, list[int]]) -> None:
@@ -199,6 +220,8 @@ async def _respond(ports: dict[str, list[int]]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "respond":
         asyncio.run(_respond(json.loads(sys.argv[2])))
+    elif sys.argv[1] == "forge":
+        _forge(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5].encode())
     else:
         wanted = [Target(**entry) for entry in json.load(sys.stdin)]
         json.dump(asyncio.run(_probe_all(wanted)), sys.stdout)
