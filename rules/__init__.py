@@ -1,1 +1,14 @@
-"""The reachability language: who may reach whom, decided once, in one place."""
+"""The reachability language: who may reach whom, decided once, in one place. Pure: no clock, no I/O.
+
+model       inventory, packets, services, statements, the policy
+problems    what is wrong with a policy, as data; PolicyError carries all of it
+inventory   is the inventory itself sound?
+document    YAML text -> a small tree with places
+services    named and numeric services, arithmetic on them
+names       what a tenant's names mean
+parse       policy files -> Policy
+compile     Policy + Inventory -> RuleSet, the decision as data
+evaluate    may this packet pass?
+dispatch    sources -> prefix tree; render: RuleSet -> ipset and iptables text
+explain     why can A (not) reach B?;  diff: what does a change open and close?
+"""

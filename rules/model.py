@@ -1,11 +1,20 @@
-"""What the rules speak about: the inventory they are held against, packets, services, statements, verdicts."""
+"""What the rules speak about: the inventory they are held against, packets, services, statements, the policy.
+
+Invariant of the whole package: a statement's members are names of its own tenant (or shared servers), so nothing that
+is built from statements can cross tenants.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from enum import Enum, IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import NewType
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+#: ``tenant/name`` where the statement has a name, else ``tenant/~digest`` of its content.
+StatementId = NewType("StatementId", str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,37 @@ class Inventory:
     servers: tuple[Server, ...]
 
 
+class Kind(Enum):
+    """What a name stands for."""
+
+    SITE = "site"
+    DEVICE = "device"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A site, a device or a server under the name that policies use. ``site`` is None for a server."""
+
+    name: str
+    kind: Kind
+    tenant: str | None
+    network: Network
+    site: str | None
+
+
+def endpoints(inventory: Inventory) -> dict[str, Endpoint]:
+    """All endpoints by name. A device whose site is not in the inventory is left out: nothing can reach it."""
+    found = {site.name: Endpoint(site.name, Kind.SITE, site.tenant, site.prefix, site.name) for site in inventory.sites}
+    for device in inventory.devices:
+        if (home := found.get(device.site)) is not None:
+            name = f"{device.site}/{device.name}"
+            found[name] = Endpoint(name, Kind.DEVICE, home.tenant, ip_network(device.address), device.site)
+    for server in inventory.servers:
+        found[server.name] = Endpoint(server.name, Kind.SERVER, server.tenant, ip_network(server.address), None)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySource:
     """A tenant's policy file as written."""
@@ -52,3 +92,84 @@ class PolicySource:
     tenant: str
     file_name: str
     text: str
+
+
+class Protocol(IntEnum):
+    """IP protocol numbers that have selectors of their own; ANY is all protocols, OTHER all that are not named here."""
+
+    OTHER = -2
+    ANY = -1
+    ICMP = 1
+    TCP = 6
+    UDP = 17
+    ICMPV6 = 58
+
+
+#: Highest value of a port or of an ICMP type and code taken as one number.
+SELECTOR_MAX = 65535
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Service:
+    """A protocol and a closed range of selectors: TCP and UDP ports, or ICMP ``type * 256 + code``."""
+
+    protocol: Protocol
+    low: int = 0
+    high: int = SELECTOR_MAX
+
+    def covers(self, protocol: int, selector: int) -> bool:
+        """Whether a packet of this protocol number and selector belongs to the service."""
+        return self.protocol is Protocol.ANY or (self.protocol == protocol and self.low <= selector <= self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The first packet of a flow. ``protocol`` is the IP protocol number, ``port`` TCP's or UDP's destination port."""
+
+    source: Address
+    destination: Address
+    protocol: int
+    port: int | None = None
+    icmp_type: int | None = None
+    icmp_code: int = 0
+
+    @property
+    def selector(self) -> int:
+        """The number that services are matched with; 0 where the protocol has none."""
+        if self.protocol in (Protocol.ICMP, Protocol.ICMPV6):
+            return (self.icmp_type or 0) * 256 + self.icmp_code
+        return self.port or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a policy file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One ``allow``. Sources and destinations are endpoint names, groups already opened up."""
+
+    id: StatementId
+    tenant: str
+    sources: frozenset[str]
+    destinations: frozenset[str]
+    services: tuple[Service, ...]
+    both: bool
+    owner: str
+    reason: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All tenants' statements, ordered by identity."""
+
+    statements: tuple[Statement, ...]

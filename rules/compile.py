@@ -1,0 +1,151 @@
+"""Policy + Inventory -> RuleSet: the whole decision as data, of which evaluate, render, explain and diff are readings.
+
+A *block* holds the grants that have exactly the same sources. So an address stands once in each set that is made of a
+block, sources with equal policy share their blocks, and a source meets about as many blocks as it has groups, not as
+many as it has statements.
+
+Invariants: every name in a grant belongs to the statement's tenant or is a shared server; the order of files,
+statements and members leaves no trace (``fingerprint``).
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from rules.inventory import check_inventory
+from rules.model import Address, Endpoint, Inventory, Kind, Policy, Service, StatementId, endpoints
+from rules.names import visible
+from rules.problems import PolicyError
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one statement lets the sources of its block reach."""
+
+    statement: StatementId
+    destinations: frozenset[str]
+    services: tuple[Service, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Grants that the same sources have. ``digest`` stands for sources and grants together."""
+
+    grants: tuple[Grant, ...]
+    digest: str
+
+
+class Whereabouts:
+    """Which endpoints an address belongs to."""
+
+    def __init__(self, known: Iterable[Endpoint]) -> None:
+        self._hosts: dict[Address, Endpoint] = {}
+        sites: list[tuple[tuple[int, int], Endpoint]] = []
+        for endpoint in known:
+            first = endpoint.network.network_address
+            if endpoint.kind is Kind.SITE:
+                sites.append(((first.version, int(first)), endpoint))
+            else:
+                self._hosts[first] = endpoint
+        sites.sort(key=lambda item: item[0])
+        self._starts = [start for start, _ in sites]
+        self._sites = [endpoint for _, endpoint in sites]
+
+    def site(self, address: Address) -> Endpoint | None:
+        """The site whose overlay prefix holds the address."""
+        position = bisect_right(self._starts, (address.version, int(address))) - 1
+        if position >= 0 and address in self._sites[position].network:
+            return self._sites[position]
+        return None
+
+    def at(self, address: Address) -> tuple[Endpoint, ...]:
+        """The most particular endpoint first: (device, site), (site,), (server,) or nothing."""
+        host = self._hosts.get(address)
+        if host is not None and host.kind is Kind.SERVER:
+            return (host,)
+        site = self.site(address)
+        return tuple(found for found in (host, site) if found is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Who may reach what. ``sources`` maps an endpoint's name to its blocks; one that is missing may reach nothing.
+
+    A device has the blocks of its site besides its own. ``fingerprint`` is equal exactly if everything else is.
+    """
+
+    endpoints: Mapping[str, Endpoint]
+    blocks: tuple[Block, ...]
+    sources: Mapping[str, tuple[int, ...]]
+    fingerprint: str
+    whereabouts: Whereabouts = field(compare=False, repr=False)
+
+    def grants_of(self, names: Iterable[str]) -> list[Grant]:
+        """The grants of a source that goes by these names (a device's own, and its site's)."""
+        numbers = sorted({number for name in names for number in self.sources.get(name, ())})
+        return [grant for number in numbers for grant in self.blocks[number].grants]
+
+
+def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
+    """Decide. Names that the inventory no longer has, or that are not the statement's tenant's, fall away.
+
+    Raises PolicyError if the inventory is inconsistent: with overlapping prefixes there is no right decision.
+    """
+    if problems := check_inventory(inventory):
+        raise PolicyError(problems)
+    everything = endpoints(inventory)
+    table = visible(everything.values())
+    shared = frozenset(table.get("", {}))
+    nameable = {tenant: frozenset(own) | shared for tenant, own in table.items() if tenant}
+    by_sources: dict[frozenset[str], list[Grant]] = {}
+    kept: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
+    for statement in policy.statements:
+        sides = []
+        for names in (statement.sources, statement.destinations):
+            key = (statement.tenant, names)
+            if key not in kept:
+                kept[key] = names & nameable.get(statement.tenant, frozenset())
+            sides.append(kept[key])
+        sources, destinations = sides
+        if not sources or not destinations or not statement.services:
+            continue
+        by_sources.setdefault(sources, []).append(Grant(statement.id, destinations, statement.services))
+        if statement.both and sources != destinations:
+            by_sources.setdefault(destinations, []).append(Grant(statement.id, sources, statement.services))
+    blocks: list[Block] = []
+    members: dict[str, list[int]] = {}
+    ordered = sorted(((tuple(sorted(names)), grants) for names, grants in by_sources.items()), key=lambda item: item[0])
+    for number, (source_names, grants) in enumerate(ordered):
+        grants.sort(key=lambda grant: (grant.statement, sorted(grant.destinations)))
+        blocks.append(Block(tuple(grants), _digest(source_names, grants)))
+        for name in source_names:
+            members.setdefault(name, []).append(number)
+    sources_of = {name: tuple(members[name]) for name in sorted(members)}
+    return RuleSet(
+        everything, tuple(blocks), sources_of, _fingerprint(everything, blocks), Whereabouts(everything.values())
+    )
+
+
+def _digest(sources: Iterable[str], grants: Iterable[Grant]) -> str:
+    content = [
+        list(sources),
+        [
+            [grant.statement, sorted(grant.destinations), [_plain(service) for service in grant.services]]
+            for grant in grants
+        ],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _plain(service: Service) -> tuple[int, int, int]:
+    return (int(service.protocol), service.low, service.high)
+
+
+def _fingerprint(everything: Mapping[str, Endpoint], blocks: Iterable[Block]) -> str:
+    content = [
+        [[name, one.kind.value, one.tenant, str(one.network)] for name, one in sorted(everything.items())],
+        [block.digest for block in blocks],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""What the names in one tenant's policy mean. Nothing of another tenant can be named, so nothing can be reached.
+
+A foreign name and one that does not exist are told in the same words: whether a name exists is another tenant's affair.
+"""
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+
+from rules.model import Endpoint, Kind
+
+#: Beyond this many candidates the nearest name is not looked for: difflib needs about 10 us for each.
+SUGGEST_FROM_MAX = 2000
+
+
+def visible(everything: Iterable[Endpoint]) -> dict[str, dict[str, Endpoint]]:
+    """For each tenant its own endpoints by name. Shared servers stand under the empty tenant."""
+    table: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in everything:
+        table.setdefault(endpoint.tenant or "", {})[endpoint.name] = endpoint
+    return table
+
+
+class Names:
+    """The names that one tenant's statements may use; groups are added as they are read."""
+
+    def __init__(self, own: Mapping[str, Endpoint], shared: Mapping[str, Endpoint]) -> None:
+        self._own = own
+        self._shared = shared
+        self._groups: dict[str, frozenset[str]] = {}
+
+    def endpoint(self, name: str) -> Endpoint | None:
+        """The tenant's own site, device or server of that name, or a shared server."""
+        return self._own.get(name) or self._shared.get(name)
+
+    def group(self, name: str) -> frozenset[str] | None:
+        """The members of the group."""
+        return self._groups.get(name)
+
+    def add_group(self, name: str, members: Iterable[str]) -> None:
+        """Give the group its members, endpoint names."""
+        self._groups[name] = frozenset(members)
+
+    def nearest(self, name: str) -> str | None:
+        """The name that was probably meant."""
+        candidates = [*self._own, *self._shared, *self._groups]
+        return nearest(name, candidates)
+
+
+def nearest(name: str, candidates: Collection[str]) -> str | None:
+    """The candidate most like ``name``, if one is alike at all."""
+    if len(candidates) > SUGGEST_FROM_MAX:
+        return None
+    found = difflib.get_close_matches(name[:100], sorted(candidates), n=1, cutoff=0.7)
+    return found[0] if found else None
+
+
+def never_passes(source: Endpoint, destination: Endpoint) -> str | None:
+    """Why no packet between the two can pass the gateway, whatever the policy says; None if it can.
+
+    Traffic inside a site stays on its LAN, traffic between cloud servers on theirs: the gateway neither sees nor
+    forwards it.
+    """
+    if source.network.version != destination.network.version:
+        return "rules.mixed-families"
+    if source.kind is Kind.SERVER and destination.kind is Kind.SERVER:
+        return "rules.between-servers"
+    if source.site is not None and source.site == destination.site:
+        return "rules.same-site"
+    return None
