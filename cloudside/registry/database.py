@@ -34,6 +34,7 @@ class Database:
     def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self._url: URL = make_url(url)
         sqlite = self._url.get_backend_name() == "sqlite"
+        self._sqlite_path = Path(self._url.database) if sqlite and self._url.database else None
         arguments: dict[str, Any] = {"timeout": lock_wait_s} if sqlite else {}
         self.engine = create_engine(self._url, connect_args=arguments)
         if sqlite:
@@ -42,9 +43,8 @@ class Database:
 
     def require_current(self) -> None:
         """Raise ConfigurationError unless the registry exists and its schema is this program's."""
-        path = self._url.database
-        if self._url.get_backend_name() == "sqlite" and path and not Path(path).exists():
-            raise ConfigurationError("registry.missing", path=path)
+        if self._sqlite_path is not None and not self._sqlite_path.exists():
+            raise ConfigurationError("registry.missing", path=str(self._sqlite_path))
         with self._translated(), self.engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
         head = ScriptDirectory.from_config(self._alembic()).get_current_head()
@@ -52,7 +52,17 @@ class Database:
             raise ConfigurationError("registry.schema", found=current or "-", wanted=head or "-")
 
     def migrate(self) -> None:
-        """Bring the schema to this program's version; creates it when there is none."""
+        """Bring the schema to this program's version; creates it, and SQLite's directory (mode 0700), when there is none.
+
+        Raises UnavailableError: locked, or the directory cannot be written. ConfigurationError: not a registry.
+        """
+        if self._sqlite_path is not None:
+            try:
+                self._sqlite_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                raise UnavailableError(
+                    "registry.unavailable", where=str(self._sqlite_path), reason=str(error.strerror)
+                ) from None
         with self._translated(), self._writing_engine().begin() as connection:
             configuration = self._alembic()
             configuration.attributes["connection"] = connection

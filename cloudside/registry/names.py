@@ -15,6 +15,12 @@ Kind = Literal["tenant", "site", "device", "server"]
 
 #: Longest name of each kind; the registry's column widths. 63 is a DNS label's limit (RFC 1035 section 2.3.4).
 MAX_CHARS: dict[Kind, int] = {"tenant": 40, "site": 63, "device": 40, "server": 40}
+_BAD_NAME: dict[Kind, str] = {
+    "tenant": "registry.bad-tenant-name",
+    "site": "registry.bad-site-name",
+    "device": "registry.bad-device-name",
+    "server": "registry.bad-server-name",
+}
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _SUGGESTED = 3
 _LISTED = 5
@@ -23,7 +29,7 @@ _LISTED = 5
 def problems_of(kind: Kind, name: str) -> list[InputError]:
     """What is wrong with a new name: nothing, or one problem."""
     if _LABEL.fullmatch(name) is None or len(name) > MAX_CHARS[kind]:
-        return [InputError(f"registry.bad-{kind}-name", name=name[:80], longest=MAX_CHARS[kind])]
+        return [InputError(_BAD_NAME[kind], name=name[:80], longest=MAX_CHARS[kind])]
     return []
 
 

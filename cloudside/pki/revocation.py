@@ -1,0 +1,51 @@
+"""Revoked sites, and revocation lists that never run out. Telling the gateways (doorbell) is the caller's business."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from cloudside.config import Config
+from cloudside.pki import issuing, revocation_lists
+from cloudside.pki.store import KeyStore
+from cloudside.registry import certificates, sites
+from cloudside.registry.callers import Caller
+from cloudside.registry.tables import RevocationList, Site
+
+#: A list is renewed this long before it ends: an authority's key may be away for a weekend.
+RENEW_BEFORE = timedelta(days=4)
+
+
+def revoke_site(session: Session, config: Config, caller: Caller, *, site_id: str, now: datetime) -> Site:
+    """Shut a site out for good: mark it, revoke its certificates, sign a new list. Repeating it changes nothing more.
+
+    Raises InputError: unknown site, or another tenant's. ConfigurationError: the authority's key is missing or damaged;
+    nothing is revoked then.
+    """
+    site = sites.get(session, caller, site_id)
+    if site.revoked_at is None:
+        site.revoked_at = now
+    revoke_certificates(session, KeyStore(config.state_directory), site=site, now=now)
+    session.flush()
+    return site
+
+
+def revoke_certificates(session: Session, store: KeyStore, *, site: Site, now: datetime) -> int:
+    """Revoke a site's certificates and, if there are any, sign a new list. Returns how many there were."""
+    name = issuing.tenant_authority_name(site.tenant_id)
+    revoked = certificates.revoke_all(session, authority=name, kind="site", subject=site.id, now=now)
+    if revoked:
+        revocation_lists.renew(session, issuing.load_authority(session, store, name), now=now)
+    return len(revoked)
+
+
+def renew_expiring(session: Session, config: Config, *, now: datetime) -> list[RevocationList]:
+    """Sign new lists in place of those that end within RENEW_BEFORE; returns the new ones.
+
+    Raises ConfigurationError: an authority's key is missing or damaged.
+    """
+    store = KeyStore(config.state_directory)
+    return [
+        revocation_lists.renew(session, issuing.load_authority(session, store, kept.authority), now=now)
+        for kept in certificates.revocation_lists(session)
+        if kept.next_update <= now + RENEW_BEFORE
+    ]
