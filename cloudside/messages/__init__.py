@@ -12,6 +12,8 @@ from pathlib import Path
 
 import polib
 
+from cloudside.errors import InputErrors, KyotenError
+
 LANGUAGES = ("en", "ja")
 _LOCALE_DIRECTORY = Path(__file__).parent / "locale"
 
@@ -45,3 +47,9 @@ def text(key: str, params: Mapping[str, object] | None = None, *, language: str 
     if template is None:
         return " ".join([key, *(f"{name}={value}" for name, value in (params or {}).items())])
     return template.format_map(dict(params or {}))
+
+
+def error_text(error: KyotenError, *, language: str | None = None) -> str:
+    """What a person reads of an error: one line, or a line for each problem when there are several."""
+    problems = error.problems if isinstance(error, InputErrors) else (error,)
+    return "\n".join(text(problem.key, problem.params, language=language) for problem in problems)

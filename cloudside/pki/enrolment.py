@@ -55,7 +55,7 @@ def enrol(
     A router enrolled before is shut out: its certificates are revoked, its device id forgotten. The file is written
     last, so when writing fails and the session is rolled back, the old router still counts.
     Raises InputError: unknown site; ``output`` exists (without ``force``) or cannot be written. RefusedError: the site
-    is revoked or retired. ConfigurationError: no public address configured, PKI not initialised, a key missing or damaged.
+    is revoked or retired. ConfigurationError: no public address, PKI not initialised, a key missing or damaged.
     """
     site = sites.get(session, caller, site_id)
     _require_enrollable(site, output, force=force)

@@ -52,7 +52,7 @@ class Database:
             raise ConfigurationError("registry.schema", found=current or "-", wanted=head or "-")
 
     def migrate(self) -> None:
-        """Bring the schema to this program's version; creates it, and SQLite's directory (mode 0700), when there is none.
+        """Bring the schema to this program's version; creates it (SQLite's directory with mode 0700).
 
         Raises UnavailableError: locked, or the directory cannot be written. ConfigurationError: not a registry.
         """

@@ -26,10 +26,11 @@ class State(StrEnum):
     REVERTED = "reverted"
 
 
-#: Reports arrive more than once, so each state may follow itself.
+#: Reports arrive more than once, so each state may follow itself. A router that applied a version may still undo it:
+#: when the answer to its first heartbeat was lost, it never learnt that the cloud had heard it.
 _TRANSITIONS: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.APPLIED, State.REVERTED}),
-    State.APPLIED: frozenset({State.APPLIED}),
+    State.APPLIED: frozenset({State.APPLIED, State.REVERTED}),
     State.REVERTED: frozenset({State.REVERTED}),
 }
 
@@ -89,7 +90,7 @@ def mark_applied(session: Session, caller: Caller, *, site_id: str, version: int
 def mark_reverted(
     session: Session, caller: Caller, *, site_id: str, version: int, problem: Mapping[str, Any]
 ) -> Settings:
-    """The router undid the version; ``problem`` is {key, params}. Raises InputError: unknown, or applied before."""
+    """The router undid the version; ``problem`` is {key, params}. Raises InputError: unknown."""
     return _move(session, caller, site_id, version, State.REVERTED, problem)
 
 
