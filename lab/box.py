@@ -85,6 +85,7 @@ def run(argv: Sequence[str], *, keep: bool = False) -> int:
         while box.poll() is None:
             if keep and not ending and (place / _KEPT).exists():
                 kept = True
+                box.returncode = 0  # it lives on and is not ours to wait for
                 return int((place / _KEPT).read_text())
             if ending and not give_up_at:
                 give_up_at = time.monotonic() + 5
