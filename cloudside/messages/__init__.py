@@ -41,12 +41,16 @@ def preferred_language(environment: Mapping[str, str] = os.environ) -> str:
 def text(key: str, params: Mapping[str, object] | None = None, *, language: str | None = None) -> str:
     """The message for ``key`` with its parameters filled in.
 
-    A key without a text yields the key and the parameters: an unreadable alarm is still better than none.
+    A key without a text, or a text without a parameter, yields the key and the parameters: an unreadable alarm is
+    still better than none.
     """
     template = catalogue(language or preferred_language()).get(key)
-    if template is None:
-        return " ".join([key, *(f"{name}={value}" for name, value in (params or {}).items())])
-    return template.format_map(dict(params or {}))
+    if template is not None:
+        try:
+            return template.format_map(dict(params or {}))
+        except KeyError:
+            pass
+    return " ".join([key, *(f"{name}={value}" for name, value in (params or {}).items())])
 
 
 def error_text(error: KyotenError, *, language: str | None = None) -> str:

@@ -1,0 +1,142 @@
+"""Another tenant's object is indistinguishable from one that does not exist, in every module that takes a caller."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import pytest
+from sqlalchemy.orm import Session
+
+from cloudside.errors import InputError, RefusedError
+from cloudside.registry import (
+    credentials,
+    devices,
+    log_requests,
+    policies,
+    reports,
+    routers,
+    servers,
+    settings,
+    sites,
+    tenants,
+)
+from cloudside.registry.callers import OPERATOR, Caller
+from cloudside.registry.database import Database
+
+NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+ACME, ZENITH = Caller("acme"), Caller("zenith")
+REQUEST = "0" * 32
+
+
+@pytest.fixture
+def filled(populated: Database) -> Database:
+    with populated.write() as s:
+        policies.add_version(s, OPERATOR, tenant_id="zenith", text="", file_name="", author="", now=NOW)
+        settings.add_version(s, OPERATOR, site_id="osaka-1", values={"a": 1}, author="ops", now=NOW)
+        routers.enrol(s, OPERATOR, site_id="osaka-1", device_id="d", ssh_host_key="k", now=NOW)
+        source = ip_address("10.20.0.1")
+        reports.record_heartbeat(s, OPERATOR, site_id="osaka-1", received_at=NOW, source=source, report={})
+        reports.record_tunnel(s, OPERATOR, site_id="osaka-1", gateway="gw1", up=True, since=NOW)
+        log_requests.ask(s, OPERATOR, request_id=REQUEST, site_id="osaka-1", lines=5, requested_by="o", now=NOW)
+        credentials.issue(s, OPERATOR, site_id="osaka-1", user="osaka", password="correct horse", now=NOW)
+    return populated
+
+
+#: Each takes the caller and a site: zenith's "osaka-1", or "nowhere-1", which nobody has.
+_ON_SITE: dict[str, Callable[[Session, Caller, str], object]] = {
+    "sites.get": lambda s, c, site: sites.get(s, c, site),
+    "sites.change": lambda s, c, site: sites.change(s, c, site_id=site, phase="retired"),
+    "devices.add": lambda s, c, site: devices.add(s, c, site_id=site, name="x", lan_address="192.168.1.9"),
+    "devices.every": lambda s, c, site: devices.every(s, c, site_id=site),
+    "devices.get": lambda s, c, site: devices.get(s, c, site, "plc"),
+    "devices.remove": lambda s, c, site: devices.remove(s, c, site_id=site, name="plc"),
+    "settings.add_version": lambda s, c, site: settings.add_version(s, c, site_id=site, values={}, author="a", now=NOW),
+    "settings.change": lambda s, c, site: settings.change(s, c, site_id=site, changes={}, author="a", now=NOW),
+    "settings.versions": lambda s, c, site: settings.versions(s, c, site),
+    "settings.latest": lambda s, c, site: settings.latest(s, c, site),
+    "settings.latest_applied": lambda s, c, site: settings.latest_applied(s, c, site),
+    "settings.mark_applied": lambda s, c, site: settings.mark_applied(s, c, site_id=site, version=1),
+    "settings.mark_reverted": lambda s, c, site: settings.mark_reverted(s, c, site_id=site, version=1, problem={}),
+    "routers.get": lambda s, c, site: routers.get(s, c, site),
+    "routers.enrol": lambda s, c, site: routers.enrol(s, c, site_id=site, device_id="e", ssh_host_key="k", now=NOW),
+    "reports.heartbeat": lambda s, c, site: reports.heartbeat(s, c, site),
+    "reports.record_heartbeat": lambda s, c, site: reports.record_heartbeat(
+        s, c, site_id=site, received_at=NOW, source=ip_address("10.0.0.1"), report={}
+    ),
+    "reports.record_tunnel": lambda s, c, site: reports.record_tunnel(
+        s, c, site_id=site, gateway="gw1", up=False, since=NOW
+    ),
+    "log_requests.ask": lambda s, c, site: log_requests.ask(
+        s, c, request_id="1" * 32, site_id=site, lines=1, requested_by="a", now=NOW
+    ),
+    "log_requests.waiting": lambda s, c, site: log_requests.waiting(s, c, site),
+    "credentials.issue": lambda s, c, site: credentials.issue(
+        s, c, site_id=site, user="new", password="correct horse", now=NOW
+    ),
+    "credentials.of_site": lambda s, c, site: credentials.of_site(s, c, site),
+}
+
+
+@pytest.mark.parametrize("name", _ON_SITE)
+def test_foreign_site_is_an_unknown_site(filled: Database, name: str) -> None:
+    act = _ON_SITE[name]
+    answers = []
+    for site in ("osaka-1", "nowhere-1"):
+        with pytest.raises(InputError) as caught, filled.write() as session:
+            act(session, ACME, site)
+        answers.append((type(caught.value), caught.value.key, caught.value.params["known"]))
+    assert answers[0] == answers[1]
+    assert answers[0][1] == "registry.unknown-site"
+    assert "osaka" not in str(answers[0][2])
+    with filled.write() as session:  # the owner is let in: the refusal above was about the caller
+        act(session, ZENITH, "osaka-1")
+
+
+def test_foreign_tenant_is_an_unknown_tenant(filled: Database) -> None:
+    acts: list[Callable[[Session], object]] = [
+        lambda s: tenants.get(s, ACME, "zenith"),
+        lambda s: policies.in_force(s, ACME, "zenith"),
+        lambda s: policies.versions(s, ACME, "zenith"),
+        lambda s: policies.add_version(s, ACME, tenant_id="zenith", text="", file_name="", author="", now=NOW),
+        lambda s: sites.add(s, ACME, site_id="new", tenant_id="zenith", now=NOW),
+    ]
+    for act in acts:
+        with pytest.raises(InputError) as caught, filled.write() as session:
+            act(session)
+        assert caught.value.key == "registry.unknown-tenant"
+        assert caught.value.params["known"] == "acme"
+
+
+def test_lists_hold_only_the_callers_own(filled: Database) -> None:
+    with filled.read() as session:
+        assert [tenant.id for tenant in tenants.every(session, ACME)] == ["acme"]
+        assert [site.id for site in sites.every(session, ACME)] == ["tokyo-1"]
+        assert sites.every(session, ACME, tenant_id="zenith") == []
+        assert {device.site_id for device in devices.every(session, ACME)} == {"tokyo-1"}
+        assert [server.id for server in servers.every(session, ACME)] == ["db", "web"]
+        assert [server.id for server in servers.every(session, ZENITH)] == ["web"]
+        assert policies.all_in_force(session, ACME) == []
+        assert reports.heartbeats(session, ACME) == {}
+        assert reports.tunnels(session, ACME) == []
+        assert list(reports.heartbeats(session, ZENITH)) == ["osaka-1"]
+        assert [tunnel.site_id for tunnel in reports.tunnels(session, ZENITH)] == ["osaka-1"]
+
+
+def test_foreign_server_request_and_credential(filled: Database) -> None:
+    with filled.write() as session:
+        with pytest.raises(InputError, match="unknown-server"):
+            servers.get(session, ZENITH, "db")
+        with pytest.raises(InputError, match="unknown-log-request"):
+            log_requests.get(session, ACME, REQUEST)
+        with pytest.raises(InputError, match="unknown-log-request"):
+            log_requests.answer(session, ACME, request_id=REQUEST, site_id="osaka-1", content=b"", now=NOW)
+        with pytest.raises(InputError, match="unknown-log-request"):  # another site, even of the service itself
+            log_requests.answer(session, OPERATOR, request_id=REQUEST, site_id="tokyo-1", content=b"", now=NOW)
+        with pytest.raises(InputError, match="unknown-smtp-user"):
+            credentials.revoke(session, ACME, user="osaka", now=NOW)
+        assert credentials.usable(session, ACME, "osaka") is None
+        assert credentials.usable(session, ZENITH, "osaka") is not None
+        with pytest.raises(RefusedError):
+            reports.gateways(session, ACME)
+        with pytest.raises(RefusedError):
+            reports.record_gateway(session, ACME, name="gw1", seen_at=NOW)
