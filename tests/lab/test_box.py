@@ -14,7 +14,7 @@ from lab.network import wait_until
 
 #: What a box under test does: a namespace, a route, a daemon that detached itself, then it waits.
 BUSY = (
-    "ip netns add witness && ip link add w0 type veth peer name w1 && "
+    "set -e; ip netns add witness; ip link add w0 type veth peer name w1; "
     "setsid sleep {marker} & ip netns exec witness true; touch $KYOTEN_LAB_DIRECTORY/busy; sleep {marker}"
 )
 
@@ -46,7 +46,7 @@ def start(parent: Path, marker: str) -> "subprocess.Popen[bytes]":
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(parent), BUSY.format(marker=marker)])
     wait_until("the box is busy", lambda: bool(list(parent.glob("*/busy"))), timeout_s=15)
-    assert len(processes_with(marker)) == 2
+    wait_until("both its processes run", lambda: len(processes_with(marker)) == 2, timeout_s=5)
     return process
 
 
