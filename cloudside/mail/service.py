@@ -1,0 +1,194 @@
+"""Composition root of `kyoten relay`: builds the parts, binds the listeners, runs until told to stop."""
+
+import asyncio
+import errno
+import logging
+import secrets
+import ssl
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from cloudside.config import Config, Listen
+from cloudside.errors import ConfigurationError, KyotenError
+from cloudside.mail import dsn, verp
+from cloudside.mail.bounce_listener import BounceHandler
+from cloudside.mail.delivery import Delivery, Schedule, Smarthost
+from cloudside.mail.directory import Directory
+from cloudside.mail.gate import Gate, LoginThrottle
+from cloudside.mail.listener import (
+    Reception,
+    Server,
+    SiteHandler,
+    SubmissionHandler,
+    SubmissionServer,
+    starttls_context,
+)
+from cloudside.mail.queue import Queue
+from cloudside.mail.watch import Watch
+from cloudside.registry.database import Database
+from linux.files import write_durably
+
+log = structlog.get_logger(__name__)
+
+#: Connections of one listener in total and from one address: a site has a handful of devices behind one prefix.
+CONNECTIONS_MAX = 500
+CONNECTIONS_PER_SOURCE_MAX = 20
+#: A bounce may carry the whole mail back, and its own words.
+BOUNCE_EXTRA_BYTES = 256 * 1024
+BIND_RETRY_S = 0.5
+BACKLOG = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The submission listener's certificate chain and key, PEM."""
+
+    certificate: Path
+    key: Path
+
+
+async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = None) -> None:
+    """Relay mail until ``stop``. Without ``tls`` there is no submission listener.
+
+    Raises ConfigurationError: no smarthost or credentials configured, queue or key unusable.
+    """
+    # aiosmtpd logs each line of each client, addresses and all.
+    logging.getLogger("mail.log").setLevel(logging.CRITICAL)
+    smarthost = _smarthost(config)
+    relay = config.relay
+    queue = Queue(config.queue_directory)
+    database = Database(config.registry_url)
+    try:
+        key = verp_key(config.state_directory / "mail" / "verp.key")
+        voice = dsn.Voice(relay.host_name, config.alerts.sender, config.alerts.language)
+        schedule = Schedule(relay.retry_first_s, relay.retry_later_s, relay.give_up_s)
+        delivery = Delivery(queue, smarthost, schedule, key=key, domain=relay.bounce_domain, voice=voice)
+        directory = Directory(database)
+        try:
+            await asyncio.to_thread(directory.refresh)
+        except KyotenError as error:
+            log.error("registry-unreadable", reason=error.key)  # clients get 451 until it is there
+        again = await queue.recover(datetime.now(UTC).timestamp())
+        log.info("relay-starting", queue=str(config.queue_directory), redelivered=again)
+        watch = Watch(
+            database,
+            directory,
+            queue,
+            delivery,
+            smarthost.host,
+            relay.hourly_limit_per_site,
+            config.alerts.staff,
+            voice,
+        )
+        reception = Reception(queue, directory, relay.host_name, relay.bounce_domain, delivery.wake)
+        bounces = BounceHandler(queue, key, relay.bounce_domain, voice, delivery.wake)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(delivery.run(stop))
+            tasks.create_task(watch.run(stop, lambda: datetime.now(UTC)))
+            for listener in _listeners(config, reception, bounces, tls):
+                tasks.create_task(listener(stop))
+    finally:
+        database.close()
+        queue.close()
+        log.info("relay-stopped")
+
+
+def verp_key(path: Path) -> bytes:
+    """The key of the signed return addresses; made at the first start. Raises ConfigurationError: unreadable."""
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_durably(path, secrets.token_bytes(verp.KEY_BYTES), mode=0o600)
+        key = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError("mail.key-unreadable", path=str(path), reason=error.strerror or "") from error
+    if len(key) != verp.KEY_BYTES:
+        raise ConfigurationError("mail.key-malformed", path=str(path), wanted=verp.KEY_BYTES, found=len(key))
+    return key
+
+
+Listener = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+
+
+def _listeners(config: Config, reception: Reception, bounces: BounceHandler, tls: TlsFiles | None) -> list[Listener]:
+    relay = config.relay
+    common = {"hostname": relay.host_name, "data_size_limit": relay.max_message_bytes}
+    found = [partial(_serve, relay.site_listen, "site", Server, SiteHandler(reception), common)]
+    if tls is None:
+        log.warning("no-submission-listener", reason="no certificate")
+    else:
+        context = _context(tls)
+        handler = SubmissionHandler(reception, LoginThrottle())
+        options = {**common, "tls_context": context}
+        found.append(partial(_serve, relay.submission_listen, "submission", SubmissionServer, handler, options))
+    if relay.bounce_listen is not None:
+        options = {**common, "data_size_limit": relay.max_message_bytes + BOUNCE_EXTRA_BYTES}
+        found.append(partial(_serve, relay.bounce_listen, "bounce", Server, bounces, options))
+    return list(found)
+
+
+def _context(tls: TlsFiles) -> ssl.SSLContext:
+    try:
+        return starttls_context(str(tls.certificate), str(tls.key))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError("mail.certificate-unusable", path=str(tls.certificate), reason=str(error)) from error
+
+
+async def _serve(
+    listen: Listen, name: str, kind: type[Server], handler: object, options: dict[str, Any], stop: asyncio.Event
+) -> None:
+    """One listener until ``stop``; waits for its address when the gateway has not put it up yet."""
+    gate = Gate(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX)
+    connections: set[Server] = set()
+    loop = asyncio.get_running_loop()
+    server: asyncio.Server | None = None
+    told = False
+    while not stop.is_set():
+        try:
+            server = await loop.create_server(
+                lambda: kind(handler, gate, connections, loop=loop, **options),
+                str(listen.address),
+                listen.port,
+                backlog=BACKLOG,
+            )
+            break
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EADDRINUSE):
+                raise ConfigurationError(
+                    "mail.cannot-listen",
+                    listener=name,
+                    address=str(listen.address),
+                    port=listen.port,
+                    reason=str(error),
+                ) from error
+            if not told:
+                log.warning("waiting-for-address", listener=name, address=str(listen.address), port=listen.port)
+                told = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BIND_RETRY_S):
+                await stop.wait()
+    if server is None:
+        return
+    log.info("listening", listener=name, address=str(listen.address), port=listen.port)
+    await stop.wait()
+    server.close()
+    for connection in list(connections):
+        connection.abort()
+    if isinstance(handler, SubmissionHandler):
+        handler.close()
+
+
+def _smarthost(config: Config) -> Smarthost:
+    relay = config.relay
+    if not relay.smarthost:
+        raise ConfigurationError("mail.no-smarthost")
+    if relay.smarthost_credentials is None:
+        raise ConfigurationError("mail.no-credentials")
+    return Smarthost(relay.smarthost, relay.smarthost_port, relay.smarthost_credentials, relay.smarthost_ca)
