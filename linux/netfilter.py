@@ -11,24 +11,25 @@ LOCK_WAIT_S = 5
 
 
 class Netfilter:
-    """The packet filter of the network namespace this process lives in."""
+    """The packet filter of the network namespace this process lives in, for one IP version."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, version: int = 4) -> None:
         self._runner = runner
+        self._program = "iptables-legacy" if version == 4 else "ip6tables-legacy"
 
     def restore_rules(self, text: str, *, keep_others: bool = True) -> None:
         """Apply iptables-restore text; each table in it changes in one kernel transaction or not at all.
 
         With ``keep_others`` chains that the text does not name stay as they are (``--noflush``).
         """
-        argv = ["iptables-legacy-restore", "--wait", str(LOCK_WAIT_S)]
+        argv = [f"{self._program}-restore", "--wait", str(LOCK_WAIT_S)]
         if keep_others:
             argv.append("--noflush")
         self._runner.run(argv, stdin=text, timeout_s=60)
 
     def save_rules(self, table: str = "filter") -> str:
         """The table's chains and rules in iptables-save form."""
-        return self._runner.run(["iptables-legacy-save", "-t", table]).stdout
+        return self._runner.run([f"{self._program}-save", "-t", table]).stdout
 
     def restore_sets(self, text: str) -> None:
         """Apply ipset-restore text. Not a transaction: a failure can leave a part, so write new names only."""

@@ -1,0 +1,89 @@
+"""Uplinks: the router's interfaces towards the Internet, and the order they are used in. Pure.
+
+Here a line's own health is not judged: the one whose default route the kernel prefers is in use. Probing through each
+line, modem and data budget come with the mobile work.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+
+from linux.routes import InterfaceState, Network, Route
+
+
+class UplinkKind(Enum):
+    """What a line is made of; the values are the report's words."""
+
+    WIRED = "wired"
+    MOBILE = "mobile"
+    NONE = "none"
+
+
+#: Metrics of the lines' default routes. Odd numbers on purpose: a route that takes the metric of another one with the
+#: same prefix replaces it, so these are ones that no DHCP client or pppd hands out, and no two are ever the same.
+_WIRED_METRIC = 1101
+_MOBILE_METRIC = {UplinkKind.WIRED: 1203, UplinkKind.MOBILE: 1051}
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """The line in use: its kind, interface and own address there."""
+
+    kind: UplinkKind
+    interface: str = ""
+    address: IPv4Address | IPv6Address | None = None
+
+
+NO_UPLINK = Uplink(UplinkKind.NONE)
+
+
+def in_use(
+    kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState], default_routes: Sequence[Route]
+) -> Uplink:
+    """The line that carries the default route now: the first default route whose line has a carrier and an address.
+
+    ``kinds``: interface name -> kind. ``default_routes`` with the one in use first.
+    """
+    states = {state.name: state for state in interfaces}
+    for route in default_routes:
+        state = states.get(route.interface or "")
+        if state is None or state.name not in kinds or not (state.up and state.carrier):
+            continue
+        address = next((own.ip for own in state.addresses if own.version == route.prefix.version), None)
+        if address is not None:
+            return Uplink(kinds[state.name], state.name, address)
+    return NO_UPLINK
+
+
+def connected_prefixes(kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState]) -> frozenset[Network]:
+    """The networks that lie directly on the lines. Carriers use private addresses too, even the overlay's."""
+    return frozenset(own.network for state in interfaces if state.name in kinds for own in state.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricChange:
+    """Set ``wanted``, then delete ``found``."""
+
+    found: Route
+    wanted: Route
+
+
+def metric_changes(
+    kinds: Mapping[str, UplinkKind], default_routes: Sequence[Route], prefer: UplinkKind
+) -> tuple[MetricChange, ...]:
+    """What to change so that the preferred line's default route wins. Nothing while only one line has one.
+
+    Add before delete, so that there is a default route at each moment.
+    """
+    wanted = {UplinkKind.WIRED: _WIRED_METRIC, UplinkKind.MOBILE: _MOBILE_METRIC[prefer]}
+    changes = []
+    for version in (4, 6):
+        routes = [route for route in default_routes if route.interface in kinds and route.prefix.version == version]
+        if len({kinds[route.interface or ""] for route in routes}) < 2:
+            continue
+        for route in routes:
+            metric = wanted[kinds[route.interface or ""]]
+            if route.metric != metric:
+                changes.append(MetricChange(route, replace(route, metric=metric)))
+    return tuple(changes)

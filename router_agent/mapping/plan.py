@@ -1,0 +1,44 @@
+"""What addresses, routes and kernel parameters a router needs. Pure.
+
+charon writes the route to the cloud into table 220, which is asked before the main table. So there, what must not go
+into the tunnel although the cloud's prefix covers it is thrown back: the LAN, and the networks on the lines (carriers
+use 10.0.0.0/8 too). While there is no tunnel, the cloud's prefix is unreachable instead of leaking to the Internet.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_interface
+
+from linux.routes import CHARON_TABLE, Interface, Network, Route, RouteKind
+from router_agent.bundle import Enrolment
+
+#: charon's own rule has this preference too; ours keeps the table in force while charon is down.
+RULE_PREFERENCE = 220
+
+#: Worse than any route of charon's.
+_LAST_METRIC = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class MappingPlan:
+    """``loopback``: addresses for lo. ``routes``: all of table 220 but charon's own."""
+
+    loopback: frozenset[Interface]
+    routes: frozenset[Route]
+
+
+def plan(enrolment: Enrolment, *, lan_addresses: Iterable[Interface], connected: Iterable[Network]) -> MappingPlan:
+    """``lan_addresses``: what the LAN interface has. ``connected``: the networks that lie directly on the uplinks.
+
+    The router's overlay address is on lo unless the LAN interface has it, as it has where LAN and overlay are one.
+    """
+    own = enrolment.router_address
+    loopback = frozenset() if own in {address.ip for address in lan_addresses} else frozenset({ip_interface(own)})
+    near = {enrolment.lan, *connected}
+    routes = {
+        Route(prefix, table=CHARON_TABLE, kind=RouteKind.THROW)
+        for prefix in near
+        if prefix.version == enrolment.reachable.version and prefix.overlaps(enrolment.reachable)
+    }
+    routes.add(Route(enrolment.reachable, table=CHARON_TABLE, kind=RouteKind.UNREACHABLE, metric=_LAST_METRIC))
+    return MappingPlan(loopback, frozenset(routes))

@@ -1,0 +1,59 @@
+"""Holds the kernel's addresses, routes and parameters against the plan. Idempotent; looks first, changes the difference."""
+
+import logging
+from pathlib import Path
+
+from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind, Routes
+from router_agent.bundle import Enrolment
+from router_agent.mapping import plan as planning
+
+_log = logging.getLogger(__name__)
+
+#: rp_filter 2 (loose): answers to the router's overlay address come in on another interface than lo.
+KERNEL_PARAMETERS = {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/rp_filter": "2"}
+
+_OURS = (RouteKind.THROW, RouteKind.UNREACHABLE)
+
+
+class Mapping:
+    """The router's own addresses and table 220, but for charon's route."""
+
+    def __init__(
+        self, routes: Routes, enrolment: Enrolment, *, lan: str, parameters_directory: Path = Path("/proc/sys")
+    ) -> None:
+        self._routes = routes
+        self._enrolment = enrolment
+        self._lan = lan
+        self._parameters = parameters_directory
+
+    def reconcile(self, interfaces: tuple[InterfaceState, ...], uplinks: frozenset[str]) -> None:
+        """Bring the kernel to the plan. Raises RouteError, and OSError for a parameter that cannot be set."""
+        states = {state.name: state for state in interfaces}
+        lan = states.get(self._lan)
+        wanted = planning.plan(
+            self._enrolment,
+            lan_addresses=lan.addresses if lan else (),
+            connected=[own.network for name in uplinks if name in states for own in states[name].addresses],
+        )
+        for name, value in KERNEL_PARAMETERS.items():
+            path = self._parameters / name
+            if path.read_text().strip() != value:
+                path.write_text(value)
+        present = states["lo"].addresses if "lo" in states else ()
+        for address in wanted.loopback - set(present):
+            self._routes.add_address("lo", address)
+        self._routes.add_rule(planning.RULE_PREFERENCE, CHARON_TABLE, version=self._enrolment.reachable.version)
+        found: set[Route] = {route for route in self._routes.list_routes(CHARON_TABLE) if route.kind in _OURS}
+        for route in wanted.routes - found:
+            self._routes.replace_route(route)
+            _log.info("route set: %s %s", route.kind.name.lower(), route.prefix)
+        for route in found - wanted.routes:
+            self._routes.delete_route(route)
+            _log.info("route removed: %s %s", route.kind.name.lower(), route.prefix)
+
+    def clear(self) -> None:
+        """Take away what `reconcile` added. Raises RouteError."""
+        for route in self._routes.list_routes(CHARON_TABLE):
+            if route.kind in _OURS:
+                self._routes.delete_route(route)
+        self._routes.delete_rule(planning.RULE_PREFERENCE, CHARON_TABLE, version=self._enrolment.reachable.version)

@@ -1,0 +1,120 @@
+"""One exchange with the cloud: HTTPS with the site's certificate and the device id.
+
+Only the cloud's own authority is trusted, not the machine's, and the name in the certificate is the endpoint's name
+whatever address it is reached at.
+"""
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router_agent.bundle import Endpoint
+from router_agent.errors import CloudRefusedError, CloudUnreachableError, StateError
+from router_agent.identity import Identity
+from router_agent.report.documents import ANSWER_MAX_BYTES, Answer, parse_answer
+
+#: Seconds for the connection, and for each read or write after it. A 3G line with a bad signal needs several.
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An answer, and the way it came."""
+
+    answer: Answer
+    endpoint: Endpoint
+
+
+def tls_context(identity: Identity) -> ssl.SSLContext:
+    """The router's side of mutual TLS. Raises StateError: key and certificate are missing, damaged or not a pair."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # The cloud's authority is not self-signed: trust ends there, and a tenant's authority is not below it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=identity.text("cloud-authority.crt"))
+        # Certificate and key in one file each: OpenSSL takes the chain from the certificate's file.
+        context.load_cert_chain(_chain(identity), identity.path("site.key"))
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise StateError("agent.identity-damaged", path=str(identity.directory), reason=str(error)[:200]) from error
+    return context
+
+
+def _chain(identity: Identity) -> str:
+    """The site's certificate with its tenant's authority, as a file beside them."""
+    path = identity.path("site-chain.crt")
+    text = identity.text("site.crt").rstrip() + "\n" + identity.text("tenant-authority.crt")
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return str(path)
+
+
+class CloudClient:
+    """Talks to the first endpoint that answers. Used from one thread."""
+
+    def __init__(
+        self, context: ssl.SSLContext, *, name: str, device_id: str, source: str, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._context = context
+        self._name = name
+        self._device_id = device_id
+        self._source = source
+        self._timeout_s = timeout_s
+
+    def heartbeat(self, document: Mapping[str, object], endpoints: tuple[Endpoint, ...]) -> Heard:
+        """Send a heartbeat to the first endpoint that can be reached.
+
+        Raises CloudUnreachableError when none can, CloudRefusedError when one says no: the next one would, too.
+        """
+        body = json.dumps(document).encode()
+        trouble = CloudUnreachableError("agent.cloud-unreachable", endpoint="", reason="no endpoint")
+        for endpoint in endpoints:
+            try:
+                answer = self._post(endpoint, "/agent/v1/heartbeat", body, "application/json")
+                return Heard(parse_answer(answer), endpoint)
+            except CloudUnreachableError as error:
+                trouble = error
+        raise trouble
+
+    def hand_over_log(self, identifier: str, compressed: bytes, endpoints: tuple[Endpoint, ...]) -> None:
+        """Send a log, gzip. Raises as `heartbeat` does."""
+        trouble = CloudUnreachableError("agent.cloud-unreachable", endpoint="", reason="no endpoint")
+        for endpoint in endpoints:
+            try:
+                self._post(endpoint, f"/agent/v1/logs/{identifier}", compressed, "application/gzip")
+                return
+            except CloudUnreachableError as error:
+                trouble = error
+        raise trouble
+
+    def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> bytes:
+        where = f"{endpoint.address}:{endpoint.port}"
+        connection = http.client.HTTPConnection(self._name, endpoint.port, timeout=self._timeout_s)
+        try:
+            # Inside the tunnel the source is the overlay address: then the answer proves the tunnel.
+            source = (self._source, 0) if endpoint.in_tunnel else None
+            plain = socket.create_connection((endpoint.address, endpoint.port), self._timeout_s, source)
+            try:
+                connection.sock = self._context.wrap_socket(plain, server_hostname=self._name)
+            except BaseException:
+                plain.close()
+                raise
+            headers = {"Authorization": f"KyotenDevice {self._device_id}", "Content-Type": content_type}
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            answer = response.read(ANSWER_MAX_BYTES + 1)
+        except (OSError, http.client.HTTPException) as error:
+            reason = (str(error) or type(error).__name__)[:200]
+            raise CloudUnreachableError("agent.cloud-unreachable", endpoint=where, reason=reason) from error
+        finally:
+            connection.close()
+        if response.status >= 500:
+            raise CloudUnreachableError("agent.cloud-unreachable", endpoint=where, reason=f"status {response.status}")
+        if response.status not in (200, 204):
+            raise CloudRefusedError("agent.cloud-refused", endpoint=where, status=response.status)
+        if len(answer) > ANSWER_MAX_BYTES:
+            raise CloudRefusedError("agent.cloud-answer-unknown", reason="too long")
+        return answer

@@ -1,0 +1,190 @@
+"""The heartbeat and its answer: the agent's side of docs/schema/agent-protocol.json, version 1. Pure.
+
+A cloud may be years newer or older: unknown keys are ignored, a known key with a wrong value is an error.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from router_agent.errors import CloudRefusedError
+from router_agent.link.uplinks import Uplink
+from router_agent.problems import Problem
+
+PROTOCOL = 1
+
+#: Largest answer that is read. A real one is below 2 kB.
+ANSWER_MAX_BYTES = 100_000
+
+#: The schema's limit for texts.
+TEXT_MAX_CHARS = 200
+
+HEARTBEAT_LIMITS_S = (1.0, 3600.0)
+LOG_LINES_MAX = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the router is."""
+
+    load_1m: float
+    memory_available_mib: float
+    uptime_s: float
+    agent_rss_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelReport:
+    """The tunnel; ``since_s``: seconds in this state."""
+
+    up: bool
+    gateway: str
+    since_s: float
+    suite: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsReport:
+    """``version`` is confirmed and in force; ``reverted_version`` was tried or refused, because of ``problem``."""
+
+    version: int
+    reverted_version: int | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a router says of itself."""
+
+    site: str
+    sent_at: datetime
+    uplink: Uplink
+    tunnel: TunnelReport
+    load: Load
+    versions: Mapping[str, str]
+    settings: SettingsReport
+    problems: tuple[Problem, ...]
+
+    def document(self) -> dict[str, object]:
+        """The JSON object."""
+        settings = self.settings
+        return {
+            "protocol": PROTOCOL,
+            "site": self.site,
+            "sent_at": self.sent_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "uplink": {
+                "kind": self.uplink.kind.value,
+                "interface": self.uplink.interface,
+                "address": "" if self.uplink.address is None else str(self.uplink.address),
+            },
+            "tunnel": {
+                "up": self.tunnel.up,
+                "gateway": _short(self.tunnel.gateway),
+                "since_s": round(self.tunnel.since_s, 1),
+                "suite": _short(self.tunnel.suite),
+            },
+            "load": {
+                "load_1m": self.load.load_1m,
+                "memory_available_mib": round(self.load.memory_available_mib, 1),
+                "uptime_s": round(self.load.uptime_s),
+                "agent_rss_mib": round(self.load.agent_rss_mib, 1),
+            },
+            "versions": {name: _short(version) for name, version in self.versions.items()},
+            "settings": {
+                "version": settings.version,
+                "reverted_version": settings.reverted_version,
+                "problem": None if settings.problem is None else _problem(settings.problem),
+            },
+            "problems": [_problem(problem) for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredSettings:
+    """The settings this router shall have; not yet held against the keys it knows."""
+
+    version: int
+    values: Mapping[str, object]
+    confirm_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogRequest:
+    """Hand over the last ``lines`` lines of the logs."""
+
+    id: str
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the cloud wants of this router."""
+
+    heartbeat_s: float
+    settings: DesiredSettings | None
+    log_requests: tuple[LogRequest, ...]
+
+
+def parse_answer(body: bytes) -> Answer:
+    """The answer to a heartbeat. Raises CloudRefusedError: it is not an answer of this protocol."""
+    try:
+        document = json.loads(body)
+        fields = _object(document)
+        if fields.get("protocol", PROTOCOL) != PROTOCOL:
+            raise ValueError("protocol")
+        requests = fields.get("log_requests", [])
+        if not isinstance(requests, list):
+            raise TypeError("log_requests")
+        low, high = HEARTBEAT_LIMITS_S
+        wanted = fields.get("settings")
+        return Answer(
+            heartbeat_s=min(max(_number(fields["heartbeat_s"]), low), high),
+            settings=None if wanted is None else _desired(_object(wanted)),
+            log_requests=tuple(_log_request(_object(request)) for request in requests),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
+
+
+def _desired(fields: Mapping[str, object]) -> DesiredSettings:
+    return DesiredSettings(_whole(fields["version"]), dict(_object(fields["values"])), _number(fields["confirm_s"]))
+
+
+def _log_request(fields: Mapping[str, object]) -> LogRequest:
+    identifier = fields["id"]
+    # The id becomes a part of a path.
+    if not isinstance(identifier, str) or not 0 < len(identifier) <= TEXT_MAX_CHARS or not _plain(identifier):
+        raise ValueError("log_requests.id")
+    return LogRequest(identifier, min(max(_whole(fields["lines"]), 1), LOG_LINES_MAX))
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and all(character.isalnum() or character in "-_" for character in text)
+
+
+def _object(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise TypeError("not a number")
+    return float(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("not a whole number")
+    return value
+
+
+def _problem(problem: Problem) -> dict[str, object]:
+    params = {name: _short(value) if isinstance(value, str) else value for name, value in problem.params.items()}
+    return {"key": problem.key, "params": params}
+
+
+def _short(text: str) -> str:
+    return text[:TEXT_MAX_CHARS]

@@ -1,0 +1,83 @@
+"""The settings a router knows, and their limits. Pure. The cloud has the same table for its own checks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router_agent.link.uplinks import UplinkKind
+from router_agent.tunnel.connection import DEFAULT_DPD_S
+
+Value = str | int | float | bool | list[str]
+
+DPD_LIMITS_S = (2.0, 300.0)
+HEARTBEAT_LIMITS_S = (1.0, 3600.0)
+GATEWAYS_MAX = 16
+NAME_MAX_CHARS = 253
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is in force. ``gateways`` and ``heartbeat_s`` None: what the bundle and the cloud say."""
+
+    gateways: tuple[str, ...] | None = None
+    dpd_s: float = DEFAULT_DPD_S
+    heartbeat_s: float | None = None
+    prefer: UplinkKind = UplinkKind.WIRED
+    log_level: str = "info"
+
+
+class SettingsError(ValueError):
+    """Keys that are not known or values out of their limits; ``names`` has all of them."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = tuple(names)
+
+
+def parse(values: Mapping[str, object]) -> Settings:
+    """Values as the cloud sends them. Raises SettingsError naming every key that is unknown or wrong."""
+    wrong: list[str] = []
+    chosen = Settings()
+    gateways, dpd_s, heartbeat_s = chosen.gateways, chosen.dpd_s, chosen.heartbeat_s
+    prefer, log_level = chosen.prefer, chosen.log_level
+    for name, value in values.items():
+        try:
+            match name:
+                case "tunnel.gateways":
+                    gateways = _gateways(value)
+                case "tunnel.dpd_s":
+                    dpd_s = _seconds(value, *DPD_LIMITS_S)
+                case "heartbeat.interval_s":
+                    heartbeat_s = _seconds(value, *HEARTBEAT_LIMITS_S)
+                case "uplink.prefer":
+                    prefer = UplinkKind(_choice(value, "wired", "mobile"))
+                case "log.level":
+                    log_level = _choice(value, "debug", "info", "warning")
+                case _:
+                    raise ValueError
+        except ValueError:
+            wrong.append(name[:NAME_MAX_CHARS])
+    if wrong:
+        raise SettingsError(sorted(wrong))
+    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level)
+
+
+def _gateways(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= GATEWAYS_MAX:
+        raise ValueError
+    for item in value:
+        # charon takes lists and ranges in remote_addrs; one gateway is one name.
+        if not isinstance(item, str) or not 0 < len(item) <= NAME_MAX_CHARS or set(item) & set(" ,/%"):
+            raise ValueError
+    return tuple(value)
+
+
+def _seconds(value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError
+    return float(value)
+
+
+def _choice(value: object, *words: str) -> str:
+    if not isinstance(value, str) or value not in words:
+        raise ValueError
+    return value
