@@ -39,9 +39,12 @@ def database(registry_path: Path) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture
-def populated(database: Database) -> Database:
+@pytest.fixture(scope="session")
+def populated_path(migrated: Path) -> Path:
     """Two tenants with a site each on the same LAN, a device each, a shared server and one of acme's own."""
+    path = migrated.with_name("populated.sqlite")
+    shutil.copy(migrated, path)
+    database = Database(f"sqlite:///{path}")
     with database.write() as session:
         for tenant, block in (("acme", "10.10.0.0/16"), ("zenith", "10.20.0.0/16")):
             tenants.add(session, OPERATOR, tenant_id=tenant, overlay=OVERLAY, block=block, now=NOW)
@@ -50,4 +53,15 @@ def populated(database: Database) -> Database:
             devices.add(session, OPERATOR, site_id=site, name="plc", lan_address="192.168.1.20")
         servers.add(session, OPERATOR, server_id="web", address="10.254.0.10", overlay=OVERLAY)
         servers.add(session, OPERATOR, server_id="db", address="10.254.0.11", tenant_id="acme", overlay=OVERLAY)
-    return database
+    database.close()
+    return path
+
+
+@pytest.fixture
+def populated(populated_path: Path, tmp_path: Path) -> Iterator[Database]:
+    """A copy of the populated registry."""
+    path = tmp_path / "populated.sqlite"
+    shutil.copy(populated_path, path)
+    database = Database(f"sqlite:///{path}", lock_wait_s=5)
+    yield database
+    database.close()
