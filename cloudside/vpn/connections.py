@@ -1,0 +1,94 @@
+"""The one connection for all sites, and charon's own settings. Pure.
+
+One wildcard connection, because charon 5.9.8 walks all connections of equal priority for each IKE_SA_INIT. A site's
+prefix is pinned by the address block in its certificate (RFC 3779, plugin addrblock), not by its connection.
+
+vici's keys: https://docs.strongswan.org/docs/5.9/swanctl/swanctlConf.html
+"""
+
+from typing import Any
+
+from cloudside.config import Network
+from cloudside.datapath.dataplane import XFRM_INTERFACE_ID, Dataplane
+from cloudside.datapath.site_routes import CHARON_TABLE
+from linux.charon_process import Section
+
+CONNECTION = "sites"
+CHILD = "site"
+
+#: AES-GCM only, authenticated encryption; the PRF has to be named with it (RFC 5282).
+IKE_PROPOSALS = (
+    "aes256gcm16-prfsha384-ecp384",
+    "aes256gcm16-prfsha256-curve25519",
+    "aes256gcm16-prfsha256-ecp256",
+    "aes128gcm16-prfsha256-curve25519",
+    "aes128gcm16-prfsha256-ecp256",
+)
+ESP_PROPOSALS = ("aes256gcm16-curve25519", "aes256gcm16", "aes128gcm16-curve25519", "aes128gcm16")
+
+#: Seconds. The random share keeps thousands of sites, all up since the same minute, from rekeying together.
+IKE_REKEY_S, IKE_REKEY_RANDOM_S = 14400, 3600
+CHILD_REKEY_S, CHILD_REKEY_RANDOM_S = 3600, 1200
+
+
+def site_connection(
+    *, identity: str, certificate: str, root: str, overlay: Network, dpd_delay_s: int, dataplane: Dataplane
+) -> dict[str, Any]:
+    """The connection as vici's load-conn takes it. ``certificate`` and ``root`` are PEM."""
+    child: dict[str, Any] = {
+        "mode": "tunnel",
+        "local_ts": [str(overlay)],
+        # Everything: narrowed to the block in the peer's certificate, and refused where there is none.
+        "remote_ts": ["0.0.0.0/0" if overlay.version == 4 else "::/0"],
+        "esp_proposals": list(ESP_PROPOSALS),
+        "start_action": "none",
+        "dpd_action": "clear",
+        "close_action": "none",
+        "rekey_time": str(CHILD_REKEY_S),
+        "rand_time": str(CHILD_REKEY_RANDOM_S),
+        "life_time": str(CHILD_REKEY_S + CHILD_REKEY_RANDOM_S),
+    }
+    if dataplane is Dataplane.KERNEL:
+        child |= {"if_id_in": str(XFRM_INTERFACE_ID), "if_id_out": str(XFRM_INTERFACE_ID)}
+    return {
+        "version": "2",
+        "proposals": list(IKE_PROPOSALS),
+        "local_addrs": ["%any"],
+        "remote_addrs": ["%any"],
+        "local": {"auth": "pubkey", "id": identity, "certs": [certificate]},
+        # relaxed: a site whose authority's list is not here yet gets in; one that is on a list does not.
+        "remote": {"auth": "pubkey", "id": "%any", "cacerts": [root], "revocation": "relaxed"},
+        # A router that rebooted takes its own place; `keep` would lock it out until the old SA times out.
+        "unique": "replace",
+        "mobike": "yes",
+        "fragmentation": "yes",
+        "send_cert": "always",
+        "dpd_delay": str(dpd_delay_s),
+        "rekey_time": str(IKE_REKEY_S),
+        "rand_time": str(IKE_REKEY_RANDOM_S),
+        "over_time": str(IKE_REKEY_S // 10),
+        "children": {CHILD: child},
+    }
+
+
+def charon_options() -> Section:
+    """strongswan.conf for thousands of peers, many of them behind the same carrier NAT."""
+    return {
+        "threads": "16",
+        "ikesa_table_size": "1024",
+        "ikesa_table_segments": "16",
+        "close_ike_on_child_failure": "yes",
+        "cookie_threshold": "500",
+        "cookie_threshold_ip": "100",
+        # The default drops the sixth half-open SA of an address: whole carriers stand behind one.
+        "block_threshold": "0",
+        "init_limit_half_open": "5000",
+        "half_open_timeout": "15",
+        # A site that is gone is found out after 26 s (2 s, base 1.5, 5 tries), not after 165.
+        "retransmit_tries": "4",
+        "retransmit_timeout": "2.0",
+        "retransmit_base": "1.5",
+        "install_routes": "no",
+        "routing_table": str(CHARON_TABLE),
+        "routing_table_prio": str(CHARON_TABLE),
+    }

@@ -1,0 +1,63 @@
+"""What charon has to know to prove itself and to judge its peers: loaded when it is new, again when charon is."""
+
+import hashlib
+
+from cloudside.config import Config
+from cloudside.datapath.dataplane import Dataplane
+from cloudside.pki.initialise import GATEWAY_IDENTITY
+from cloudside.pki.published import GatewayCredentials
+from cloudside.vpn.connections import CONNECTION, site_connection
+from linux.charon import Charon
+
+
+class CredentialLoader:
+    """Remembers what this charon was given, by digest. Methods raise CharonUnavailableError and CharonRefusedError."""
+
+    def __init__(self, charon: Charon, config: Config, dataplane: Dataplane) -> None:
+        self._charon = charon
+        self._config = config
+        self._dataplane = dataplane
+        self._loaded: set[str] = set()
+
+    def forget(self) -> None:
+        """charon is a new process: it knows nothing."""
+        self._loaded.clear()
+
+    def load(self, credentials: GatewayCredentials) -> bool:
+        """Give charon what it lacks; True when a revocation list was among it. Loading ends no live tunnel."""
+        for pem in (credentials.root, *credentials.authorities):
+            if self._is_new("authority", pem.encode()):
+                self._charon.load_authority(pem)
+                self._keep("authority", pem.encode())
+        revoked = [der for der in credentials.revocation_lists if self._is_new("list", der)]
+        for der in revoked:
+            self._charon.load_revocation_list(der)
+            self._keep("list", der)
+        if revoked:
+            # Verdicts about certificates are cached; without this a list counts only when they expire.
+            self._charon.flush_certificates()
+        own = (credentials.private_key + credentials.certificate).encode()
+        if self._is_new("own", own):
+            self._charon.load_private_key(credentials.private_key)
+            gateway = self._config.gateway
+            connection = site_connection(
+                identity=GATEWAY_IDENTITY,
+                certificate=credentials.certificate,
+                root=credentials.root,
+                overlay=gateway.overlay,
+                dpd_delay_s=gateway.dpd_delay_s,
+                dataplane=self._dataplane,
+            )
+            self._charon.load_connection(CONNECTION, connection)
+            self._keep("own", own)
+        return bool(revoked)
+
+    def _is_new(self, kind: str, content: bytes) -> bool:
+        return _digest(kind, content) not in self._loaded
+
+    def _keep(self, kind: str, content: bytes) -> None:
+        self._loaded.add(_digest(kind, content))
+
+
+def _digest(kind: str, content: bytes) -> str:
+    return kind + hashlib.sha256(content).hexdigest()

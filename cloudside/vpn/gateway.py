@@ -1,0 +1,164 @@
+"""The daemon `kyoten gateway`: puts its parts together, wakes the reconciler, ends.
+
+Ending it leaves charon, its tunnels and the kernel's rules as they are: a restart drops nothing, and the next start
+takes all of it over. `shut_down` is the other way to end: no charon, no tunnels, nothing forwarded.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from cloudside.config import Config
+from cloudside.datapath.dataplane import Dataplane, detect, ensure_interface
+from cloudside.datapath.enforcement import Enforcement
+from cloudside.datapath.flows import Flows
+from cloudside.datapath.site_routes import SiteRoutes
+from cloudside.datapath.skeleton import doors
+from cloudside.errors import ConfigurationError
+from cloudside.registry.database import Database, Doorbell
+from cloudside.vpn.connections import charon_options
+from cloudside.vpn.credentials import CredentialLoader
+from cloudside.vpn.events import Events
+from cloudside.vpn.reconciler import Due, Parts, Reconciler
+from cloudside.vpn.reports import Reporter
+from linux.charon import Charon
+from linux.charon_process import CharonProcess, socket_path, strongswan_conf
+from linux.errors import LinuxError
+from linux.netfilter import Netfilter
+from linux.routes import Routes
+from linux.runner import SubprocessRunner
+
+log = structlog.get_logger("kyoten.gateway")
+
+#: How long a wait may last at most, in seconds: then somebody looks whether to stop.
+LOOK_UP_S = 0.2
+#: Seconds after an event until charon is asked how it really is: an SA in work is left out of a listing.
+SETTLE_S = 0.3
+
+
+def run(config: Config, stop: threading.Event) -> None:
+    """Be the gateway until ``stop`` is set. Drops everything first, then brings up what the registry wants.
+
+    Raises ConfigurationError: default deny cannot be established on this machine, so nothing is started.
+    """
+    runner = SubprocessRunner()
+    config.runtime_directory.mkdir(parents=True, exist_ok=True)
+    enforcement = _enforcement(config, runner)
+    try:
+        enforcement.hold()
+    except LinuxError as error:
+        raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
+    adopted = enforcement.adopt()
+    dataplane = detect(runner)
+    log.info("start", gateway=config.gateway.name, dataplane=dataplane.value, adopted_rule_set=adopted)
+    with contextlib.ExitStack() as cleanup:
+        routes = Routes()
+        cleanup.callback(routes.close)
+        site_routes = SiteRoutes(routes, config.gateway.service_address)
+        try:
+            site_routes.prepare()
+            ensure_interface(runner, dataplane)
+        except (LinuxError, OSError) as error:
+            raise ConfigurationError("datapath.no-routing", reason=str(error)) from error
+        database = Database(config.registry_url)
+        cleanup.callback(database.close)
+        charon = Charon(socket_path(_charon_directory(config)))
+        cleanup.callback(charon.close)
+        parts = Parts(
+            database=database,
+            process=_charon_process(config, dataplane),
+            charon=charon,
+            credentials=CredentialLoader(charon, config, dataplane),
+            enforcement=enforcement,
+            flows=Flows(runner),
+            routes=routes,
+            site_routes=site_routes,
+        )
+        doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway").listen())
+        waker, woken = socket.socketpair()
+        cleanup.enter_context(waker)
+        cleanup.enter_context(woken)
+        for listener in (doorbell, waker, woken):
+            listener.setblocking(False)
+        events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
+        reporter = Reporter(database)
+        reporter.start()
+        cleanup.callback(reporter.stop)
+        events.start()
+        cleanup.callback(events.stop)
+        reconciler = Reconciler(config, parts, dataplane, time.monotonic)
+        _loop(config, stop, reconciler, events, reporter, doorbell, woken)
+    log.info("stop", gateway=config.gateway.name)
+
+
+def shut_down(config: Config) -> None:
+    """Take the gateway out of service: charon ends, with it every tunnel, and nothing new is forwarded.
+
+    The daemon must have ended before. Raises LinuxError.
+    """
+    runner = SubprocessRunner()
+    config.runtime_directory.mkdir(parents=True, exist_ok=True)
+    _enforcement(config, runner).close()
+    _charon_process(config, detect(runner)).stop()
+
+
+def _loop(
+    config: Config,
+    stop: threading.Event,
+    reconciler: Reconciler,
+    events: Events,
+    reporter: Reporter,
+    doorbell: socket.socket,
+    woken: socket.socket,
+) -> None:
+    resync_at = list_at = time.monotonic()
+    rung = False
+    while not stop.is_set():
+        began = time.monotonic()
+        happened, broke = events.take(), events.broke()
+        resync = began >= resync_at
+        listing = resync or broke or began >= list_at
+        if rung or happened or listing:
+            due = Due(registry=rung or resync, listing=listing, kernel=resync)
+            reporter.submit(reconciler.run_pass(due, happened, now=datetime.now(UTC)))
+            ended = time.monotonic()
+            if resync:
+                resync_at = ended + config.gateway.resync_s
+            # After a change ask again soon; else only at the next resync.
+            list_at = ended + SETTLE_S if happened or broke else resync_at
+        wait_s = max(0.0, min(LOOK_UP_S, list_at - time.monotonic(), resync_at - time.monotonic()))
+        ready, _, _ = select.select([doorbell, woken], [], [], wait_s)
+        rung = doorbell in ready
+        for listener in ready:
+            _drain(listener)
+
+
+def _ring(waker: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
+        waker.send(b"\0")
+
+
+def _drain(listener: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while listener.recv(4096):
+            pass
+
+
+def _enforcement(config: Config, runner: SubprocessRunner) -> Enforcement:
+    return Enforcement(Netfilter(runner), doors(config), config.runtime_directory / "rule-set.json")
+
+
+def _charon_directory(config: Config) -> Path:
+    return config.runtime_directory / "charon"
+
+
+def _charon_process(config: Config, dataplane: Dataplane) -> CharonProcess:
+    directory = _charon_directory(config)
+    text = strongswan_conf(directory, userland_esp=dataplane is Dataplane.USERLAND, options=charon_options())
+    return CharonProcess(directory, text)

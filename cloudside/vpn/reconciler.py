@@ -1,0 +1,225 @@
+"""One pass: what the registry wants against what charon and the kernel do, and the difference applied.
+
+Level-triggered: a pass asks how things are, not what happened. Whatever fails keeps its last good state, becomes a
+problem in the report and is tried again by the next pass. Until a rule set was applied once, everything is dropped.
+
+The order in a pass is: registry, packet filter, charon, routes. So a policy change waits for nobody, and a revoked site
+has lost its sets before its tunnel ends.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from cloudside.config import Address, Config
+from cloudside.datapath.dataplane import Dataplane
+from cloudside.datapath.enforcement import Enforcement
+from cloudside.datapath.flows import Flows, outlived
+from cloudside.datapath.problems import Problem, from_error, problem
+from cloudside.datapath.site_routes import SiteRoutes
+from cloudside.errors import KyotenError
+from cloudside.registry.database import Database
+from cloudside.vpn import desired
+from cloudside.vpn.credentials import CredentialLoader
+from cloudside.vpn.desired import Desired
+from cloudside.vpn.reports import Report
+from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
+from linux.charon import Charon, SaEvent
+from linux.charon_process import CharonProcess
+from linux.errors import LinuxError
+from linux.routes import Routes
+from rules.problems import PolicyError
+
+log = structlog.get_logger("kyoten.gateway")
+
+#: Seconds that a trouble which mended itself (drift, an expelled tunnel) stays in the report.
+REMEMBER_S = 300.0
+#: Seconds between attempts to start a charon that does not come up.
+START_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a pass looks at besides charon's events: the registry, charon's listing, the kernel read back."""
+
+    registry: bool
+    listing: bool
+    kernel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the reconciler works with; one thread uses them all."""
+
+    database: Database
+    process: CharonProcess
+    charon: Charon
+    credentials: CredentialLoader
+    enforcement: Enforcement
+    flows: Flows
+    routes: Routes
+    site_routes: SiteRoutes
+
+
+class Reconciler:
+    """Holds what is known between passes. ``clock`` is monotonic seconds."""
+
+    def __init__(self, config: Config, parts: Parts, dataplane: Dataplane, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._parts = parts
+        self._dataplane = dataplane
+        self._clock = clock
+        self._desired: Desired | None = None
+        self._table = Table()
+        self._live: Mapping[str, Live] | None = None
+        self._remembered: dict[Problem, float] = {}
+        self._problems: dict[str, tuple[Problem, ...]] = {}
+        self._start_again_at = 0.0
+        self._judge_flows = False
+        self._swept = False
+
+    def run_pass(self, due: Due, events: list[SaEvent], *, now: datetime) -> Report:
+        """One pass. Raises nothing that a next pass could mend."""
+        if due.registry:
+            self._step("vpn.registry-failed", lambda: self._read_registry(now))
+        if due.kernel:
+            self._step("datapath.drift-failed", self._repair)
+        self._step("datapath.filter-failed", self._enforce)
+        if not self._swept:
+            self._step("datapath.sweep-failed", self._sweep)
+        for event in events:
+            self._table = after_event(self._table, event)
+            log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
+        self._step("vpn.charon-failed", lambda: self._tend_charon(listing=due.listing))
+        self._step("datapath.routes-failed", self._route)
+        if self._judge_flows:
+            self._step("datapath.flows-failed", self._end_flows)
+        return self._report(now)
+
+    def _step(self, failed: str, action: Callable[[], tuple[Problem, ...]]) -> None:
+        """Run a part of the pass; its problems replace those it had before. ``failed`` is the key when it breaks."""
+        try:
+            found = action()
+        except KyotenError as error:
+            found = (from_error(error),)
+        except PolicyError as error:
+            found = tuple(desired.of_rule(mistake) for mistake in error.problems)
+        except (LinuxError, SQLAlchemyError, OSError) as error:
+            found = (problem(failed, reason=str(error)[:400]),)
+        for one in set(found) - set(self._problems.get(failed, ())):
+            log.warning("problem", key=one.key, **dict(one.params))
+        self._problems[failed] = found
+
+    def _remember(self, found: tuple[Problem, ...]) -> None:
+        for one in found:
+            if one not in self._remembered:
+                log.warning("problem", key=one.key, **dict(one.params))
+            self._remembered[one] = self._clock() + REMEMBER_S
+
+    def _read_registry(self, now: datetime) -> tuple[Problem, ...]:
+        self._desired = desired.read(self._parts.database, self._config, now=now)
+        return self._desired.problems
+
+    def _repair(self) -> tuple[Problem, ...]:
+        what = self._parts.enforcement.repair()
+        if what:
+            self._remember((problem("datapath.drift", what=", ".join(what)),))
+        return ()
+
+    def _enforce(self) -> tuple[Problem, ...]:
+        if self._desired is None:
+            return ()
+        enforcement, inventory = self._parts.enforcement, self._desired.inventory
+        servers = [server.address for server in inventory.servers]
+        if enforcement.admit([site.prefix for site in inventory.sites], servers):
+            self._judge_flows = True
+        rule_set = self._desired.rule_set
+        if enforcement.fingerprint != rule_set.fingerprint:
+            began = self._clock()
+            rendered = enforcement.apply(rule_set)
+            log.info("rule-set", fingerprint=rule_set.fingerprint[:12], seconds=round(self._clock() - began, 4))
+            self._judge_flows = True
+            self._swept = False
+            return tuple(desired.of_rule(mistake) for mistake in rendered.problems)
+        return self._problems.get("datapath.filter-failed", ())
+
+    def _sweep(self) -> tuple[Problem, ...]:
+        self._parts.enforcement.sweep()
+        self._swept = True
+        return ()
+
+    def _end_flows(self) -> tuple[Problem, ...]:
+        if self._desired is None:
+            return ()
+        inventory = self._desired.inventory
+        prefixes = [site.prefix for site in inventory.sites]
+        servers = {server.address for server in inventory.servers}
+        own = {address.ip for interface in self._parts.routes.interfaces() for address in interface.addresses}
+
+        def admitted(address: Address) -> bool:
+            return address in servers or any(address in prefix for prefix in prefixes)
+
+        gone = outlived(
+            self._parts.flows.list(),
+            self._desired.rule_set,
+            overlay=self._config.gateway.overlay,
+            own=own,
+            admitted=admitted,
+        )
+        if gone:
+            log.info("flows-ended", count=self._parts.flows.end(gone))
+        self._judge_flows = False
+        return ()
+
+    def _tend_charon(self, *, listing: bool) -> tuple[Problem, ...]:
+        parts = self._parts
+        if parts.process.pid is None:
+            self._live = {}
+            self._table = Table()
+            if self._clock() < self._start_again_at:
+                return self._problems.get("vpn.charon-failed", ())
+            self._start_again_at = self._clock() + START_AGAIN_S
+            parts.charon.close()
+            parts.credentials.forget()
+            parts.process.ensure()
+            log.info("charon-started", pid=parts.process.pid)
+            listing = True
+        found = self._desired
+        if found is None:
+            return ()
+        if found.credentials is not None and parts.credentials.load(found.credentials):
+            log.info("revocation-lists-loaded", count=len(found.credentials.revocation_lists))
+        if listing:
+            self._table = after_listing(self._table, parts.charon.sas())
+        judgement = judge(self._table, found.site_prefixes)
+        for number in judgement.expelled:
+            parts.charon.terminate(unique_id=number)
+        if judgement.expelled:
+            sas = {number: sa for number, sa in self._table.sas.items() if number not in judgement.expelled}
+            self._table = Table(sas, self._table.missing)
+        self._remember(judgement.problems)
+        self._live = judgement.live
+        return ()
+
+    def _route(self) -> tuple[Problem, ...]:
+        if self._desired is None:
+            return ()
+        live = [prefix for tunnel in (self._live or {}).values() for prefix in tunnel.prefixes]
+        self._parts.site_routes.follow(self._desired.inventory.tenants.values(), live)
+        return ()
+
+    def _report(self, now: datetime) -> Report:
+        clock = self._clock()
+        self._remembered = {one: until for one, until in self._remembered.items() if until > clock}
+        problems = [one for found in self._problems.values() for one in found]
+        return Report(
+            gateway=self._config.gateway.name,
+            at=now,
+            rule_set=self._parts.enforcement.fingerprint,
+            dataplane=self._dataplane.value,
+            live=self._live,
+            problems=tuple(dict.fromkeys([*problems, *self._remembered])),
+        )

@@ -1,0 +1,114 @@
+"""Live tunnels: what events and listings say, and which of them must go. Pure.
+
+Events are quick and can be lost; listings are sure and leave out an SA that charon works on at that moment (noblock).
+So an SA is there from its event on, and gone by its event or when two listings in a row lack it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from cloudside.config import Network
+from cloudside.datapath.problems import Problem, problem
+from linux.charon import IkeSa, SaEvent
+
+#: States of an IKE_SA in which its CHILD_SAs carry traffic.
+_ALIVE = frozenset({"ESTABLISHED", "REKEYING", "REKEYED"})
+_CHILD_ALIVE = frozenset({"INSTALLED", "INSTALLING", "UPDATING", "REKEYING", "REKEYED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """IKE_SAs by unique id, and those that the last listing lacked."""
+
+    sas: Mapping[int, IkeSa] = MappingProxyType({})
+    missing: frozenset[int] = frozenset()
+
+
+def after_event(table: Table, event: SaEvent) -> Table:
+    """The table after an event."""
+    sa = event.sa
+    sas = dict(table.sas)
+    if event.kind == "ike" and not event.up:
+        sas.pop(sa.unique_id, None)
+    elif event.kind == "child":
+        known = sas.get(sa.unique_id, replace(sa, children=()))
+        names = {child.name for child in sa.children}
+        others = tuple(child for child in known.children if child.name not in names)
+        # The event comes while the child is installed: its state is not yet what it is about to be.
+        children = tuple(replace(child, state="INSTALLED") for child in sa.children) if event.up else ()
+        sas[sa.unique_id] = replace(sa, children=others + children)
+    else:
+        known = sas.get(sa.unique_id, sa)  # its children came up a moment before it did
+        sas[sa.unique_id] = replace(sa, children=known.children)
+    return Table(sas, table.missing - {sa.unique_id})
+
+
+def after_listing(table: Table, listing: Iterable[IkeSa]) -> Table:
+    """The table after a listing."""
+    found = {sa.unique_id: sa for sa in listing}
+    lacking = table.sas.keys() - found.keys()
+    kept = {number: table.sas[number] for number in lacking - table.missing}
+    return Table(found | kept, frozenset(lacking - table.missing))
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A tunnel that carries traffic and may."""
+
+    site: str
+    prefixes: tuple[Network, ...]
+    peer: str
+    suite: str
+    established_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``live`` by site; ``expelled`` IKE_SAs that must end, and why."""
+
+    live: Mapping[str, Live]
+    expelled: tuple[int, ...]
+    problems: tuple[Problem, ...]
+
+
+def judge(table: Table, prefixes: Mapping[str, Network]) -> Judgement:
+    """Hold live tunnels against the registry. ``prefixes``: site -> overlay prefix, for sites that may be here.
+
+    A tunnel of an unknown, revoked or retired site ends, and one that carries more than its site's prefix: then
+    certificate and registry disagree, and the registry is the truth.
+    """
+    live: dict[str, Live] = {}
+    expelled: list[int] = []
+    problems: dict[Problem, None] = {}
+    for number, sa in sorted(table.sas.items()):
+        if sa.state not in _ALIVE:
+            continue
+        prefix = prefixes.get(sa.remote_id)
+        if prefix is None:
+            expelled.append(number)
+            problems[problem("vpn.site-not-admitted", site=sa.remote_id[:80], peer=sa.remote_host)] = None
+            continue
+        children = [child for child in sa.children if child.state in _CHILD_ALIVE]
+        carried = tuple(dict.fromkeys(network for child in children for network in child.remote))
+        foreign = [network for network in carried if not _inside(network, prefix)]
+        if foreign:
+            expelled.append(number)
+            shown = ", ".join(map(str, foreign))
+            problems[problem("vpn.foreign-prefix", site=sa.remote_id, carried=shown, prefix=str(prefix))] = None
+        elif carried:
+            before = live.get(sa.remote_id)
+            suite = f"{sa.suite} {children[0].suite}".strip()
+            known = before.prefixes if before is not None else ()
+            live[sa.remote_id] = Live(
+                sa.remote_id, tuple(dict.fromkeys((*known, *carried))), sa.remote_host, suite, sa.established_s
+            )
+    return Judgement(live, tuple(expelled), tuple(problems))
+
+
+def _inside(network: Network, prefix: Network) -> bool:
+    return (
+        network.version == prefix.version
+        and network.prefixlen >= prefix.prefixlen
+        and network.network_address in prefix
+    )
