@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 RECIPIENTS_MAX = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: aiosmtpd inspects its handler, which fails on a class with them
 class BounceHandler:
     """Accepts bounces. ``queued`` is called when a report to a sender waits for delivery."""
 

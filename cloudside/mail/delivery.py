@@ -104,6 +104,8 @@ class Delivery:
             if not task.cancelled() and task.exception() is not None:
                 log.error("delivery-fault", exc_info=task.exception())
 
+        stopped = asyncio.ensure_future(stop.wait())
+        stopped.add_done_callback(lambda _: self._wake.set())
         while not stop.is_set():
             self._wake.clear()
             wait_s = POLL_S
@@ -119,6 +121,7 @@ class Delivery:
                         task = asyncio.create_task(self._deliver(attempt))
                         under_way.add(task)
                         task.add_done_callback(finished)
+                    wait_s = await self._until_due(wait_s)
             except UnavailableError as error:
                 log.error("queue-unavailable", reason=error.key)
             with suppress(TimeoutError):
@@ -129,6 +132,12 @@ class Delivery:
         for client, _ in self._idle:
             client.close()
         self._idle.clear()
+
+    async def _until_due(self, longest_s: float) -> float:
+        due = await self._queue.next_due()
+        now = time.time()
+        # What is due already waits for a free connection, whose end wakes us.
+        return longest_s if due is None or due <= now else min(longest_s, due - now)
 
     async def _deliver(self, attempt: Attempt) -> None:
         await asyncio.sleep(self._pacer.delay_s(time.monotonic()))
