@@ -58,7 +58,7 @@ def read(certificate: x509.Certificate) -> tuple[Network, ...] | None:
         return tuple(
             _prefix(bytes(family["addressFamily"]), entry)
             for family in decoded
-            for entry in family["ipAddressChoice"]["addressesOrRanges"]
+            for entry in _entries(family["ipAddressChoice"])
         )
     except PyAsn1Error as error:
         raise ValueError("damaged address blocks") from error
@@ -67,6 +67,13 @@ def read(certificate: x509.Certificate) -> tuple[Network, ...] | None:
 def _bits(prefix: Network) -> univ.BitString:
     significant = f"{int(prefix.network_address):0{prefix.max_prefixlen}b}"[: prefix.prefixlen]
     return univ.BitString(binValue=significant) if significant else univ.BitString(())
+
+
+def _entries(choice: univ.Choice) -> univ.SequenceOf:
+    # Asking pyasn1 for an alternative that is not there makes an empty one: "inherit" would read as "nothing".
+    if choice.getName() != "addressesOrRanges":
+        raise ValueError("address blocks in a form that is not ours")
+    return choice["addressesOrRanges"]
 
 
 def _prefix(family: bytes, entry: univ.Choice) -> Network:

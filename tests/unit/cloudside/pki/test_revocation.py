@@ -1,0 +1,88 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from pki_installation import Installation
+
+from cloudside.errors import ConfigurationError, InputError
+from cloudside.pki import revocation
+from cloudside.pki.enrolment import enrol
+from cloudside.registry import certificates, sites
+from cloudside.registry.callers import OPERATOR, Caller
+
+
+def _numbers(installation: Installation) -> dict[str, int]:
+    with installation.database.read() as session:
+        return {kept.authority: kept.number for kept in certificates.revocation_lists(session)}
+
+
+@pytest.fixture
+def enrolled(installation: Installation, tmp_path: Path) -> Installation:
+    with installation.database.write() as session:
+        output = tmp_path / "tokyo-1.tar"
+        enrol(session, installation.config, OPERATOR, site_id="tokyo-1", output=output, now=installation.now)
+    return installation
+
+
+def test_every_authority_has_a_list(installation: Installation) -> None:
+    assert _numbers(installation) == {"root": 1, "cloud": 1, "tenant-acme": 1, "tenant-zenith": 1}
+    with installation.database.read() as session:
+        for kept in certificates.revocation_lists(session):
+            decoded = x509.load_der_x509_crl(kept.der)
+            assert decoded.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == kept.number
+            assert decoded.next_update_utc == kept.next_update
+            assert kept.next_update - installation.now <= timedelta(days=7)
+
+
+def test_revoked_site_is_on_its_tenants_list_only(enrolled: Installation) -> None:
+    for _ in range(2):  # repeating it signs nothing more
+        with enrolled.database.write() as session:
+            revocation.revoke_site(session, enrolled.config, OPERATOR, site_id="tokyo-1", now=enrolled.now)
+    assert _numbers(enrolled) == {"root": 1, "cloud": 1, "tenant-acme": 2, "tenant-zenith": 1}
+    with enrolled.database.read() as session:
+        assert sites.get(session, OPERATOR, "tokyo-1").revoked_at == enrolled.now
+        kept = certificates.revocation_list(session, "tenant-acme")
+        assert kept is not None
+        (entry,) = x509.load_der_x509_crl(kept.der)
+        record = certificates.by_serial(session, f"{entry.serial_number:x}")
+        assert record is not None
+        assert (record.subject, record.revoked_at) == ("tokyo-1", enrolled.now)
+
+
+def test_revoking_without_the_authoritys_key_does_nothing(enrolled: Installation) -> None:
+    (enrolled.pki / "tenant-acme.key").unlink()
+    with pytest.raises(ConfigurationError, match="key-missing"), enrolled.database.write() as session:
+        revocation.revoke_site(session, enrolled.config, OPERATOR, site_id="tokyo-1", now=enrolled.now)
+    with enrolled.database.read() as session:
+        assert sites.get(session, OPERATOR, "tokyo-1").revoked_at is None
+
+
+def test_another_tenants_site_cannot_be_revoked(enrolled: Installation) -> None:
+    with pytest.raises(InputError, match="unknown-site"), enrolled.database.write() as session:
+        revocation.revoke_site(session, enrolled.config, Caller("zenith"), site_id="tokyo-1", now=enrolled.now)
+
+
+def test_site_that_was_never_enrolled_can_be_revoked(installation: Installation) -> None:
+    with installation.database.write() as session:
+        revocation.revoke_site(session, installation.config, OPERATOR, site_id="osaka-1", now=installation.now)
+    assert _numbers(installation)["tenant-zenith"] == 1
+
+
+def test_lists_are_renewed_before_they_end(installation: Installation) -> None:
+    with installation.database.write() as session:
+        assert revocation.renew_expiring(session, installation.config, now=installation.now) == []
+        later = installation.now + timedelta(days=3, minutes=1)
+        renewed = revocation.renew_expiring(session, installation.config, now=later)
+    assert len(renewed) == 4
+    assert set(_numbers(installation).values()) == {2}
+    assert all(kept.next_update > later + timedelta(days=6) for kept in renewed)
+
+
+def test_expired_certificates_leave_the_list(enrolled: Installation) -> None:
+    with enrolled.database.write() as session:
+        revocation.revoke_site(session, enrolled.config, OPERATOR, site_id="tokyo-1", now=enrolled.now)
+        later = enrolled.now + timedelta(days=366)
+        renewed = revocation.renew_expiring(session, enrolled.config, now=later)
+    lists = {kept.authority: x509.load_der_x509_crl(kept.der) for kept in renewed}
+    assert len(lists["tenant-acme"]) == 0
