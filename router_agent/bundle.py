@@ -174,7 +174,9 @@ def _check_prefixes(enrolment: Enrolment, problems: list[AgentError]) -> None:
     if enrolment.overlay.num_addresses < SMALLEST_OVERLAY:
         problems.append(AgentError("agent-cli.bundle-prefix-too-small", name="overlay"))
     if enrolment.lan.prefixlen != enrolment.overlay.prefixlen or enrolment.lan.version != enrolment.overlay.version:
-        problems.append(AgentError("agent-cli.bundle-prefixes-differ", lan=str(enrolment.lan), overlay=str(enrolment.overlay)))
+        params = {"lan": str(enrolment.lan), "overlay": str(enrolment.overlay)}
+        problems.append(AgentError("agent-cli.bundle-prefixes-differ", **params))
+        )
 
 
 class _WantedError(Exception):

@@ -36,7 +36,7 @@ class ProblemBoard:
         return changed
 
     def note(self, owner: str, problem: Problem, *, now: float) -> None:
-        """Something that happened and is over; it stays in the report for EVENT_KEPT_S. The newest of an owner counts."""
+        """Something that happened and is over; reported for EVENT_KEPT_S. The newest of an owner counts."""
         self._events[owner] = (now, problem)
 
     def current(self, *, now: float) -> tuple[Problem, ...]:

@@ -15,6 +15,10 @@ TABLES = ("filter", "mangle", "nat")
 
 SSH_PORT = 22
 
+_DEFAULT_DROP = {"INPUT": "DROP", "FORWARD": "DROP", "OUTPUT": "ACCEPT"}
+_MANGLE_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+_NAT_CHAINS = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
+
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
@@ -55,13 +59,13 @@ def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str) -> Ruleset:
             f"-A POSTROUTING -s {enrolment.lan} -d {enrolment.reachable} {leaving} -j NETMAP --to {enrolment.overlay}",
         ]
     ipv4 = (
-        _table("filter", {"INPUT": "DROP", "FORWARD": "DROP", "OUTPUT": "ACCEPT"}, filter_rules)
-        + _table("mangle", dict.fromkeys(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"), "ACCEPT"), mangle_rules)
-        + _table("nat", dict.fromkeys(("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"), "ACCEPT"), nat_rules)
+        _table("filter", _DEFAULT_DROP, filter_rules)
+        + _table("mangle", dict.fromkeys(_MANGLE_CHAINS, "ACCEPT"), mangle_rules)
+        + _table("nat", dict.fromkeys(_NAT_CHAINS, "ACCEPT"), nat_rules)
     )
     ipv6 = _table(
         "filter",
-        {"INPUT": "DROP", "FORWARD": "DROP", "OUTPUT": "ACCEPT"},
+        _DEFAULT_DROP,
         [
             "-A INPUT -i lo -j ACCEPT",
             "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",

@@ -3,7 +3,7 @@
 import gzip
 import heapq
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def _tail(path: Path) -> list[str]:
     return lines[1:] if size > TAIL_MAX_BYTES else lines
 
 
-def merged(logs: dict[str, Sequence[str]], count: int) -> list[str]:
+def merged(logs: Mapping[str, Sequence[str]], count: int) -> list[str]:
     """The last ``count`` lines of all logs in the order of time, each behind its log's name.
 
     Lines begin with an ISO time; one without belongs to the line before it.
@@ -55,10 +55,12 @@ def merged(logs: dict[str, Sequence[str]], count: int) -> list[str]:
     return [line for _, line in heapq.merge(*streams, key=lambda item: item[0])][-count:]
 
 
-def text(site: str, logs: dict[str, Sequence[str]], count: int, *, now: datetime) -> str:
+def text(site: str, logs: Mapping[str, Sequence[str]], count: int, *, now: datetime) -> str:
     """The whole text: a header that says whose lines these are, then the lines."""
     lines = merged(logs, count)
-    head = f"# site {site}; collected {now.isoformat(timespec='seconds')}; {len(lines)} lines of {', '.join(sorted(logs))}"
+    head = (
+        f"# site {site}; collected {now.isoformat(timespec='seconds')}; {len(lines)} lines of {', '.join(sorted(logs))}"
+    )
     return "\n".join([head, *lines]) + "\n"
 
 

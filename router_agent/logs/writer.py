@@ -18,7 +18,7 @@ _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Utc(logging.Formatter):
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         # One event, one line: what a peer sent cannot make a line that looks like ours.
@@ -30,16 +30,14 @@ class LogWriter(logging.handlers.RotatingFileHandler):
 
     def __init__(self, directory: Path) -> None:
         self.trouble: str | None = None
-        super().__init__(
-            directory / NAME, maxBytes=FILE_MAX_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True
-        )
+        super().__init__(directory / NAME, maxBytes=FILE_MAX_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True)
         self.setFormatter(_Utc(_LINE, "%Y-%m-%dT%H:%M:%SZ"))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.trouble = None
         super().emit(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         self.trouble = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 

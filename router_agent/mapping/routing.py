@@ -1,4 +1,4 @@
-"""Holds the kernel's addresses, routes and parameters against the plan. Idempotent; looks first, changes the difference."""
+"""Holds the kernel's addresses, routes and parameters against the plan. Idempotent: only the difference is changed."""
 
 import logging
 from pathlib import Path

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from router_agent.bundle import Endpoint
 from router_agent.errors import CloudRefusedError, CloudUnreachableError, StateError
@@ -28,28 +29,24 @@ class Heard:
     endpoint: Endpoint
 
 
-def tls_context(identity: Identity) -> ssl.SSLContext:
-    """The router's side of mutual TLS. Raises StateError: key and certificate are missing, damaged or not a pair."""
+def tls_context(identity: Identity, runtime: Path) -> ssl.SSLContext:
+    """The router's side of mutual TLS; ``runtime`` takes a file that OpenSSL reads.
+
+    Raises StateError: key and certificate are missing, damaged or not a pair.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # The cloud's authority is not self-signed: trust ends there, and a tenant's authority is not below it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cadata=identity.text("cloud-authority.crt"))
-        # Certificate and key in one file each: OpenSSL takes the chain from the certificate's file.
-        context.load_cert_chain(_chain(identity), identity.path("site.key"))
+        # OpenSSL takes the chain from the certificate's file: the site's certificate, then its tenant's authority.
+        chain = runtime / "site-chain.crt"
+        chain.write_text(identity.text("site.crt").rstrip() + "\n" + identity.text("tenant-authority.crt"))
+        context.load_cert_chain(chain, identity.path("site.key"))
     except (ssl.SSLError, OSError, ValueError) as error:
         raise StateError("agent.identity-damaged", path=str(identity.directory), reason=str(error)[:200]) from error
     return context
-
-
-def _chain(identity: Identity) -> str:
-    """The site's certificate with its tenant's authority, as a file beside them."""
-    path = identity.path("site-chain.crt")
-    text = identity.text("site.crt").rstrip() + "\n" + identity.text("tenant-authority.crt")
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
-    return str(path)
 
 
 class CloudClient:

@@ -23,7 +23,7 @@ WRITE_AGAIN_S = 10.0
 class SettingsTrial:
     """``apply`` makes settings effective; it is called with what is in force at `start` and at each change."""
 
-    def __init__(self, journal: Journal, apply: Callable[[Settings], None]) -> None:
+    def __init__(self, journal: Journal, apply: Callable[[Settings, float], None]) -> None:
         self._journal = journal
         self._apply = apply
         self._state = SettingsState()
@@ -41,6 +41,11 @@ class SettingsTrial:
     def trying(self) -> bool:
         """Whether a trial runs: the cloud is to be told soon."""
         return self._state.stage is Stage.TRYING
+
+    @property
+    def applied_at(self) -> float:
+        """When the settings in force were applied, monotonic seconds."""
+        return self._applied_at
 
     def problems(self) -> tuple[Problem, ...]:
         """What stands in the way of keeping the state."""
@@ -101,7 +106,7 @@ class SettingsTrial:
             # Written by another version of the agent, or damaged: the bundle's settings reach the cloud.
             self._state = replace(self._state, current=Version(0))
             settings = Settings()
-        self._apply(settings)
+        self._apply(settings, now)
 
     def _keep(self, now: float) -> None:
         self._write(self._state, now)

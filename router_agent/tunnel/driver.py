@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from linux.charon import Charon, IkeSa
 from linux.charon_process import CharonProcess
@@ -16,7 +17,7 @@ from router_agent.identity import Identity
 from router_agent.link.uplinks import Uplink, UplinkKind
 from router_agent.problems import Problem
 from router_agent.tunnel import connection, machine
-from router_agent.tunnel.machine import Actions, Event, Phase, Seen, State, Timing
+from router_agent.tunnel.machine import Actions, Event, Phase, Seen, Timing
 from router_agent.tunnel.probe import Probe
 
 _log = logging.getLogger(__name__)
@@ -79,12 +80,18 @@ class TunnelDriver:
         self._start_at = now
         self._trouble: Problem | None = None
         self._line = True
+        self._configured = False
 
     def configure(self, gateways: tuple[str, ...], dpd_s: float, *, now: float) -> bool:
-        """Use these settings; True when that starts the tunnel over."""
+        """Use these settings; True when that starts the tunnel over. The first call never does: a tunnel that is there
+        already was made with them."""
         if (gateways, dpd_s) == (self._gateways, self._dpd_s):
+            self._configured = True
             return False
         self._gateways, self._dpd_s = gateways, dpd_s
+        if not self._configured:
+            self._configured = True
+            return False
         self._loaded_gateway = None
         self._probe.cancel()
         self._state, actions = machine.restarted(self._state, now)
@@ -149,7 +156,7 @@ class TunnelDriver:
         if not self._ready:
             self._prepare(now)
         sas = self._charon.sas(connection=connection.CONNECTION)
-        alive = next((sa for sa in sas if _carries(sa)), None)
+        alive = next((sa for sa in sas if _carries(sa) and not self._foreign(sa)), None)
         timing = self._timing(uplink.kind)
         seen = Seen(alive is not None, bool(sas), self._probe.outcome(now))
         if alive is not None:
@@ -203,6 +210,14 @@ class TunnelDriver:
         )
         self._loaded_gateway = gateway
 
+    def _foreign(self, sa: IkeSa) -> bool:
+        """Whether a tunnel found at the start leads to none of our gateways: one of a trial that was interrupted."""
+        return (
+            self._state.phase is Phase.IDLE
+            and sa.remote_host not in self._gateways
+            and all(map(_is_address, self._gateways))
+        )
+
     def _timing(self, kind: UplinkKind) -> Timing:
         timing = machine.MOBILE_TIMING if kind is UplinkKind.MOBILE else machine.WIRED_TIMING
         return timing if self._probe_s is None else replace(timing, probe_s=self._probe_s)
@@ -210,3 +225,11 @@ class TunnelDriver:
 
 def _carries(sa: IkeSa) -> bool:
     return sa.state in ("ESTABLISHED", "REKEYING") and any(child.state in _ALIVE_CHILD for child in sa.children)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""The `kyoten-agent` command: run, install, status. What it prints comes from the catalogues in `messages`."""
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from linux.errors import LinuxError
+from router_agent import identity, status
+from router_agent.errors import AgentError, BundleError
+from router_agent.identity import Identity
+from router_agent.link.uplinks import UplinkKind
+from router_agent.messages import text
+from router_agent.options import DEFAULT_RUNTIME, DEFAULT_STATE, Options
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_INPUT = 2
+EXIT_CONFIGURATION = 4
+EXIT_UNAVAILABLE = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the answer is the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status_code: int = arguments.work(arguments)
+    except BundleError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return EXIT_INPUT
+    except AgentError as error:
+        _complain(error)
+        return EXIT_CONFIGURATION
+    except LinuxError as error:
+        _complain(AgentError("agent-cli.machine", reason=str(error)))
+        return EXIT_FAILED
+    return status_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("kyoten-agent", description=text("agent-cli.about"))
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help=text("agent-cli.about-run"))
+    run.set_defaults(work=_run)
+    run.add_argument("--bundle", type=Path, help=text("agent-cli.option-bundle"))
+    _directories(run)
+    run.add_argument("--lan", default="lan0", metavar="INTERFACE", help=text("agent-cli.option-lan"))
+    run.add_argument("--wired", action="append", metavar="INTERFACE", help=text("agent-cli.option-wired"))
+    run.add_argument("--mobile", action="append", metavar="INTERFACE", help=text("agent-cli.option-mobile"))
+    run.add_argument("--probe-s", type=_seconds, metavar="SECONDS", help=text("agent-cli.option-probe"))
+    run.add_argument("--check-s", type=_seconds, default=5.0, metavar="SECONDS", help=text("agent-cli.option-check"))
+    run.add_argument("--down", action="store_true", help=text("agent-cli.option-down"))
+
+    install = commands.add_parser("install", help=text("agent-cli.about-install"))
+    install.set_defaults(work=_install)
+    install.add_argument("bundle", type=Path)
+    _directories(install)
+
+    show = commands.add_parser("status", help=text("agent-cli.about-status"))
+    show.set_defaults(work=_status)
+    show.add_argument("--json", action="store_true", help=text("agent-cli.option-json"))
+    _directories(show)
+    return parser
+
+
+def _directories(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help=text("agent-cli.option-state"))
+    parser.add_argument("--runtime", type=Path, default=DEFAULT_RUNTIME, help=text("agent-cli.option-runtime"))
+
+
+def _seconds(word: str) -> float:
+    value = float(word)
+    if not 0.1 <= value <= 3600:
+        raise ValueError
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if os.geteuid() != 0:
+        raise AgentError("agent-cli.root-needed")
+    options = Options(
+        state=arguments.state.absolute(),
+        runtime=arguments.runtime.absolute(),
+        lan=arguments.lan,
+        uplinks={
+            **dict.fromkeys(arguments.wired or ["wan0"], UplinkKind.WIRED),
+            **dict.fromkeys(arguments.mobile or ["wwan0"], UplinkKind.MOBILE),
+        },
+        probe_s=arguments.probe_s,
+        check_s=arguments.check_s,
+        down_at_end=arguments.down,
+    )
+    lock = _only_one(options.runtime)
+    who = _identity(arguments.bundle, options.state)
+    # What the daemon needs is not loaded for the other commands.
+    from router_agent import daemon
+    from router_agent.logs import writer
+
+    with lock:
+        daemon.run(options, who, writer.install(options.state, also_stderr=True))
+    return EXIT_OK
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    who = identity.install(identity.read_bundle(arguments.bundle), arguments.state)
+    print(text("agent-cli.installed", {"site": who.enrolment.site, "state": arguments.state}))  # noqa: T201
+    return EXIT_OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    found = status.read(arguments.runtime)
+    running = _is_locked(arguments.runtime)
+    if found is None:
+        raise AgentError("agent-cli.no-status", runtime=str(arguments.runtime))
+    if arguments.json:
+        print(json.dumps({"running": running, **found}, indent=1))  # noqa: T201
+    else:
+        print("\n".join(_lines(found, running)))  # noqa: T201
+    return EXIT_OK if running else EXIT_UNAVAILABLE
+
+
+def _lines(found: dict[str, object], running: bool) -> list[str]:
+    def part(name: str) -> dict[str, object]:
+        value = found.get(name)
+        return value if isinstance(value, dict) else {}
+
+    tunnel = part("tunnel")
+    heard = found.get("cloud_heard_s")
+    problems = found.get("problems")
+    lines = [
+        text("agent-cli.status-site", {"site": found.get("site")}),
+        text("agent-cli.status-running" if running else "agent-cli.status-stopped"),
+        text("agent-cli.status-uplink", {"kind": "", "interface": "", "address": "", **part("uplink")}),
+        text(
+            "agent-cli.status-tunnel-up" if tunnel.get("up") else "agent-cli.status-tunnel-down",
+            {"gateway": "", "since_s": 0, "suite": "", **tunnel},
+        ),
+        text("agent-cli.status-heard" if heard is not None else "agent-cli.status-unheard", {"seconds": heard}),
+        text("agent-cli.status-settings", {"version": part("settings").get("version")}),
+    ]
+    for problem in problems if isinstance(problems, list) else []:
+        params = ", ".join(f"{name}={value}" for name, value in problem["params"].items())
+        lines.append(text("agent-cli.status-problem", {"key": problem["key"], "params": params}))
+    return lines
+
+
+def _identity(bundle_path: Path | None, state: Path) -> Identity:
+    """Install the bundle that was given; without one, or when its file has gone since, take what is installed."""
+    if bundle_path is not None and (bundle_path.exists() or not (state / "identity").exists()):
+        return identity.install(identity.read_bundle(bundle_path), state)
+    return identity.load(state)
+
+
+def _only_one(runtime: Path) -> TextIO:
+    """Hold the runtime directory for this process. Raises AgentError: another agent has it, or it cannot be made."""
+    try:
+        runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (runtime / "agent.lock").open("w")
+    except OSError as error:
+        raise AgentError("agent-cli.runtime-unwritable", path=str(runtime), reason=error.strerror or "") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise AgentError("agent-cli.already-running", runtime=str(runtime)) from None
+    return lock
+
+
+def _is_locked(runtime: Path) -> bool:
+    try:
+        with (runtime / "agent.lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _complain(problem: AgentError) -> None:
+    print(f"kyoten-agent: {text(problem.key, problem.params)}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

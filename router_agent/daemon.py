@@ -1,0 +1,272 @@
+"""The composition root of the agent, and its loop.
+
+One thread looks at every part twice a second and brings it to where it should be; a second one talks to the cloud. No
+part can stop another one: trouble is put on the board and reported.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from linux.charon import Charon
+from linux.charon_process import CharonProcess, socket_path, strongswan_conf
+from linux.errors import LinuxError
+from linux.netfilter import Netfilter
+from linux.routes import InterfaceState, Routes
+from linux.runner import Runner, SubprocessRunner
+from router_agent import status
+from router_agent.errors import AgentError, StateError
+from router_agent.firewall.keeper import FirewallKeeper
+from router_agent.firewall.ruleset import render
+from router_agent.identity import Identity
+from router_agent.link import uplinks
+from router_agent.link.uplinks import NO_UPLINK, Uplink
+from router_agent.logs import collect
+from router_agent.logs import writer as log_writer
+from router_agent.mapping.routing import Mapping
+from router_agent.options import Options
+from router_agent.problems import Problem, ProblemBoard
+from router_agent.remote.keeper import SshKeeper
+from router_agent.report import load
+from router_agent.report.cloud import CloudClient, tls_context
+from router_agent.report.courier import Courier
+from router_agent.report.documents import DesiredSettings, Heartbeat, LogRequest, SettingsReport, TunnelReport
+from router_agent.reporting import Reporting
+from router_agent.settings.journal import Journal
+from router_agent.settings.keys import Settings
+from router_agent.settings.machine import Version
+from router_agent.settings.trial import SettingsTrial
+from router_agent.tunnel import dataplane
+from router_agent.tunnel.connection import charon_options
+from router_agent.tunnel.driver import TunnelDriver
+from router_agent.tunnel.probe import Probe
+
+_log = logging.getLogger(__name__)
+
+#: The loop's pace, and how often netlink is asked, in seconds.
+TICK_S = 0.5
+LOOK_S = 1.0
+STATUS_S = 2.0
+
+#: charon's log is turned over at this size; it lives in memory on a router.
+CHARON_LOG_MAX_BYTES = 1_000_000
+
+#: charon answers in milliseconds. One that hangs may hold the loop up no longer than this.
+VICI_TIMEOUT_S = 3.0
+
+
+class Agent:
+    """Everything on this router. ``now`` everywhere: monotonic seconds."""
+
+    def __init__(self, options: Options, identity: Identity, writer: log_writer.LogWriter, *, now: float) -> None:
+        runner: Runner = SubprocessRunner()
+        enrolment = identity.enrolment
+        plane = dataplane.detect(runner)
+        configuration = strongswan_conf(options.runtime, userland_esp=plane.userland_esp, options=charon_options())
+        client = CloudClient(
+            tls_context(identity, options.runtime),
+            name=enrolment.endpoint_name,
+            device_id=identity.device_id,
+            source=str(enrolment.router_address),
+        )
+        port = next((endpoint.port for endpoint in enrolment.endpoints if endpoint.in_tunnel), 443)
+        self._options = options
+        self._enrolment = enrolment
+        self._writer = writer
+        self._routes = Routes()
+        self._board = ProblemBoard()
+        self._settings = Settings()
+        self._tunnel = TunnelDriver(
+            CharonProcess(options.runtime, configuration),
+            Charon(socket_path(options.runtime), timeout_s=VICI_TIMEOUT_S),
+            identity,
+            Probe(enrolment.router_address, enrolment.service_address, port),
+            probe_s=options.probe_s,
+            now=now,
+        )
+        self._mapping = Mapping(self._routes, enrolment, lan=options.lan)
+        ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
+        self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
+        self._remote = SshKeeper(identity, enrolment.router_address, options.runtime)
+        self._courier = Courier(client, self._collect_log)
+        self._reporting = Reporting(
+            self._courier, enrolment, self._board, compose=self._heartbeat, offer=self._offer_settings, now=now
+        )
+        self._trial = SettingsTrial(Journal(options.state), self._apply_settings)
+        self._uplink: Uplink = NO_UPLINK
+        self._interfaces: tuple[InterfaceState, ...] = ()
+        self._versions = _versions(plane.userland_esp)
+        self._look_at = self._check_at = self._status_at = now
+        self._shown: tuple[Problem, ...] = ()
+        self._was_up = False
+
+    def start(self, now: float) -> None:
+        """Shut the doors first, then everything else."""
+        self._check_firewall(now)
+        self._trial.start(now)
+        self._courier.start()
+        _log.info("agent started: site %s, overlay %s", self._enrolment.site, self._enrolment.overlay)
+
+    def tick(self, now: float) -> None:
+        """One look at everything."""
+        roll = random.random()  # noqa: S311 - spreads routers in time, no secret
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._look(now)
+        if now >= self._check_at:
+            self._check_at = now + self._options.check_s
+            self._check_firewall(now)
+            with contextlib.suppress(OSError):
+                collect.cut(self._options.runtime / "charon.log", CHARON_LOG_MAX_BYTES)
+        self._tunnel.step(now, self._uplink)
+        view = self._tunnel.view()
+        self._board.set("tunnel", *self._tunnel.problems())
+        problem = self._remote.ensure(now, roll)
+        self._board.set("remote", *(() if problem is None else (problem,)))
+        contact = self._reporting.contact
+        self._trial.step(now, probed_at=view.proven_at, heartbeat_began_at=contact.tunnel_began_at)
+        self._board.set("settings", *self._trial.problems())
+        trouble = self._writer.trouble
+        unwritable = Problem("agent.state-unwritable", {"path": str(self._options.state), "reason": trouble or ""})
+        self._board.set("state", *((unwritable,) if trouble else ()))
+        if view.up is not self._was_up or self._trial_waits(view.proven_at, contact.tunnel_began_at):
+            self._was_up = view.up
+            self._reporting.hurry(now)
+        self._reporting.step(now, interval_s=self._settings.heartbeat_s, tunnel_up=view.up, roll=roll)
+        if now >= self._status_at:
+            self._status_at = now + STATUS_S
+            self._write_status(now)
+
+    def stop(self) -> None:
+        """End what cannot be left alone. The tunnel stays up for the next agent unless the options say otherwise."""
+        self._courier.stop(wait_s=1.0)
+        self._remote.stop()
+        if self._options.down_at_end:
+            self._tunnel.take_down()
+            with contextlib.suppress(LinuxError):
+                self._mapping.clear()
+        self._routes.close()
+        _log.info("agent stopped%s", ", tunnel taken down" if self._options.down_at_end else "")
+
+    def _look(self, now: float) -> None:
+        """Lines, addresses, routes."""
+        try:
+            self._interfaces = self._routes.interfaces()
+            default_routes = self._routes.default_routes()
+            found = uplinks.in_use(self._options.uplinks, self._interfaces, default_routes)
+            if found != self._uplink:
+                _log.info("uplink: %s %s %s", found.kind.value, found.interface, found.address or "")
+                self._reporting.hurry(now)
+            self._uplink = found
+            for change in uplinks.metric_changes(self._options.uplinks, default_routes, self._settings.prefer):
+                self._routes.replace_route(change.wanted)
+                self._routes.delete_route(change.found)
+                _log.info("default route of %s moved to metric %d", change.wanted.interface, change.wanted.metric)
+            self._mapping.reconcile(self._interfaces, frozenset(self._options.uplinks))
+        except (LinuxError, OSError) as error:
+            if self._board.set("mapping", Problem("agent.mapping-failed", {"reason": str(error)[:200]})):
+                _log.error("addresses and routes: %s", error)
+        else:
+            self._board.set("mapping")
+
+    def _check_firewall(self, now: float) -> None:
+        problem, repaired = self._firewall.check()
+        self._board.set("firewall", *(() if problem is None else (problem,)))
+        if repaired:
+            self._board.note("firewall", Problem("agent.firewall-repaired"), now=now)
+            self._reporting.hurry(now)
+
+    def _trial_waits(self, proven_at: float | None, began_at: float | None) -> bool:
+        """Whether a trial wants nothing more than a heartbeat through the tunnel that has carried a probe."""
+        since = self._trial.applied_at
+        return self._trial.trying and (proven_at or 0) > since and (began_at is None or began_at < since)
+
+    def _apply_settings(self, settings: Settings, now: float) -> None:
+        self._settings = settings
+        log_writer.set_level(settings.log_level)
+        gateways = settings.gateways or self._enrolment.gateways
+        if self._tunnel.configure(gateways, settings.dpd_s, now=now):
+            _log.info("tunnel started over with new settings")
+        self._look_at = now
+
+    def _offer_settings(self, wanted: DesiredSettings, now: float) -> None:
+        self._trial.offer(Version(wanted.version, wanted.values), wanted.confirm_s, now)
+
+    def _heartbeat(self, now: float) -> Heartbeat:
+        view = self._tunnel.view()
+        state = self._trial.state
+        reverted = state.reverted
+        return Heartbeat(
+            site=self._enrolment.site,
+            sent_at=datetime.now(UTC),
+            uplink=self._uplink,
+            tunnel=TunnelReport(view.up, view.gateway, now - view.since, view.suite),
+            load=load.read(),
+            versions=self._versions,
+            settings=SettingsReport(
+                state.current.number, None if reverted is None else reverted.number, state.problem if reverted else None
+            ),
+            problems=self._board.current(now=now),
+        )
+
+    def _collect_log(self, request: LogRequest) -> bytes:
+        """Runs in the courier's thread: reads files only."""
+        state, runtime = self._options.state, self._options.runtime
+        own = [state / f"{log_writer.NAME}.{number}" for number in range(log_writer.OLD_FILES, 0, -1)]
+        logs = {
+            "agent": collect.last_lines([*own, state / log_writer.NAME], request.lines),
+            "charon": collect.last_lines([runtime / "charon.log.1", runtime / "charon.log"], request.lines),
+        }
+        return collect.compressed(collect.text(self._enrolment.site, logs, request.lines, now=datetime.now(UTC)))
+
+    def _write_status(self, now: float) -> None:
+        heard_at = self._reporting.contact.heard_at
+        document = self._heartbeat(now).document()
+        document["cloud_heard_s"] = None if heard_at is None else round(now - heard_at, 1)
+        try:
+            status.write(self._options.runtime, document)
+        except OSError as error:
+            _log.debug("status not written: %s", error)
+
+
+def run(options: Options, identity: Identity, writer: log_writer.LogWriter) -> None:
+    """Run until SIGTERM or SIGINT."""
+    os.environ["TZ"] = "UTC"  # charon's log lines are merged with ours by their time
+    time.tzset()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    agent = Agent(options, identity, writer, now=time.monotonic())
+    agent.start(time.monotonic())
+    try:
+        while not ended.is_set():
+            _survive(lambda: agent.tick(time.monotonic()))
+            ended.wait(TICK_S)
+    finally:
+        agent.stop()
+
+
+def _survive(work: Callable[[], None]) -> None:
+    """A bug in one tick must not end the agent: the router would be out of reach. It is logged whole."""
+    try:
+        work()
+    except (AgentError, LinuxError, OSError, StateError) as error:
+        _log.error("tick: %s", error)
+    except Exception:
+        _log.exception("tick: internal error")
+
+
+def _versions(userland_esp: bool) -> dict[str, str]:
+    try:
+        agent = version("kyoten")
+    except PackageNotFoundError:
+        agent = "unknown"
+    return {"agent": agent, "kernel": load.kernel_version(), "esp": "userland" if userland_esp else "kernel"}
