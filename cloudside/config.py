@@ -5,7 +5,8 @@ them. Addresses are of either family.
 """
 
 import tomllib
-from ipaddress import IPv4Address, IPv6Address, IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ class Gateway(_Section):
     name: str = "gw1"
     #: Public addresses or names that routers connect to, in the order to try.
     public_addresses: tuple[str, ...] = ()
-    #: The gateway's own address inside the overlay (a /32 on its loopback): relay, agent endpoint, source of remote work.
+    #: The gateway's own address inside the overlay (a /32 on lo): relay, agent endpoint, source of remote work.
     service_address: Address = IPv4Address("10.255.255.1")
     #: All of the overlay: tenants' blocks and cloud servers lie in it. What a router may reach through its tunnel.
     overlay: Network = ip_network("10.0.0.0/8")
@@ -144,7 +145,18 @@ def load(path: Path) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
-        )
-        raise ConfigurationError("config.invalid", path=str(path), problems=problems) from None
+        raise ConfigurationError("config.invalid", path=str(path), problems=_problems(error)) from None
+
+
+def _problems(error: ValidationError) -> str:
+    """Each wrong place once. An address of either family fails twice, and pydantic adds its inner names to the place."""
+    found: dict[str, str] = {}
+    for problem in error.errors():
+        written = takewhile(lambda part: isinstance(part, int) or _is_key(part), problem["loc"])
+        found.setdefault(".".join(str(part) for part in written), problem["msg"])
+    return "; ".join(f"{place}: {message}" for place, message in found.items())
+
+
+def _is_key(part: str) -> bool:
+    # Keys in the file are TOML bare keys; the names of pydantic's inner validators hold brackets.
+    return not any(sign in part for sign in "[]()")

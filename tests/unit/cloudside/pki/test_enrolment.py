@@ -16,7 +16,6 @@ from cloudside.registry import certificates, routers, sites
 from cloudside.registry.callers import OPERATOR, Caller
 from cloudside.registry.tables import Certificate, Router
 
-
 _MEMBERS = (
     "bundle.json",
     "site.key",
