@@ -149,7 +149,7 @@ def load(path: Path) -> Config:
 
 
 def _problems(error: ValidationError) -> str:
-    """Each wrong place once. An address of either family fails twice, and pydantic adds its inner names to the place."""
+    """Each wrong place once. An address of either family fails twice, and pydantic adds inner names."""
     found: dict[str, str] = {}
     for problem in error.errors():
         written = takewhile(lambda part: isinstance(part, int) or _is_key(part), problem["loc"])
