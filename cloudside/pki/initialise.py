@@ -11,9 +11,10 @@ from cryptography import x509
 from sqlalchemy.orm import Session
 
 from cloudside.config import Config
+from cloudside.errors import ConfigurationError
 from cloudside.pki import address_blocks, issuing
 from cloudside.pki.authority import IPSEC_IKE, SERVER_AUTH, Address, Authority, Leaf
-from cloudside.pki.ssh_keys import make_pair
+from cloudside.pki.ssh_keys import make_pair, public_line
 from cloudside.pki.store import KeyStore, read_secret, write_secret
 from cloudside.registry import certificates
 
@@ -21,6 +22,8 @@ from cloudside.registry import certificates
 GATEWAY_IDENTITY = "vpn.kyoten"
 #: The TLS name of the agents' endpoint, whatever its address.
 ENDPOINT_NAME = "agent.kyoten"
+#: How the operators' key shows in a router's authorized_keys.
+OPERATOR_COMMENT = "kyoten-operator"
 #: The endpoint's files in the store.
 ENDPOINT = "endpoint"
 #: A certificate that ends sooner than this is replaced.
@@ -143,11 +146,16 @@ def _says(certificate: x509.Certificate, leaf: Leaf, now: datetime) -> bool:
 def _ensure_operator_key(store: KeyStore) -> bool:
     path = store.operator_key_path()
     public = path.with_name(f"{path.name}.pub")
-    if path.exists() and public.exists():
-        read_secret(path)  # complains when others may read it
+    # Every enrolled router trusts the public half, so a lost private half is never quietly replaced by a new pair.
+    if path.exists() or public.exists():
+        try:
+            line = public_line(read_secret(path), OPERATOR_COMMENT)
+        except ValueError:
+            raise ConfigurationError("pki.key-damaged", path=str(path)) from None
+        if not public.exists():
+            write_secret(public, f"{line}\n".encode(), mode=0o644)
         return False
-    pair = make_pair("kyoten-operator")
-    # The public half last: both are there, or the next run makes both anew.
+    pair = make_pair(OPERATOR_COMMENT)
     write_secret(path, pair.private)
     write_secret(public, f"{pair.public}\n".encode(), mode=0o644)
     return True

@@ -157,3 +157,25 @@ def test_endpoint_files(installation: Installation) -> None:
     with installation.database.write() as session:  # the remedy in the message works
         initialise(session, installation.config, now=installation.now)
     published.endpoint_files(installation.config)
+
+
+def test_operators_key_is_mended_but_never_replaced(installation: Installation) -> None:
+    private = installation.config.state_directory / "ssh" / "operator_ed25519"
+    public = private.with_name("operator_ed25519.pub")
+    pair = private.read_bytes(), public.read_bytes()
+
+    def run() -> tuple[str, ...]:
+        with installation.database.write() as session:
+            return initialise(session, installation.config, now=installation.now).kept
+
+    public.unlink()
+    assert "ssh" in run()
+    assert (private.read_bytes(), public.read_bytes()) == pair
+    private.unlink()
+    with pytest.raises(ConfigurationError, match="key-missing"):
+        run()
+    private.write_text("junk")
+    private.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="key-damaged"):
+        run()
+    assert public.read_bytes() == pair[1]
