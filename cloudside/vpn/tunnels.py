@@ -5,8 +5,7 @@ So an SA is there from its event on, and gone by its event or when two listings 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 from cloudside.config import Network
 from cloudside.datapath.problems import Problem, problem
@@ -21,7 +20,7 @@ _CHILD_ALIVE = frozenset({"INSTALLED", "INSTALLING", "UPDATING", "REKEYING", "RE
 class Table:
     """IKE_SAs by unique id, and those that the last listing lacked."""
 
-    sas: Mapping[int, IkeSa] = MappingProxyType({})
+    sas: Mapping[int, IkeSa] = field(default_factory=dict)
     missing: frozenset[int] = frozenset()
 
 
