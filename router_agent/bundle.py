@@ -176,7 +176,6 @@ def _check_prefixes(enrolment: Enrolment, problems: list[AgentError]) -> None:
     if enrolment.lan.prefixlen != enrolment.overlay.prefixlen or enrolment.lan.version != enrolment.overlay.version:
         params = {"lan": str(enrolment.lan), "overlay": str(enrolment.overlay)}
         problems.append(AgentError("agent-cli.bundle-prefixes-differ", **params))
-        )
 
 
 class _WantedError(Exception):

@@ -12,8 +12,8 @@ from ipaddress import ip_interface
 from linux.routes import CHARON_TABLE, Interface, Network, Route, RouteKind
 from router_agent.bundle import Enrolment
 
-#: charon's own rule has this preference too; ours keeps the table in force while charon is down.
-RULE_PREFERENCE = 220
+#: Right behind charon's own rule (220), which must not find its place taken; ours stays while charon is down.
+RULE_PREFERENCE = 221
 
 #: Worse than any route of charon's.
 _LAST_METRIC = 4_000_000

@@ -13,7 +13,8 @@ CONNECTION = "cloud"
 CHILD = "site"
 
 IKE_PROPOSALS = ("aes256gcm16-prfsha256-curve25519",)
-ESP_PROPOSALS = ("aes256gcm16",)
+#: With a key exchange of its own at each rekeying (forward secrecy), without for gateways that do not offer it.
+ESP_PROPOSALS = ("aes256gcm16-curve25519", "aes256gcm16")
 
 #: Seconds of silence before the gateway is asked for life, unless a setting says otherwise.
 DEFAULT_DPD_S = 20.0
@@ -43,7 +44,12 @@ def connection(
         "dpd_delay": f"{max(1, round(dpd_s))}s",
         "rekey_time": f"{IKE_REKEY_S}s",
         "local": {"auth": "pubkey", "id": enrolment.site, "certs": [site_certificate]},
-        "remote": {"auth": "pubkey", "id": enrolment.gateway_identity, "cacerts": [cloud_authority]},
+        "remote": {
+            "auth": "pubkey",
+            "id": enrolment.gateway_identity,
+            "cacerts": [cloud_authority],
+            "revocation": "relaxed",
+        },
         "children": {
             CHILD: {
                 "local_ts": [str(enrolment.overlay)],
@@ -69,7 +75,8 @@ def charon_options() -> Section:
         "retransmit_timeout": "2.0",
         "retransmit_base": "1.5",
         "retransmit_jitter": "20",
-        "threads": "8",
+        # Eight are taken for good by sockets, netlink and user-space ESP; with no more than those vici never answers.
+        "threads": "16",
         "delete_rekeyed_delay": "5",
         "close_ike_on_child_failure": "yes",
         "install_virtual_ip": "no",
