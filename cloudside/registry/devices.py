@@ -69,6 +69,16 @@ def get(session: Session, caller: Caller, site_id: str, name: str) -> Device:
     return known[name]
 
 
+def pin_host_key(session: Session, caller: Caller, *, site_id: str, name: str, ssh_host_key: str) -> Device:
+    """The host key that remote work is held to from now on. Raises InputError: unknown device, or no host key."""
+    device = get(session, caller, site_id, name)
+    if not _is_host_key(ssh_host_key):
+        raise InputError("registry.bad-host-key", owner=f"{site_id}/{name}")
+    device.ssh_host_key = ssh_host_key.strip()
+    session.flush()
+    return device
+
+
 def remove(session: Session, caller: Caller, *, site_id: str, name: str) -> None:
     """Forget a device. Raises InputError: unknown."""
     session.delete(get(session, caller, site_id, name))

@@ -9,13 +9,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError
 from cloudside.registry import sites
 from cloudside.registry.callers import Caller
-from cloudside.registry.tables import Settings
+from cloudside.registry.tables import Settings, Site
 
 
 class State(StrEnum):
@@ -75,6 +75,19 @@ def versions(session: Session, caller: Caller, site_id: str) -> list[Settings]:
 def latest(session: Session, caller: Caller, site_id: str) -> Settings | None:
     """The newest version, whatever became of it; None: nothing was ever stated. Raises InputError: unknown site."""
     return session.scalar(_of(session, caller, site_id).limit(1))
+
+
+def latest_of_all(session: Session, caller: Caller) -> dict[str, Settings]:
+    """The newest version of every site that has one, by site."""
+    newest = select(Settings.site_id, func.max(Settings.version).label("version")).group_by(Settings.site_id).subquery()
+    query = (
+        select(Settings)
+        .join(newest, (newest.c.site_id == Settings.site_id) & (newest.c.version == Settings.version))
+        .join(Site, Site.id == Settings.site_id)
+    )
+    if caller.tenant is not None:
+        query = query.where(Site.tenant_id == caller.tenant)
+    return {row.site_id: row for row in session.scalars(query)}
 
 
 def latest_applied(session: Session, caller: Caller, site_id: str) -> Settings | None:

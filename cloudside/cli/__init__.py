@@ -1,0 +1,11 @@
+"""The `kyoten` command. Every module imports what is heavy inside its commands, so that --help answers at once.
+
+main        the command tree, errors as people and programs see them
+context     what a command works with: configuration, registry, on whose behalf
+output      tables for people, JSON for programs
+install, tenants, sites, devices, servers, policies, smtp, incidents     statements in the registry
+overview    status, tunnels;  reports: a site's row in it. Pure
+remote      ssh, logs
+mail        the relay's queue
+daemons     gateway, relay, web, worker, serve
+"""

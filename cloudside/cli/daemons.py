@@ -1,0 +1,113 @@
+"""The daemons: `kyoten gateway`, `relay`, `web`, `worker`, and `serve`, which runs all of them on one machine."""
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloudside.cli.context import Cli, cli_of
+from cloudside.errors import InputError
+
+if TYPE_CHECKING:
+    from cloudside.alerts.worker import Chore
+
+DAEMONS = ("gateway", "relay", "web", "worker")
+
+#: Revocation lists live for a week and are renewed days before their end.
+_REVOCATION_LISTS_EVERY_S = 3600.0
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands into the tree."""
+    for command in (gateway, relay, web, worker, serve):
+        app.command()(command)
+
+
+def gateway(context: typer.Context) -> None:
+    """Be a VPN server: charon, routes, rules. Needs root."""
+    from cloudside.logging import configure
+    from cloudside.vpn import gateway as daemon
+
+    configure()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    daemon.run(cli_of(context).config, stop)
+
+
+def relay(context: typer.Context) -> None:
+    """Relay sites' mail."""
+    from cloudside.mail import service
+    from cloudside.pki import published
+
+    config = cli_of(context).config
+    files = published.endpoint_files(config)
+    tls = service.TlsFiles(certificate=files.chain, key=files.key)
+    _until_signal(lambda stop: service.run(config, stop, tls=tls))
+
+
+def web(context: typer.Context) -> None:
+    """Serve the routers' agents."""
+    from cloudside.fleet import web as daemon
+
+    config = cli_of(context).config
+    _until_signal(lambda stop: daemon.run(config, stop))
+
+
+def worker(context: typer.Context) -> None:
+    """Do everything that is on a clock: silent sites, revocation lists."""
+    from cloudside.alerts import worker as daemon
+
+    cli = cli_of(context)
+    chores = [_revocation_lists(cli)]
+    _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
+
+
+def serve(
+    context: typer.Context,
+    without: Annotated[list[str] | None, typer.Option(help="Leave this one out; repeatable.")] = None,
+) -> None:
+    """Run gateway, relay, web and worker on this machine, and start again what ends."""
+    from cloudside import serve as supervisor
+
+    left_out = set(without or ())
+    if unknown := left_out - set(DAEMONS):
+        raise InputError("cli.unknown-daemon", names=", ".join(sorted(unknown)), known=", ".join(DAEMONS))
+    cli = cli_of(context)
+    _ = cli.config  # a wrong configuration is told once and here, not four times from below
+    command = [sys.executable, "-m", "cloudside.cli.main", "--config", str(cli.config_path)]
+    commands = {name: [*command, name] for name in DAEMONS if name not in left_out}
+    _until_signal(lambda stop: supervisor.supervise(commands, stop))
+
+
+def _revocation_lists(cli: Cli) -> "Chore":
+    from cloudside.alerts.worker import Chore
+    from cloudside.pki import revocation
+    from cloudside.registry.database import Doorbell
+
+    def renew(now: datetime) -> None:
+        with cli.database.write() as session:
+            renewed = revocation.renew_expiring(session, cli.config, now=now)
+        if renewed:
+            Doorbell(cli.config.runtime_directory, "gateway").ring()
+
+    return Chore("revocation-lists", _REVOCATION_LISTS_EVERY_S, renew)
+
+
+def _until_signal(daemon: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    from cloudside.logging import configure
+
+    configure()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await daemon(stop)
+
+    asyncio.run(main())

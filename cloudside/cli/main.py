@@ -1,0 +1,118 @@
+"""`kyoten`: the command tree, and what becomes of errors."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloudside.cli import (
+    daemons,
+    devices,
+    errors,
+    incidents,
+    install,
+    overview,
+    policies,
+    remote,
+    servers,
+    sites,
+    smtp,
+    tenants,
+)
+from cloudside.cli.context import Cli
+from cloudside.errors import KyotenError
+
+#: Written out: cloudside.config is not imported before it is needed. A test holds the two equal.
+DEFAULT_CONFIG = Path("/etc/kyoten/kyoten.toml")
+
+app = typer.Typer(
+    name="kyoten",
+    help="A managed VPN gateway for building sites.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(tenants.app, name="tenant")
+app.add_typer(sites.app, name="site")
+app.add_typer(devices.app, name="device")
+app.add_typer(servers.app, name="server")
+app.add_typer(policies.app, name="policy")
+app.add_typer(smtp.app, name="smtp")
+app.add_typer(incidents.app, name="incident")
+for register in (install.register, overview.register, policies.register, remote.register, daemons.register):
+    register(app)
+
+
+@app.command(
+    "mail",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def mail(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """The mail relay's queue: waiting mail, the life of one message."""
+    from cloudside.cli.mail import app as relay  # here, because --help need not load the mail relay
+
+    status = typer.main.get_command(relay).main(arguments or ["--help"], prog_name="kyoten mail", standalone_mode=False)
+    raise typer.Exit(status if isinstance(status, int) else 0)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option("--config", envvar="KYOTEN_CONFIG", help="Configuration file.")
+    ] = DEFAULT_CONFIG,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Act as this tenant's administrator: see and touch nothing else.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for programs, errors too.")] = False,
+) -> None:
+    """A managed VPN gateway for building sites."""
+    os.environ["KYOTEN_CONFIG"] = str(config)  # for command groups that read it themselves
+    cli = Cli(config, tenant, as_json)
+    context.obj = cli
+    context.call_on_close(cli.close)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit status: 0 done, 1 our bug, 2 input, 3 refused, 4 configuration, 5 not now."""
+    as_json = _asks_for_json(arguments)
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(list(arguments), prog_name="kyoten", standalone_mode=False)
+    except KyotenError as error:
+        return errors.report(error, as_json=as_json)
+    except typer.TyperException as error:
+        return errors.report_usage(error.format_message(), as_json=as_json, status=error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return 130  # as a shell has it for SIGINT
+    except BrokenPipeError:
+        # Whoever read us has gone (`kyoten status | head`); Python must not complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return errors.report_bug(error, as_json=as_json)
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    # An error can come before the option is parsed. What stands behind `ssh` is another machine's command line.
+    for argument in arguments:
+        if argument in ("ssh", "--"):
+            return False
+        if argument == "--json":
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

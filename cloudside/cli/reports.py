@@ -1,0 +1,101 @@
+"""How the fleet is, as rows: what was stated beside what was last heard. Pure."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cloudside.messages import text
+
+if TYPE_CHECKING:
+    from cloudside.registry.tables import GatewayState, Heartbeat, Settings, Site, Tunnel
+
+#: The router reports through the tunnel; one that is down longer than this is named as a problem.
+_MINUTE_S = 60
+
+
+def site_row(
+    site: "Site",
+    tunnels: "Sequence[Tunnel]",
+    heartbeat: "Heartbeat | None",
+    settings: "Settings | None",
+    *,
+    now: datetime,
+) -> dict[str, Any]:
+    """One site. ``tunnel`` is up, down or never; ``problems`` are in words, each with its key for programs."""
+    up = [tunnel for tunnel in tunnels if tunnel.up]
+    last = max(up or tunnels, key=lambda tunnel: tunnel.since, default=None)
+    document: Mapping[str, Any] = heartbeat.report if heartbeat is not None else {}
+    problems = [_problem(one) for one in document.get("problems", [])]
+    if settings is not None and settings.state == "reverted":
+        why = _problem(settings.problem or {"key": "agent.settings-reverted", "params": {}})
+        params = {"site": site.id, "version": settings.version, "problem": why["text"]}
+        problems.append(_problem({"key": "fleet.settings-reverted", "params": params}))
+    return {
+        "site": site.id,
+        "tenant": site.tenant_id,
+        "phase": site.phase,
+        "revoked": site.revoked_at,
+        "tunnel": "never" if last is None else "up" if last.up else "down",
+        "since": None if last is None else last.since,
+        "gateway": None if last is None else last.gateway,
+        "peer": None if last is None else last.peer,
+        "uplink": document.get("uplink", {}).get("kind"),
+        "heartbeat": None if heartbeat is None else heartbeat.received_at,
+        "heartbeat_age_s": None if heartbeat is None else max(0, round((now - heartbeat.received_at).total_seconds())),
+        "settings": None if settings is None else settings.version,
+        "settings_state": None if settings is None else settings.state,
+        "problems": problems,
+    }
+
+
+def site_in_words(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a table."""
+    tunnel = text(f"cli.tunnel-{row['tunnel']}")
+    return {
+        "site": row["site"],
+        "tenant": row["tenant"],
+        "phase": text("cli.revoked") if row["revoked"] else row["phase"],
+        "tunnel": f"{tunnel}\n{row['since']:%m-%d %H:%M:%S}" if row["since"] else tunnel,
+        "uplink": row["uplink"],
+        "heartbeat": age(row["heartbeat_age_s"]),
+        "settings": f"{row['settings']} {row['settings_state']}" if row["settings"] else None,
+        "problems": [problem["text"] for problem in row["problems"]],
+    }
+
+
+def gateway_row(gateway: "GatewayState", *, now: datetime) -> dict[str, Any]:
+    """One gateway."""
+    return {
+        "gateway": gateway.name,
+        "seen": gateway.seen_at,
+        "seen_age_s": max(0, round((now - gateway.seen_at).total_seconds())),
+        "rule_set": gateway.rule_set,
+        "dataplane": gateway.dataplane,
+        "problems": [_problem(one) for one in gateway.report.get("problems", [])],
+    }
+
+
+def gateway_in_words(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a table."""
+    return {
+        "gateway": row["gateway"],
+        "seen": age(row["seen_age_s"]),
+        "rule_set": row["rule_set"][:12],
+        "dataplane": row["dataplane"],
+        "problems": [problem["text"] for problem in row["problems"]],
+    }
+
+
+def age(seconds: int | None) -> str | None:
+    """Seconds in words: 45 s, 12 min, 5 h, 3 d."""
+    if seconds is None:
+        return None
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", _MINUTE_S)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _problem(reported: Mapping[str, Any]) -> dict[str, Any]:
+    key, params = reported["key"], reported.get("params", {})
+    return {"key": key, "params": params, "text": text(key, params)}

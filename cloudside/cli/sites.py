@@ -1,0 +1,243 @@
+"""`kyoten site`: sites, their routers' enrolment, phase and settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloudside.cli.context import JsonFlag, cli_of
+from cloudside.cli.output import done, show_one, show_rows
+from cloudside.errors import InputError, KyotenError
+from cloudside.messages import text
+
+if TYPE_CHECKING:
+    from cloudside.registry.tables import Settings, Site
+
+app = typer.Typer(no_args_is_help=True, help="Sites: one router and the LAN behind it each.")
+
+#: Exit status when a router undid the settings it was given: it was refused, by the router.
+UNDONE = 3
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    site: Annotated[str, typer.Argument(help="Name, unique in the whole service.")],
+    tenant: Annotated[str | None, typer.Option(help="Whose site it is.")] = None,
+    lan: Annotated[str | None, typer.Option(help="What the LAN really uses; else the overlay prefix itself.")] = None,
+    overlay: Annotated[str | None, typer.Option(help="Prefix in the tenant's block; else the first free one.")] = None,
+    phase: Annotated[
+        str, typer.Option(help="planned, construction, commissioning, operation or retired.")
+    ] = "operation",
+    timezone: Annotated[str, typer.Option(help="Such as Asia/Tokyo.")] = "UTC",
+    mail_hourly_limit: Annotated[int | None, typer.Option(help="Mails an hour before staff are told.")] = None,
+    _json: JsonFlag = False,
+) -> None:
+    """Take a site in."""
+    from cloudside.registry import sites
+
+    cli = cli_of(context)
+    owner = tenant or cli.tenant
+    if owner is None:
+        raise InputError("cli.tenant-wanted", site=site[:63])
+    with cli.write("gateway", "relay") as (session, caller):
+        added = sites.add(
+            session,
+            caller,
+            site_id=site,
+            tenant_id=owner,
+            now=cli.now,
+            lan=lan,
+            overlay=overlay,
+            phase=phase,
+            timezone=timezone,
+            mail_hourly_limit=mail_hourly_limit,
+        )
+    done(cli, _row(added), "cli.site-added", site=added.id, overlay=str(added.overlay), lan=str(added.lan))
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    _json: JsonFlag = False,
+) -> None:
+    """All sites as stated; how they are now is in `kyoten status`."""
+    from cloudside.registry import sites, tenants
+
+    cli = cli_of(context)
+    with cli.read() as (session, caller):
+        if tenant is not None:
+            tenants.get(session, caller, tenant)
+        rows = [_row(site) for site in sites.every(session, caller, tenant_id=tenant)]
+    show_rows(cli, "sites", rows, ("site", "tenant", "overlay", "lan", "phase", "timezone", "revoked"))
+
+
+@app.command()
+def show(context: typer.Context, site: str, _json: JsonFlag = False) -> None:
+    """One site: addresses, enrolment, devices, settings and what became of them."""
+    from cloudside.pki.issuing import tenant_authority_name
+    from cloudside.registry import certificates, devices, settings, sites
+    from cloudside.registry.addresses import router_address
+    from cloudside.registry.tables import Router
+
+    cli = cli_of(context)
+    with cli.read() as (session, caller):
+        found = sites.get(session, caller, site)
+        router = session.get(Router, found.id)
+        certificate = certificates.current(
+            session, authority=tenant_authority_name(found.tenant_id), kind="site", subject=found.id
+        )
+        document = {
+            **_row(found),
+            "router_address": str(router_address(found.overlay)),
+            "mail_hourly_limit": found.mail_hourly_limit,
+            "enrolled": None if router is None else router.enrolled_at,
+            "host_key": None if router is None else router.ssh_host_key,
+            "certificate_until": None if certificate is None else certificate.not_after,
+            "devices": [device.name for device in devices.every(session, caller, site_id=found.id)],
+            "settings": [_settings_row(row) for row in settings.versions(session, caller, found.id)[:5]],
+        }
+    show_one(cli, document)
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    site: str,
+    assignments: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Router settings; KEY= takes one back.")
+    ] = None,
+    timezone: Annotated[str | None, typer.Option(help="Such as Asia/Tokyo.")] = None,
+    mail_hourly_limit: Annotated[int | None, typer.Option(help="Mails an hour before staff are told.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what becomes of it on the router.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
+    _json: JsonFlag = False,
+) -> None:
+    """Change a site's properties or its router's settings. A router undoes settings that cut it off from the cloud."""
+    from cloudside.access.refusal import check_line
+    from cloudside.access.target import site_state
+    from cloudside.fleet import settings_change
+    from cloudside.fleet.settings_keys import SETTING_KEYS
+    from cloudside.registry import settings, sites
+
+    cli = cli_of(context)
+    changes = settings_change.parse(assignments or [])
+    if not changes and timezone is None and mail_hourly_limit is None:
+        raise InputError("cli.nothing-to-set", known=", ".join(SETTING_KEYS))
+    stated: Settings | None = None
+    with cli.write("relay") as (session, caller):
+        found = sites.change(session, caller, site_id=site, timezone=timezone, mail_hourly_limit=mail_hourly_limit)
+        if changes:
+            check_line(site_state(session, caller, found))
+            stated = settings.change(session, caller, site_id=found.id, changes=changes, author=cli.person, now=cli.now)
+    if stated is None:
+        done(cli, _row(found), "cli.site-changed", site=found.id)
+        return
+    if not wait:
+        done(cli, _settings_row(stated), "cli.settings-stated", site=found.id, version=stated.version)
+        return
+    limit_s = timeout if timeout is not None else 2 * cli.config.web.settings_confirm_s
+    became = settings_change.wait(cli.database, cli.caller, site_id=found.id, version=stated.version, timeout_s=limit_s)
+    if became.state == "applied":
+        done(cli, _settings_row(became), "fleet.settings-applied", site=found.id, version=became.version)
+        return
+    problem = became.problem or {"key": "agent.settings-reverted", "params": {}}
+    error = KyotenError(
+        "fleet.settings-reverted",
+        site=found.id,
+        version=became.version,
+        problem=text(problem["key"], problem["params"]),
+        problem_key=problem["key"],
+    )
+    if cli.as_json:
+        done(cli, _settings_row(became), error.key)
+    else:
+        typer.echo(f"{text('cli.error')}: {text(error.key, error.params)}", err=True)
+    raise typer.Exit(UNDONE)
+
+
+@app.command()
+def phase(context: typer.Context, site: str, phase: str, _json: JsonFlag = False) -> None:
+    """Set a site's phase: planned, construction, commissioning, operation or retired."""
+    from cloudside.registry import sites
+
+    cli = cli_of(context)
+    with cli.write("gateway") as (session, caller):
+        found = sites.change(session, caller, site_id=site, phase=phase)
+    done(cli, _row(found), "cli.phase-set", site=found.id, phase=found.phase)
+
+
+@app.command()
+def enroll(
+    context: typer.Context,
+    site: str,
+    output: Annotated[Path | None, typer.Option(help="Bundle file; else SITE.bundle here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over the file.")] = False,
+    _json: JsonFlag = False,
+) -> None:
+    """Write the bundle that the site's router needs. The router enrolled before is shut out."""
+    from cloudside.pki import enrolment
+
+    cli = cli_of(context)
+    target = output or Path(f"{site}.bundle")
+    with cli.write("gateway") as (session, caller):
+        made = enrolment.enrol(session, cli.config, caller, site_id=site, output=target, now=cli.now, force=force)
+    document = {
+        "site": made.site,
+        "bundle": str(made.path),
+        "certificate_sha256": made.fingerprint,
+        "certificate_until": made.not_after,
+        "certificates_revoked": made.replaced,
+    }
+    done(
+        cli,
+        document,
+        "cli.enrolled" if not made.replaced else "cli.enrolled-again",
+        site=made.site,
+        path=str(made.path),
+        until=f"{made.not_after:%Y-%m-%d}",
+    )
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    site: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    _json: JsonFlag = False,
+) -> None:
+    """Shut a site out for good: its tunnel ends within seconds and its certificates count no more."""
+    from cloudside.pki import revocation
+    from cloudside.registry import sites
+
+    cli = cli_of(context)
+    with cli.read() as (session, caller):
+        sites.get(session, caller, site)
+    if not yes:
+        typer.confirm(text("cli.confirm-revoke", {"site": site}), abort=True, err=True)
+    with cli.write("gateway", "relay") as (session, caller):
+        revoked = revocation.revoke_site(session, cli.config, caller, site_id=site, now=cli.now)
+    done(cli, _row(revoked), "cli.site-revoked", site=revoked.id)
+
+
+def _row(site: "Site") -> dict[str, Any]:
+    return {
+        "site": site.id,
+        "tenant": site.tenant_id,
+        "overlay": str(site.overlay),
+        "lan": str(site.lan),
+        "phase": site.phase,
+        "timezone": site.timezone,
+        "revoked": site.revoked_at,
+    }
+
+
+def _settings_row(row: "Settings") -> dict[str, Any]:
+    return {
+        "version": row.version,
+        "state": row.state,
+        "values": row.values,
+        "problem": row.problem,
+        "author": row.author,
+    }

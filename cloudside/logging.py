@@ -1,0 +1,50 @@
+"""Logging of the daemons, set up in one place: JSON lines for machines, colours on a terminal. Never a secret."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+#: Fields whose name contains one of these are written as ***: a mistake in one call must not put a secret into a log.
+SECRET_NAMES = ("password", "secret", "device_id", "authorization", "private_key", "token")
+
+
+def configure(*, level: str = "info", json_lines: bool | None = None) -> None:
+    """Log to standard error. ``json_lines`` None: JSON unless that is a terminal. Libraries' warnings go along."""
+    as_json = not sys.stderr.isatty() if json_lines is None else json_lines
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        hide_secrets,
+    ]
+    ending: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        if as_json
+        else [structlog.dev.ConsoleRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+
+
+def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace values of fields that are named like secrets."""
+    for name in event:
+        if any(secret in name.lower() for secret in SECRET_NAMES):
+            event[name] = "***"
+    return event
