@@ -104,7 +104,11 @@ def test_catalogue_files_are_in_order(path: Path) -> None:
 
 
 def test_japanese_texts_are_japanese() -> None:
-    assert [key for key, shown in catalogue("ja").items() if shown.isascii() and shown.strip("{} ")] == []
+    def words(shown: str) -> list[str]:
+        return "".join(literal for literal, *_ in string.Formatter().parse(shown)).split()
+
+    # A heading like "LAN" is the same in both languages; a sentence is not.
+    assert [key for key, shown in catalogue("ja").items() if shown.isascii() and len(words(shown)) > 2] == []
 
 
 def test_text_is_filled_in() -> None:
