@@ -148,6 +148,8 @@ class Network:
     def switch(self, host: Host, bridge: str, members: Sequence[tuple[Host, str]]) -> None:
         """A switch inside ``host`` (a bridge named ``bridge``), with a cable to each member's interface."""
         host.ip("link", "add", bridge, "type", "bridge")
+        # A switch is another device in the real world: its frames are not the host's packet filter's business.
+        host.run(["sysctl", "-q", "-e", "-w", "net.bridge.bridge-nf-call-iptables=0"])
         host.ip("link", "set", bridge, "up")
         for number, (member, interface) in enumerate(members):
             port = f"{bridge}p{number}"

@@ -81,6 +81,11 @@ def heard(host: Host, token: str) -> bool:
     return token.encode().hex() in host.processes["responder"].log.read_text()
 
 
+def connections(host: Host) -> int:
+    """How many TCP connections the responder on ``host`` has accepted."""
+    return host.processes["responder"].log.read_text().count("connection from")
+
+
 # --- what runs on the hosts ---
 
 
@@ -205,6 +210,8 @@ def _forge(source: str, target: str, port: int, token: bytes) -> None:
 
 async def _respond(ports: dict[str, list[int]]) -> None:
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sys.stdout.write(f"connection from {writer.get_extra_info('peername')}\n")
+        sys.stdout.flush()
         writer.close()
 
     loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ tunnel. Who it is stands in a pid file; a pid that now belongs to another progra
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -52,6 +53,16 @@ def _render(section: Section, depth: int) -> str:
         else:
             lines.append(f"{indent}{key} {{\n{_render(value, depth + 1)}{indent}}}\n")
     return "".join(lines)
+
+
+def _accepts(socket_file: Path) -> bool:
+    """The file is there a moment before charon listens on it."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        try:
+            trial.connect(str(socket_file))
+        except OSError:
+            return False
+    return True
 
 
 def socket_path(directory: Path) -> Path:
@@ -109,7 +120,7 @@ class CharonProcess:
         self._child = process
         (self._directory / "charon.pid").write_text(str(process.pid))
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not socket_file.exists():
+        while not _accepts(socket_file):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CharonUnavailableError(f"charon did not start; see {self._directory / 'charon.err'}")
             time.sleep(0.02)
