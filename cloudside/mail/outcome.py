@@ -77,7 +77,8 @@ class Pacer:
     """Spaces transactions out once the smarthost complains, and closes up again slowly while it does not."""
 
     smallest_s: float = 0.05
-    largest_s: float = 10.0
+    #: SES's slowest accounts may send one a second.
+    largest_s: float = 2.0
     interval_s: float = 0.0
     _next: float = 0.0
 
@@ -93,6 +94,6 @@ class Pacer:
 
     def faster(self) -> None:
         """A message went through."""
-        self.interval_s *= 0.9
+        self.interval_s *= 0.7
         if self.interval_s < self.smallest_s / 4:
             self.interval_s = 0.0
