@@ -1,0 +1,128 @@
+"""Every pair of hosts, every probed service: what the rules say, and what packets do.
+
+The evaluator's answer comes from the policy in the registry, through the same compiler the gateway uses; the packet's
+answer from real probes. Hosts of one LAN talk over their switch without the gateway: they are expected to reach each
+other there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from cloudside.registry.database import Database
+from cloudside.registry.inventory import load, policy_sources
+from lab.network import Host
+from lab.probes import Probe, Target, run, start_responder
+from lab.world import World
+from rules.compile import RuleSet, compile_policy
+from rules.evaluate import evaluate
+from rules.model import Packet, Protocol
+from rules.parse import parse
+
+#: What every host answers and every pair is probed for: some allowed somewhere, some nowhere.
+TCP_PORTS = (80, 502, 5432)
+UDP_PORTS = (47808, 9999)
+ECHO_REQUEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A host of the matrix: where it is found by others, and on its own LAN."""
+
+    name: str
+    host: Host
+    overlay: IPv4Address
+    lan: IPv4Address
+    #: Site or "cloud": hosts of one place reach each other without the gateway.
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Packets did not do what the rules say."""
+
+    source: str
+    destination: str
+    service: str
+    expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the matrix found."""
+
+    probes: int
+    allowed: int
+    disagreements: tuple[Disagreement, ...]
+
+
+def members(world: World) -> list[Member]:
+    """Every controller and every cloud server."""
+    found = [
+        Member(
+            f"{site.plan.name}/{device}",
+            host,
+            site.plan.overlay_address(device),
+            site.plan.controllers[device],
+            site.plan.name,
+        )
+        for site in world.ground.sites.values()
+        for device, host in site.controllers.items()
+    ]
+    for name, host in world.ground.servers.items():
+        address = world.plan.servers[name][1]
+        found.append(Member(name, host, address, address, "cloud"))
+    return found
+
+
+def start_responders(world: World) -> None:
+    """Let every member answer on the probed ports."""
+    for member in members(world):
+        start_responder(member.host, tcp=TCP_PORTS, udp=UDP_PORTS)
+
+
+def rule_set(world: World) -> RuleSet:
+    """The rules as the registry states them now."""
+    database = Database(world.config.registry_url)
+    with database.read() as session:
+        inventory = load(session)
+        sources = policy_sources(session)
+    database.close()
+    return compile_policy(parse(sources, inventory), inventory)
+
+
+def _services() -> Iterator[tuple[str, str, int]]:
+    yield from ((f"tcp/{port}", "tcp", port) for port in TCP_PORTS)
+    yield from ((f"udp/{port}", "udp", port) for port in UDP_PORTS)
+    yield "ping", "icmp", 0
+
+
+def compare(world: World) -> Outcome:
+    """Probe every ordered pair on every service and hold the answers against the evaluator's."""
+    rules = rule_set(world)
+    everyone = members(world)
+    asked: list[tuple[str, str, str, bool]] = []
+    probes: list[Probe] = []
+    for source in everyone:
+        for destination in everyone:
+            if source is destination:
+                continue
+            neighbours = source.place == destination.place
+            target = destination.lan if neighbours else destination.overlay
+            for service, protocol, port in _services():
+                packet = packet_of(source.overlay, destination.overlay, protocol, port)
+                expected = neighbours or evaluate(rules, packet).allowed
+                asked.append((source.name, destination.name, service, expected))
+                probes.append(Probe(source.host, Target(str(target), protocol, port)))
+    answers = run(probes)
+    disagreements = tuple(
+        Disagreement(*question) for question, answer in zip(asked, answers, strict=True) if question[3] != answer
+    )
+    return Outcome(len(probes), sum(1 for question in asked if question[3]), disagreements)
+
+
+def packet_of(source: IPv4Address, destination: IPv4Address, protocol: str, port: int) -> Packet:
+    """The first packet of a new flow."""
+    if protocol == "icmp":
+        return Packet(source, destination, Protocol.ICMP, icmp_type=ECHO_REQUEST)
+    return Packet(source, destination, Protocol[protocol.upper()], port=port)
