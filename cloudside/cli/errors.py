@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cloudside.errors import InputErrors, KyotenError
-from cloudside.messages import text
+from cloudside.messages import error_text, text
 
 #: Exit status of a bug of ours.
 BUG = 1
@@ -20,7 +20,8 @@ def report(error: KyotenError, *, as_json: bool) -> int:
     problems = list(_problems(error))
     if as_json:
         document: dict[str, object] = _document(error)
-        if problems:
+        if problems:  # the whole repeats the parts: it is left as a count
+            document = {"key": error.key, "params": {"count": len(problems)}, "text": error_text(error)}
             document["problems"] = [_document(problem) for problem in problems]
         _write(json.dumps({"error": document}, ensure_ascii=False))
     else:

@@ -30,6 +30,6 @@ def init(context: typer.Context, _json: JsonFlag = False) -> None:
         document,
         "cli.initialised" if made.made else "cli.initialised-before",
         made=", ".join(made.made),
-        kept=", ".join(made.kept),
+        kept=", ".join(made.kept) or "-",
         directory=str(cli.config.state_directory),
     )

@@ -83,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = _asks_for_json(arguments)
     command = typer.main.get_command(app)
     try:
-        status = command.main(list(arguments), prog_name="kyoten", standalone_mode=False)
+        status = command.main(list(arguments) or ["--help"], prog_name="kyoten", standalone_mode=False)
     except KyotenError as error:
         return errors.report(error, as_json=as_json)
     except typer.TyperException as error:

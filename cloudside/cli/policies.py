@@ -8,7 +8,7 @@ import typer
 
 from cloudside.cli.context import Cli, JsonFlag, cli_of
 from cloudside.cli.output import done, print_json, print_table, print_text, show_rows
-from cloudside.errors import InputError, InputErrors
+from cloudside.errors import InputError, InputErrors, combined
 from cloudside.messages import text
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rules.compile import RuleSet
     from rules.diff import Difference, Reach
     from rules.model import Inventory, Policy, PolicySource
-    from rules.problems import PolicyError
+    from rules.problems import Problem
 
 app = typer.Typer(no_args_is_help=True, help="Who may reach whom.")
 
@@ -28,20 +28,6 @@ PolicyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tenant's pol
 
 #: Exit status of `kyoten why` when the answer is no, so that a program can ask without reading.
 BLOCKED = 1
-
-
-class PolicyProblem(InputError):
-    """One problem of a policy; ``place`` is ``file:line:column``, or empty when it lies in the registry."""
-
-    def __init__(self, kind: str, place: str, params: dict[str, str | int | float]) -> None:
-        words = text(kind, params)
-        super().__init__(
-            "cli.policy-problem" if place else "cli.inventory-problem", place=place, problem=words, kind=kind
-        )
-
-
-class PolicyProblems(InputErrors):
-    """Everything that is wrong with a policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +158,8 @@ def why(
         policy, _ = parse_stored(sources, known)
         answer = explain(policy, compile_policy(policy, known), known, source, destination, service)
     except PolicyError as error:
-        raise _told(error) from None
+        # The question is wrong, not a file: only the end or the service that does not exist is named.
+        raise combined([InputError(one.kind, **one.params) for one in error.problems]) from None
     statements = [
         {"statement": str(one.id), "place": str(one.place), "reason": one.reason, "owner": one.owner}
         for one in answer.statements
@@ -226,7 +213,7 @@ def _tenant_in(written: str) -> str:
 
 
 def _hold(session: "Session", caller: "Caller", source: "PolicySource") -> _Held:
-    """Raises PolicyProblems, all of them; InputError: another tenant's file."""
+    """Raises InputErrors: every problem of the file; InputError: another tenant's."""
     from cloudside.registry import inventory, policies, tenants
     from rules.compile import compile_policy
     from rules.diff import diff
@@ -238,7 +225,7 @@ def _hold(session: "Session", caller: "Caller", source: "PolicySource") -> _Held
     try:
         policy = parse([source], known)
     except PolicyError as error:
-        raise _told(error) from None
+        raise InputErrors([_placed(one) for one in error.problems]) from None
     tenants.get(session, caller, source.tenant)
     rule_set = compile_policy(policy, known)
     kept = policies.in_force(session, caller, source.tenant)
@@ -262,8 +249,12 @@ def _seen_by(known: "Inventory", tenant: str) -> "Inventory":
     )
 
 
-def _told(error: "PolicyError") -> PolicyProblems:
-    return PolicyProblems([PolicyProblem(one.kind, one.place, dict(one.params)) for one in error.problems])
+def _placed(problem: "Problem") -> InputError:
+    # A problem without a place lies in the registry.
+    key = "cli.policy-problem" if problem.place else "cli.inventory-problem"
+    words = text(problem.kind, problem.params)
+    place = {"file": problem.file, "line": problem.line, "column": problem.column}
+    return InputError(key, place=problem.place, problem=words, kind=problem.kind, **place)
 
 
 def _show_difference(cli: Cli, held: _Held, *, applied: int | None) -> None:
