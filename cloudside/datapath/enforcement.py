@@ -68,6 +68,7 @@ class Enforcement:
         self._record = record
         self._in_force: InForce | None = None
         self._members: dict[str, frozenset[str]] = {}
+        self._last_version: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -110,10 +111,7 @@ class Enforcement:
 
     def apply(self, rule_set: RuleSet) -> Rendered:
         """Put a rule set in force as a new version, whatever was before. On any error the old version is whole."""
-        before = self._chains()
-        existing_sets = self._netfilter.set_names()
-        taken = [version_of(name) for name in versioned([*before.rules, *existing_sets])]
-        version = max(taken, default=0) + 1
+        version = self._next_version()
         rendered = render(
             rule_set, version=version, tunnel_interface=TUNNEL_INTERFACE, cloud_interface=self._doors.cloud_interface
         )
@@ -171,6 +169,14 @@ class Enforcement:
         self._in_force = None
         self._record.unlink(missing_ok=True)
         self.sweep()
+
+    def _next_version(self) -> int:
+        """A version that nothing in the kernel has: asked once, then counted, even when an attempt failed."""
+        if self._last_version is None:
+            names = versioned([*self._chains().rules, *self._netfilter.set_names()])
+            self._last_version = max(map(version_of, names), default=0)
+        self._last_version += 1
+        return self._last_version
 
     def _chains(self) -> Chains:
         return parse_chains(self._netfilter.save_rules())

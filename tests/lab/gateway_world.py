@@ -16,7 +16,6 @@ from typing import IO
 
 from cloudside.config import Config, Gateway, Listen, Web
 from cloudside.pki import enrolment, initialise, revocation
-from cloudside.pki.store import KeyStore
 from cloudside.registry import policies, reports, servers, sites, tenants
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database, Doorbell
@@ -138,8 +137,7 @@ class GatewayWorld:
 
     def revoke(self, site: str) -> None:
         with self.database.write() as session:
-            store = KeyStore(self.config.state_directory)
-            revocation.revoke_site(session, store, OPERATOR, site_id=site, now=datetime.now(UTC))
+            revocation.revoke_site(session, self.config, OPERATOR, site_id=site, now=datetime.now(UTC))
         self.ring()
 
     def state(self) -> GatewayState | None:
