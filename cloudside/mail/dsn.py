@@ -51,14 +51,19 @@ def compose(
     }
     key = "mail.dsn-expired" if state is State.EXPIRED else "mail.dsn-bounced"
     title = text("mail.dsn-subject", params, language=voice.language)
-    report = MIMEMultipart("report")
+    report = MIMEMultipart("report", policy=SMTP)
     report.set_param("report-type", "delivery-status")
     for name, value in _headers(title, original.sender, voice, at, new_id).items():
         report[name] = value
-    report.attach(MIMEText(text(key, params, language=voice.language), "plain", "utf-8"))
+    report.attach(MIMEText(text(key, params, language=voice.language), "plain", "utf-8", policy=SMTP))
     report.attach(_status_part(original, recipient, status, reason, voice, at))
     report.attach(
-        MIMEText(original.head.decode("utf-8", errors="replace").replace("\r\n", "\n"), "rfc822-headers", "utf-8")
+        MIMEText(
+            original.head.decode("utf-8", errors="replace").replace("\r\n", "\n"),
+            "rfc822-headers",
+            "utf-8",
+            policy=SMTP,
+        )
     )
     return NewMessage(
         id=new_id,
@@ -68,7 +73,7 @@ def compose(
         sender="",
         recipients=(original.sender,),
         subject=title,
-        content=report.as_bytes(policy=SMTP),
+        content=report.as_bytes(),
         accepted_at=now,
         automatic=True,
     )
@@ -111,16 +116,16 @@ def _headers(subject: str, to: str, voice: Voice, at: datetime, new_id: int) -> 
 
 
 def _status_part(original: Original, recipient: str, status: str, reason: str, voice: Voice, at: datetime) -> MIMEBase:
-    about_message: Message[str, str] = Message()
+    about_message: Message[str, str] = Message(policy=SMTP)
     about_message["Reporting-MTA"] = f"dns; {voice.host_name}"
     about_message["Arrival-Date"] = format_datetime(datetime.fromtimestamp(original.accepted_at, UTC))
-    about_recipient: Message[str, str] = Message()
+    about_recipient: Message[str, str] = Message(policy=SMTP)
     about_recipient["Final-Recipient"] = f"rfc822; {recipient}"
     about_recipient["Action"] = "failed"
     about_recipient["Status"] = status
     about_recipient["Diagnostic-Code"] = "smtp; " + reason.encode("ascii", errors="replace").decode("ascii")
     about_recipient["Last-Attempt-Date"] = format_datetime(at)
-    part = MIMEBase("message", "delivery-status")
+    part = MIMEBase("message", "delivery-status", policy=SMTP)
     part.set_payload([about_message, about_recipient])
     return part
 

@@ -105,7 +105,7 @@ class MailWorld:
                 timeout_s=timeout_s,
             )
         except Exception:
-            print(
+            print(  # noqa: T201
                 log_text(self.ses.directory),
                 log_text(self.mailbox.directory),
                 (self.directory / "relay.log").read_text(),
