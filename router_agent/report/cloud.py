@@ -17,7 +17,9 @@ from router_agent.errors import CloudRefusedError, CloudUnreachableError, StateE
 from router_agent.identity import Identity
 from router_agent.report.documents import ANSWER_MAX_BYTES, Answer, parse_answer
 
-#: Seconds for the connection, and for each read or write after it. A 3G line with a bad signal needs several.
+#: Seconds for a connection, and for each read or write after it. A 3G line with a bad signal needs several; a tunnel
+#: that has died must not keep the cloud from hearing of it past the tunnel.
+CONNECT_S = 5.0
 TIMEOUT_S = 10.0
 
 
@@ -93,7 +95,8 @@ class CloudClient:
         try:
             # Inside the tunnel the source is the overlay address: then the answer proves the tunnel.
             source = (self._source, 0) if endpoint.in_tunnel else None
-            plain = socket.create_connection((endpoint.address, endpoint.port), self._timeout_s, source)
+            plain = socket.create_connection((endpoint.address, endpoint.port), min(CONNECT_S, self._timeout_s), source)
+            plain.settimeout(self._timeout_s)
             try:
                 connection.sock = self._context.wrap_socket(plain, server_hostname=self._name)
             except BaseException:

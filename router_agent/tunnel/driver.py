@@ -220,7 +220,11 @@ class TunnelDriver:
 
     def _timing(self, kind: UplinkKind) -> Timing:
         timing = machine.MOBILE_TIMING if kind is UplinkKind.MOBILE else machine.WIRED_TIMING
-        return timing if self._probe_s is None else replace(timing, probe_s=self._probe_s)
+        if self._probe_s is None:
+            return timing
+        # Who asks more often does not wait longer for an answer than until the next question.
+        wait_s = min(timing.probe_wait_s, max(1.0, self._probe_s))
+        return replace(timing, probe_s=self._probe_s, probe_wait_s=wait_s)
 
 
 def _carries(sa: IkeSa) -> bool:

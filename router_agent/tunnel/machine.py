@@ -140,7 +140,8 @@ def step(
 
 def restarted(state: State, now: float, *, gateway: int = 0) -> tuple[State, Actions]:
     """Start over now, with this gateway: the connection has changed."""
-    return replace(_move(state, Event.RESTART, now), gateway=gateway, failures=0, retry_at=now), Actions(terminate=True)
+    fresh = replace(_move(state, Event.RESTART, now), gateway=gateway, failures=0, retry_at=now, proven_at=None)
+    return fresh, Actions(terminate=True)
 
 
 def _step_up(

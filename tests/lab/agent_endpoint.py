@@ -21,7 +21,9 @@ class Cloud(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"KyotenDevice {(PLACE / 'device_id').read_text()}":
             self.reply(403, b"{}")
         elif self.path == "/agent/v1/heartbeat":
-            names = [value for rdn in self.connection.getpeercert()["subject"] for key, value in rdn if key == "commonName"]
+            names = [
+                value for rdn in self.connection.getpeercert()["subject"] for key, value in rdn if key == "commonName"
+            ]
             heard = {
                 "local": self.connection.getsockname()[0],
                 "peer": self.client_address[0],

@@ -1,6 +1,6 @@
 """A small world for the agent's tests: one router with a real agent, a bare charon as gateway, a small cloud.
 
-    plc (192.168.1.20) -- lan0 router wan0 -- internet -- wan0 gateway (10.255.255.1 on lo)
+plc (192.168.1.20) -- lan0 router wan0 -- internet -- wan0 gateway (10.255.255.1 on lo)
 """
 
 import gzip
@@ -237,7 +237,9 @@ def _credentials(world: AgentWorld) -> None:
 
     cloud, tenant = below("cloud", "10.0.0.0/8"), below("tenant-acme", "10.10.0.0/16")
     everything = (ip_network("10.0.0.0/8"),)
-    gateway = leaf(cloud, Leaf("gw1", ("gw1", "vpn.kyoten"), (authority.SERVER_AUTH, authority.IPSEC_IKE), blocks=everything))
+    gateway = leaf(
+        cloud, Leaf("gw1", ("gw1", "vpn.kyoten"), (authority.SERVER_AUTH, authority.IPSEC_IKE), blocks=everything)
+    )
     endpoint = leaf(cloud, Leaf("agent.kyoten", ("agent.kyoten",), (authority.SERVER_AUTH,)))
     usages = (authority.CLIENT_AUTH, authority.IPSEC_IKE)
     site = leaf(tenant, Leaf(SITE, (SITE,), usages, blocks=(OVERLAY,)))

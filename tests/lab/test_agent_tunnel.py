@@ -78,15 +78,18 @@ def test_a_gateway_killed_and_restarted_is_found_again(world: AgentWorld) -> Non
 
 
 def test_a_new_address_of_the_line_does_not_end_the_tunnel(world: AgentWorld) -> None:
-    world.router.ip("addr", "add", "198.51.100.77/24", "dev", "wan0")
-    world.router.ip("addr", "del", f"{WAN}/24", "dev", "wan0")
-    world.router.ip("route", "replace", "default", "via", "198.51.100.1")
+    move(world, "198.51.100.77")
     print(f"carries again {world.wait_carries(30):.1f} s after the change of address")
     world.wait_heartbeat("the new address", lambda one: one["document"]["uplink"]["address"] == "198.51.100.77")
-    world.router.ip("addr", "add", f"{WAN}/24", "dev", "wan0")
-    world.router.ip("addr", "del", "198.51.100.77/24", "dev", "wan0")
-    world.router.ip("route", "replace", "default", "via", "198.51.100.1")
+    move(world, WAN)
     world.wait_carries(30)
+
+
+def move(world: AgentWorld, own: str) -> None:
+    """The line gets another address, as DHCP does it."""
+    world.router.ip("addr", "flush", "dev", "wan0", "scope", "global")
+    world.router.ip("addr", "add", f"{own}/24", "dev", "wan0")
+    world.router.ip("route", "replace", "default", "via", "198.51.100.1")
 
 
 def test_an_agent_that_is_killed_leaves_its_tunnel_to_the_next_one(world: AgentWorld) -> None:

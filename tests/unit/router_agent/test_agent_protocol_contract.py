@@ -1,0 +1,95 @@
+"""Both sides' documents held against each other: what the agent writes the cloud reads, and back."""
+
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import pytest
+
+from cloudside.fleet import protocol
+from router_agent.errors import CloudRefusedError
+from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind
+from router_agent.problems import Problem
+from router_agent.report.documents import (
+    PROTOCOL,
+    DesiredSettings,
+    Heartbeat,
+    Load,
+    LogRequest,
+    SettingsReport,
+    TunnelReport,
+    parse_answer,
+)
+
+AT = datetime(2026, 11, 21, 20, 55, 48, 123456, UTC)
+LOAD = Load(load_1m=0.5, memory_available_mib=100.25, uptime_s=3600.7, agent_rss_mib=38.61)
+
+
+def heartbeat(**parts: object) -> Heartbeat:
+    values: dict[str, object] = {
+        "site": "tokyo-1",
+        "sent_at": AT,
+        "uplink": Uplink(UplinkKind.MOBILE, "wwan0", ip_address("100.64.0.5")),
+        "tunnel": TunnelReport(True, "203.0.113.2", 12.34, "AES_GCM_16-256"),
+        "load": LOAD,
+        "versions": {"agent": "0.1.0"},
+        "settings": SettingsReport(3, 4, Problem("agent.settings-cut-off", {"version": 4, "confirm_s": 10})),
+        "problems": (Problem("agent.tunnel-silent", {"gateway": "203.0.113.2"}),),
+        **parts,
+    }
+    return Heartbeat(**values)  # type: ignore[arg-type]
+
+
+def test_the_cloud_reads_every_field_of_a_heartbeat() -> None:
+    document = heartbeat().document()
+    read = protocol.Heartbeat.model_validate(document)
+    assert read.model_dump(mode="json") == document, "a field was lost or renamed on the way"
+    assert set(document) == set(protocol.Heartbeat.model_fields)
+
+
+def test_the_cloud_reads_a_heartbeat_with_nothing_in_it() -> None:
+    empty = heartbeat(uplink=NO_UPLINK, tunnel=TunnelReport(False, "", 0, ""), settings=SettingsReport(0), problems=())
+    assert protocol.Heartbeat.model_validate(empty.document()).uplink.kind == "none"
+
+
+def test_long_texts_are_cut_to_what_the_cloud_takes() -> None:
+    long = heartbeat(problems=(Problem("agent.x", {"reason": "x" * 5000}),), versions={"agent": "v" * 300})
+    protocol.Heartbeat.model_validate(long.document())
+
+
+def test_the_agent_reads_every_field_of_an_answer() -> None:
+    answer = protocol.HeartbeatAnswer(
+        heartbeat_s=30,
+        settings=protocol.DesiredSettings(
+            version=2, values={"tunnel.dpd_s": 15, "tunnel.gateways": ["a"]}, confirm_s=60
+        ),
+        log_requests=[protocol.LogRequest(id="0c1f-22", lines=200)],
+    )
+    read = parse_answer(answer.model_dump_json().encode())
+    assert read.heartbeat_s == 30
+    assert read.settings == DesiredSettings(2, {"tunnel.dpd_s": 15, "tunnel.gateways": ["a"]}, 60)
+    assert read.log_requests == (LogRequest("0c1f-22", 200),)
+    assert PROTOCOL == protocol.PROTOCOL_VERSION
+
+
+def test_an_answer_from_a_newer_cloud_is_read() -> None:
+    assert parse_answer(b'{"protocol": 1, "heartbeat_s": 30, "tomorrow": {"a": 1}}').settings is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"null", b"\xff", b'{"protocol": 1}', b'{"protocol": 2, "heartbeat_s": 1}',
+        b'{"heartbeat_s": "30"}', b'{"heartbeat_s": true}', b'{"heartbeat_s": NaN}',
+        b'{"heartbeat_s": 30, "settings": []}', b'{"heartbeat_s": 30, "settings": {"version": "1"}}',
+        b'{"heartbeat_s": 30, "log_requests": {}}', b'{"heartbeat_s": 30, "log_requests": [{"id": "../x", "lines": 1}]}',
+        b'{"heartbeat_s": 30, "log_requests": [{"id": "", "lines": 1}]}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_anything_else_is_our_error_and_no_other(body: bytes) -> None:
+    with pytest.raises(CloudRefusedError):
+        parse_answer(body)
+
+
+def test_wild_intervals_are_brought_within_limits() -> None:
+    assert parse_answer(b'{"heartbeat_s": 0}').heartbeat_s == 1
+    assert parse_answer(b'{"heartbeat_s": 1e9}').heartbeat_s == 3600
