@@ -1,19 +1,30 @@
 """What charon has to know to prove itself and to judge its peers: loaded when it is new, again when charon is."""
 
 import hashlib
+from typing import Protocol
 
 from cloudside.config import Config
 from cloudside.datapath.dataplane import Dataplane
 from cloudside.pki.initialise import GATEWAY_IDENTITY
 from cloudside.pki.published import GatewayCredentials
 from cloudside.vpn.connections import CONNECTION, site_connection
-from linux.charon import Charon
+from linux.charon import Connection
+
+
+class KeyRing(Protocol):
+    """The part of charon that is needed here (linux.charon.Charon)."""
+
+    def load_authority(self, pem: str) -> None: ...
+    def load_private_key(self, pem: str) -> None: ...
+    def load_revocation_list(self, der: bytes) -> None: ...
+    def flush_certificates(self) -> None: ...
+    def load_connection(self, name: str, connection: Connection) -> None: ...
 
 
 class CredentialLoader:
     """Remembers what this charon was given, by digest. Methods raise CharonUnavailableError and CharonRefusedError."""
 
-    def __init__(self, charon: Charon, config: Config, dataplane: Dataplane) -> None:
+    def __init__(self, charon: KeyRing, config: Config, dataplane: Dataplane) -> None:
         self._charon = charon
         self._config = config
         self._dataplane = dataplane

@@ -1,0 +1,46 @@
+from collections.abc import Sequence
+
+from cloudside.datapath.dataplane import Dataplane, detect, ensure_interface
+from linux.errors import ProgramMissingError
+from linux.runner import Finished
+
+
+class _Machine:
+    def __init__(self, *, takes_esp: bool, has_ip: bool = True) -> None:
+        self.takes_esp, self.has_ip = takes_esp, has_ip
+        self.sas = 0
+        self.links: set[str] = set()
+
+    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 10.0, check: bool = True) -> Finished:
+        if not self.has_ip:
+            raise ProgramMissingError("ip")
+        words = list(argv)
+        if words[1:3] == ["xfrm", "state"]:
+            if not self.takes_esp:
+                return Finished(2, "", "Requested AEAD algorithm not found.")
+            self.sas += 1 if words[3] == "add" else -1
+        elif words[1:3] == ["link", "show"]:
+            return Finished(0 if words[4] in self.links else 1, "", "")
+        elif words[1:3] == ["link", "add"]:
+            self.links.add(words[3])
+        return Finished(0, "", "")
+
+
+def test_kernel_that_takes_an_sa_does_esp_and_keeps_nothing_of_the_probe() -> None:
+    machine = _Machine(takes_esp=True)
+    assert detect(machine) is Dataplane.KERNEL
+    assert machine.sas == 0
+
+
+def test_anything_else_means_user_space() -> None:
+    assert detect(_Machine(takes_esp=False)) is Dataplane.USERLAND
+    assert detect(_Machine(takes_esp=True, has_ip=False)) is Dataplane.USERLAND
+
+
+def test_tunnel_interface_is_made_only_for_kernel_esp() -> None:
+    machine = _Machine(takes_esp=True)
+    ensure_interface(machine, Dataplane.USERLAND)
+    assert machine.links == set()
+    ensure_interface(machine, Dataplane.KERNEL)
+    ensure_interface(machine, Dataplane.KERNEL)
+    assert machine.links == {"ipsec0"}

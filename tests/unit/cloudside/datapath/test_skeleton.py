@@ -1,0 +1,106 @@
+from ipaddress import IPv4Address
+
+import pytest
+from fake_kernel import FakeKernel
+
+from cloudside.config import Config, Listen, Relay, Web
+from cloudside.datapath.skeleton import (
+    Doors,
+    doors,
+    input_jumps,
+    sets_text,
+    skeleton_differences,
+    skeleton_rules,
+    skeleton_text,
+)
+from cloudside.datapath.snapshot import Chains, parse_chains
+
+SERVICE = IPv4Address("10.255.255.1")
+DOORS = Doors(SERVICE, "lan0", "wan0", (25, 587, 8443), (25, 587), ((IPv4Address("203.0.113.2"), 25),))
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    fresh = FakeKernel()
+    fresh.run(["ipset", "restore"], stdin=sets_text())
+    return fresh
+
+
+def _chains(kernel: FakeKernel) -> Chains:
+    return parse_chains(kernel.run(["iptables-legacy-save"]).stdout)
+
+
+def _put(kernel: FakeKernel) -> None:
+    kernel.run(["iptables-legacy-restore"], stdin=skeleton_text(DOORS, _chains(kernel)))
+
+
+def test_skeleton_is_complete_and_putting_it_again_changes_nothing(kernel: FakeKernel) -> None:
+    assert skeleton_differences(DOORS, _chains(kernel)) != ()
+    _put(kernel)
+    assert skeleton_differences(DOORS, _chains(kernel)) == ()
+    once = _chains(kernel)
+    _put(kernel)
+    assert _chains(kernel) == once
+    assert kernel.policies["FORWARD"] == "DROP"
+
+
+def test_rule_set_in_force_is_kept(kernel: FakeKernel) -> None:
+    _put(kernel)
+    kernel.rules["ky7"] = ["-j DROP"]
+    kernel.rules["KY-POLICY"] = ["-j ky7"]
+    _put(kernel)
+    assert kernel.rules["KY-POLICY"] == ["-j ky7"]
+
+
+def test_operators_rules_come_before_ours_except_for_the_tunnel(kernel: FakeKernel) -> None:
+    kernel.rules["INPUT"] = ["-i wan0 -p tcp -m tcp --dport 22 -j ACCEPT"]
+    kernel.rules["FORWARD"] = ["-j ACCEPT"]
+    _put(kernel)
+    tunnel, *others = input_jumps(DOORS)
+    assert kernel.rules["INPUT"] == [tunnel, "-i wan0 -p tcp -m tcp --dport 22 -j ACCEPT", *others]
+    assert kernel.rules["FORWARD"] == ["-j KY-FORWARD"]
+
+
+@pytest.mark.parametrize("chain", ["FORWARD", "INPUT", *skeleton_rules(DOORS)])
+def test_a_rule_that_is_missing_or_too_many_is_noticed(kernel: FakeKernel, chain: str) -> None:
+    _put(kernel)
+    whole = list(kernel.rules[chain])
+    for damaged in (whole[1:], ["-j ACCEPT", *whole]):
+        kernel.rules[chain] = damaged
+        assert skeleton_differences(DOORS, _chains(kernel)) == (chain,)
+    kernel.rules[chain] = whole
+    assert skeleton_differences(DOORS, _chains(kernel)) == ()
+
+
+def test_open_policy_and_missing_policy_chain_are_noticed(kernel: FakeKernel) -> None:
+    _put(kernel)
+    kernel.policies["FORWARD"] = "ACCEPT"
+    del kernel.rules["KY-POLICY"]
+    assert skeleton_differences(DOORS, _chains(kernel)) == ("FORWARD", "KY-POLICY")
+
+
+def test_every_chain_of_input_ends_in_drop() -> None:
+    for chain, rules in skeleton_rules(DOORS).items():
+        if chain.startswith("KY-IN"):
+            assert rules[-1] == "-j DROP"
+
+
+def test_doors_follow_the_listeners() -> None:
+    public = IPv4Address("203.0.113.2")
+    config = Config(
+        web=Web(listen=(Listen(address=SERVICE, port=8443), Listen(address=public, port=9443))),
+        relay=Relay(bounce_listen=Listen(address=IPv4Address("0.0.0.0"), port=25)),
+    )
+    found = doors(config)
+    assert found.site_ports == (25, 587, 8443)
+    assert found.cloud_ports == (25, 587)
+    assert found.public == ((None, 25), (public, 9443))
+    rules = skeleton_rules(found)["KY-IN-INTERNET"]
+    assert "-p tcp -m tcp --dport 25 -j ACCEPT" in rules
+    assert f"-d {public}/32 -p tcp -m tcp --dport 9443 -j ACCEPT" in rules
+    assert not any("8443" in rule for rule in rules)
+
+
+def test_without_public_listeners_the_internet_gets_ike_and_ping_only() -> None:
+    assert doors(Config()).public == ()
+    assert not any("tcp" in rule for rule in skeleton_rules(doors(Config()))["KY-IN-INTERNET"])

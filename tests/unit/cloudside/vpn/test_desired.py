@@ -1,0 +1,78 @@
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from cloudside.config import Config
+from cloudside.errors import KyotenError
+from cloudside.pki import revocation
+from cloudside.registry import policies
+from cloudside.registry.callers import OPERATOR
+from cloudside.registry.database import Database
+from cloudside.vpn import desired
+from rules.evaluate import evaluate
+from rules.model import Packet
+
+NOW = datetime.now(UTC)
+
+
+def _passes(found: desired.Desired, source: str, destination: str, port: int = 80) -> bool:
+    return evaluate(found.rule_set, Packet(ip_address(source), ip_address(destination), 6, port)).allowed
+
+
+def test_registry_gives_prefixes_rules_and_credentials(database: Database, config: Config) -> None:
+    found = desired.read(database, config, now=NOW)
+    assert found.site_prefixes == {
+        "tokyo": ip_network("10.10.1.0/24"),
+        "osaka": ip_network("10.10.2.0/24"),
+        "nagoya": ip_network("10.20.1.0/24"),
+    }
+    assert _passes(found, "10.10.1.5", "10.10.2.5")
+    assert not _passes(found, "10.10.1.5", "10.20.1.5")
+    assert found.credentials is not None
+    assert len(found.credentials.authorities) == 3  # the cloud's and two tenants'
+    assert found.problems == ()
+
+
+def test_revoked_site_leaves_and_its_neighbours_keep_their_grants(database: Database, config: Config) -> None:
+    before = desired.read(database, config, now=NOW).rule_set.fingerprint
+    with database.write() as session:
+        revocation.revoke_site(session, config, OPERATOR, site_id="osaka", now=NOW)
+    found = desired.read(database, config, now=NOW)
+    assert "osaka" not in found.site_prefixes
+    assert found.rule_set.fingerprint != before
+    assert not _passes(found, "10.10.1.5", "10.10.2.5")
+    assert _passes(found, "10.10.1.5", "10.255.0.10")
+    assert [problem.key for problem in found.problems] == ["rules.unknown-name"]
+
+
+def test_broken_policy_of_one_tenant_costs_nobody_else(database: Database, config: Config) -> None:
+    with database.write() as session:
+        policies.add_version(
+            session, OPERATOR, tenant_id="birch", text="tenant: birch\nalow: []\n", file_name="p", author="t", now=NOW
+        )
+    found = desired.read(database, config, now=NOW)
+    assert _passes(found, "10.10.1.5", "10.10.2.5")
+    assert "rules.unknown-key" in {problem.key for problem in found.problems}
+    assert dict(found.problems[0].params)["place"].startswith("p:2")
+
+
+def test_missing_gateway_key_is_a_problem_and_rules_still_come(database: Database, config: Config) -> None:
+    (config.state_directory / "pki" / "gateway-gw1.key").unlink()
+    found = desired.read(database, config, now=NOW)
+    assert found.credentials is None
+    assert [problem.key for problem in found.problems] == ["pki.key-missing"]
+    assert _passes(found, "10.10.1.5", "10.10.2.5")
+
+
+def test_revocation_list_past_its_end_is_told(database: Database, config: Config) -> None:
+    later = NOW + timedelta(days=60)
+    keys = [problem.key for problem in desired.read(database, config, now=later).problems]
+    assert keys.count("vpn.revocation-list-ended") == 4
+
+
+def test_registry_that_is_away_raises_ours(config: Config) -> None:
+    away = Database(f"sqlite:///{config.state_directory / 'nowhere' / 'registry.sqlite'}")
+    with pytest.raises(KyotenError):
+        desired.read(away, config, now=NOW)
+    away.close()

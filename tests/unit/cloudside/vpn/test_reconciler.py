@@ -1,0 +1,242 @@
+"""Passes with a charon, a kernel and a routing table in memory; registry and packet filter text are real."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, ip_network
+from pathlib import Path
+
+import pytest
+
+from cloudside.config import Config
+from cloudside.datapath.dataplane import Dataplane
+from cloudside.datapath.enforcement import Enforcement
+from cloudside.datapath.flows import Flow
+from cloudside.datapath.skeleton import doors
+from cloudside.pki import revocation
+from cloudside.registry import policies
+from cloudside.registry.callers import OPERATOR
+from cloudside.registry.database import Database
+from cloudside.vpn.credentials import CredentialLoader
+from cloudside.vpn.reconciler import Due, Parts, Reconciler
+from cloudside.vpn.reports import Report
+from linux.charon import ChildSa, Connection, IkeSa, SaEvent
+from linux.errors import CharonUnavailableError
+from linux.netfilter import Netfilter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "datapath"))
+from fake_kernel import FakeKernel
+
+NOW = datetime.now(UTC)
+ALL = Due(registry=True, listing=True, kernel=True)
+QUIET = Due(registry=False, listing=False, kernel=False)
+
+
+def _sa(number: int, site: str, prefix: str) -> IkeSa:
+    child = ChildSa("site", "INSTALLED", (ip_network("10.0.0.0/8"),), (ip_network(prefix),), 0, 0, "AES")
+    return IkeSa(number, "sites", "ESTABLISHED", "203.0.113.2", "198.51.100.7", 4500, site, 12, "IKE", (child,))
+
+
+@dataclass
+class _Charon:
+    """charon and its process: SAs that exist until they are terminated; may be dead or hung."""
+
+    alive: bool = True
+    hung: bool = False
+    pid_count: int = 1
+    existing: dict[int, IkeSa] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int | None:
+        return self.pid_count if self.alive else None
+
+    def ensure(self) -> bool:
+        self.alive, self.pid_count = True, self.pid_count + 1
+        self.existing.clear()
+        self.loaded.clear()
+        return True
+
+    def _answer(self) -> None:
+        if self.hung or not self.alive:
+            raise CharonUnavailableError("charon does not answer")
+
+    def sas(self) -> tuple[IkeSa, ...]:
+        self._answer()
+        return tuple(self.existing.values())
+
+    def terminate(self, *, unique_id: int) -> None:
+        self._answer()
+        self.existing.pop(unique_id, None)
+
+    def close(self) -> None:
+        pass
+
+    def load_authority(self, pem: str) -> None:
+        self._answer()
+        self.loaded.append("authority")
+
+    def load_private_key(self, pem: str) -> None:
+        self.loaded.append("key")
+
+    def load_revocation_list(self, der: bytes) -> None:
+        self.loaded.append("list")
+
+    def flush_certificates(self) -> None:
+        self.loaded.append("flush")
+
+    def load_connection(self, name: str, connection: Connection) -> None:
+        self.loaded.append(name)
+
+
+@dataclass
+class _Machine:
+    """Routing and connection table."""
+
+    live: list[IPv4Network] = field(default_factory=list)
+    flows: list[Flow] = field(default_factory=list)
+
+    def follow(self, blocks: object, live: list[IPv4Network]) -> int:
+        self.live = list(live)
+        return 0
+
+    def interfaces(self) -> tuple[()]:
+        return ()
+
+    def list(self) -> Sequence[Flow]:
+        return self.flows
+
+    def end(self, flows: Sequence[Flow]) -> int:
+        self.flows = [flow for flow in self.flows if flow not in flows]
+        return len(flows)
+
+
+@dataclass
+class _Gateway:
+    reconciler: Reconciler
+    charon: _Charon
+    machine: _Machine
+    kernel: FakeKernel
+    enforcement: Enforcement
+
+    def run(self, due: Due = ALL, *events: SaEvent) -> Report:
+        return self.reconciler.run_pass(due, list(events), now=NOW)
+
+
+@pytest.fixture
+def gateway(config: Config, database: Database) -> _Gateway:
+    charon, machine, kernel = _Charon(), _Machine(), FakeKernel()
+    config.runtime_directory.mkdir()
+    enforcement = Enforcement(Netfilter(kernel), doors(config), config.runtime_directory / "record")
+    enforcement.hold()
+    loader = CredentialLoader(charon, config, Dataplane.USERLAND)
+    parts = Parts(database, charon, charon, loader, enforcement, machine, machine, machine)
+    return _Gateway(Reconciler(config, parts, Dataplane.USERLAND, lambda: 0.0), charon, machine, kernel, enforcement)
+
+
+def _keys(report: Report) -> set[str]:
+    return {found.key for found in report.problems}
+
+
+def test_first_pass_brings_rules_credentials_and_routes(gateway: _Gateway) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    report = gateway.run()
+    assert report.rule_set == gateway.enforcement.fingerprint != ""
+    assert "sites" in gateway.charon.loaded
+    assert gateway.machine.live == [ip_network("10.10.1.0/24")]
+    assert report.live is not None
+    assert report.live.keys() == {"tokyo"}
+    assert report.problems == ()
+
+
+def test_event_alone_is_enough_for_a_route(gateway: _Gateway) -> None:
+    gateway.run()
+    gateway.run(QUIET, SaEvent("child", True, _sa(1, "osaka", "10.10.2.0/24")))
+    assert gateway.machine.live == [ip_network("10.10.2.0/24")]
+
+
+def test_registry_that_goes_away_changes_nothing(gateway: _Gateway, config: Config, database: Database) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    before = gateway.run()
+    database.close()
+    registry = config.state_directory / "registry.sqlite"
+    registry.rename(registry.with_name("away"))
+    registry.mkdir()
+    report = gateway.run()
+    assert _keys(report) == {"registry.unavailable"}
+    assert (report.rule_set, report.live) == (before.rule_set, before.live)
+    assert gateway.charon.existing.keys() == {1}
+    registry.rmdir()
+    registry.with_name("away").rename(registry)
+    assert gateway.run().problems == ()
+
+
+def test_failed_apply_keeps_the_old_rules_and_is_tried_again(gateway: _Gateway, database: Database) -> None:
+    before = gateway.run().rule_set
+    with database.write() as session:
+        policies.add_version(
+            session, OPERATOR, tenant_id="acme", text="tenant: acme\nallow: []\n", file_name="p", author="t", now=NOW
+        )
+    gateway.kernel.fail = {"iptables-legacy-restore"}
+    report = gateway.run(Due(registry=True, listing=False, kernel=False))
+    assert report.rule_set == before
+    assert _keys(report) == {"datapath.filter-failed"}
+    report = gateway.run(QUIET)
+    assert report.rule_set not in ("", before)
+    assert report.problems == ()
+
+
+def test_revoked_site_loses_set_tunnel_route_and_flows(gateway: _Gateway, config: Config, database: Database) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24"), 2: _sa(2, "osaka", "10.10.2.0/24")}
+    doomed = Flow(ip_network("10.10.1.0/24")[5], ip_network("10.10.2.0/24")[5], 6, 4000, 80)
+    kept = Flow(ip_network("10.10.1.0/24")[5], ip_network("10.255.0.10/32")[0], 6, 4000, 80)
+    gateway.machine.flows = [doomed, kept]
+    gateway.run()
+    assert gateway.machine.flows == [doomed, kept]
+    gateway.charon.loaded.clear()
+    with database.write() as session:
+        revocation.revoke_site(session, config, OPERATOR, site_id="osaka", now=NOW)
+    report = gateway.run(Due(registry=True, listing=False, kernel=False))
+    assert gateway.kernel.sets["kyoten-sites"][1] == {"10.10.1.0/24", "10.20.1.0/24"}
+    assert gateway.charon.existing.keys() == {1}
+    assert gateway.machine.live == [ip_network("10.10.1.0/24")]
+    assert gateway.machine.flows == [kept]
+    assert "vpn.site-not-admitted" in _keys(report)
+
+
+def test_dead_charon_is_started_and_told_everything(gateway: _Gateway) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    rules = gateway.run().rule_set
+    gateway.charon.alive = False
+    report = gateway.run(QUIET)
+    assert gateway.charon.alive
+    assert "sites" in gateway.charon.loaded
+    assert gateway.machine.live == []
+    assert (report.rule_set, dict(report.live or {})) == (rules, {})
+
+
+def test_hung_charon_is_reported_and_rules_go_on(gateway: _Gateway, database: Database) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    before = gateway.run()
+    gateway.charon.hung = True
+    with database.write() as session:
+        policies.add_version(
+            session, OPERATOR, tenant_id="acme", text="tenant: acme\nallow: []\n", file_name="p", author="t", now=NOW
+        )
+    report = gateway.run()
+    assert _keys(report) == {"vpn.charon-failed"}
+    assert report.rule_set != before.rule_set
+    assert report.live == before.live
+
+
+def test_drift_is_repaired_and_told(gateway: _Gateway) -> None:
+    before = gateway.run().rule_set
+    gateway.kernel.rules["ky1"].insert(0, "-j ACCEPT")
+    gateway.kernel.policies["FORWARD"] = "ACCEPT"
+    report = gateway.run()
+    assert _keys(report) == {"datapath.drift"}
+    assert report.rule_set == before
+    assert gateway.kernel.policies["FORWARD"] == "DROP"
+    assert "-j ACCEPT" not in gateway.kernel.rules["ky2"]
+    assert "ky1" not in gateway.kernel.rules
