@@ -92,6 +92,10 @@ class World:
         """Process id of the gateway's charon."""
         return int((self.config.runtime_directory / "charon" / "charon.pid").read_text())
 
+    def charon_log(self) -> str:
+        """What the gateway's charon has logged so far."""
+        return (self.config.runtime_directory / "charon" / "charon.log").read_text(errors="replace")
+
     def wait_for_tunnels(self, wanted: set[str], *, timeout_s: float) -> float:
         """Wait until these sites' tunnels are up; seconds it took."""
         what = f"tunnels of {', '.join(sorted(wanted))}"
@@ -185,6 +189,8 @@ retry_later_s = 5.0
 hourly_limit_per_site = 20
 
 [alerts]
+# Heartbeats come each second here: a gateway's restart shall not look like four silent sites.
+silent_after_intervals = 30
 staff = ["{mail_hosts.STAFF}"]
 sender = "kyoten@kyoten.example"
 """

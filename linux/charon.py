@@ -107,8 +107,11 @@ class Charon:
         self._command("load-cert", {"type": "X509_CRL", "flag": "NONE", "data": der})
 
     def flush_certificates(self) -> None:
-        """Forget cached peer certificates and verdicts, so that a new CRL counts at once."""
-        self._command("flush-certs", {"type": "X509"})
+        """Forget cached certificates, CRLs and verdicts, so that a new CRL counts at once.
+
+        Without a type: flushing X509 alone leaves the old CRL in the cache, and charon 5.9.8 goes on using it.
+        """
+        self._command("flush-certs")
 
     def initiate(self, connection: str, child: str, *, wait_s: float | None = None) -> None:
         """Start a CHILD_SA (and its IKE_SA). With ``wait_s`` wait for the outcome, at most that long; else return at once."""

@@ -25,16 +25,15 @@ def log_pulled(world: World) -> list[Line]:
 
 def settings_cut_off(world: World) -> list[Line]:
     """A setting that takes the tunnel away is undone by the router itself."""
-    before = world.kyoten_json("site", "show", "nagoya-1")["settings"]["version"]
     start = time.monotonic()
     ended = world.kyoten("site", "set", "nagoya-1", f"tunnel.gateways={NOWHERE}", timeout_s=90, check=False)
     reported_s = time.monotonic() - start
     wait_until("nagoya-1 back", lambda: "nagoya-1" in world.sites_in_charon(), timeout_s=30)
-    shown = world.kyoten_json("site", "show", "nagoya-1")["settings"]
+    newest = world.kyoten_json("site", "show", "nagoya-1")["settings"][0]
     return [
         Line(
             "a settings change that cuts the router off is undone by itself",
-            ended.status != 0 and shown["version"] == before and shown["reverted_version"] == before + 1,
+            ended.status != 0 and newest["state"] == "reverted",
             f"told to use {NOWHERE}; back on its own and reported after {reported_s:.1f} s: {ended.stderr.strip()}",
         )
     ]
@@ -45,13 +44,13 @@ def ssh_into_device(world: World) -> list[Line]:
     host = world.ground.sites["tokyo-1"].controllers["panel"]
     devices.start_ssh(world, "tokyo-1", "panel")
     start = time.monotonic()
-    ended = world.kyoten("ssh", "tokyo-1/panel", "--user", "root", "ip -4 -o addr show eth0", check=False)
+    ended = world.kyoten("ssh", "--user", "root", "tokyo-1/panel", "ip -4 -o addr show eth0", check=False)
     took = time.monotonic() - start
     inside = str(world.ground.sites["tokyo-1"].plan.controllers["panel"])
     router = world.kyoten("ssh", "tokyo-1", "hostname -I", check=False)
     host.processes["sshd"].stop()
     devices.start_ssh(world, "tokyo-1", "panel", pin=False)
-    impostor = world.kyoten("ssh", "tokyo-1/panel", "--user", "root", "true", check=False)
+    impostor = world.kyoten("ssh", "--user", "root", "tokyo-1/panel", "true", check=False)
     return [
         Line(
             "SSH to the router and into a device on its LAN",
