@@ -1,0 +1,82 @@
+"""Uplinks and the routing plan: which line is in use, what must not go into the tunnel."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind
+from router_agent.bundle import Enrolment
+from router_agent.link import uplinks
+from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind
+from router_agent.mapping import plan as planning
+
+KINDS = {"wan0": UplinkKind.WIRED, "wwan0": UplinkKind.MOBILE}
+
+
+def state(name: str, *addresses: str, up: bool = True, carrier: bool = True) -> InterfaceState:
+    return InterfaceState(name, up, carrier, tuple(ip_interface(text) for text in addresses))
+
+
+def default(interface: str, metric: int = 0) -> Route:
+    return Route(ip_network("0.0.0.0/0"), interface, ip_address("192.0.2.1"), metric=metric)
+
+
+WIRED, MOBILE = state("wan0", "192.0.2.9/24"), state("wwan0", "10.64.0.5/30")
+
+
+def test_the_line_whose_default_route_wins_is_in_use() -> None:
+    both = (default("wan0"), default("wwan0", 200))
+    assert uplinks.in_use(KINDS, [WIRED, MOBILE], both) == Uplink(UplinkKind.WIRED, "wan0", ip_address("192.0.2.9"))
+    assert uplinks.in_use(KINDS, [WIRED, MOBILE], both[1:]).kind is UplinkKind.MOBILE
+
+
+@pytest.mark.parametrize(
+    "wired",
+    [state("wan0"), state("wan0", "192.0.2.9/24", carrier=False), state("wan0", "192.0.2.9/24", up=False)],
+)
+def test_a_line_without_carrier_or_address_is_not_in_use(wired: InterfaceState) -> None:
+    routes = (default("wan0"), default("wwan0", 200))
+    assert uplinks.in_use(KINDS, [wired, MOBILE], routes).interface == "wwan0"
+    assert uplinks.in_use(KINDS, [wired], routes[:1]) == NO_UPLINK
+
+
+def test_a_default_route_over_another_interface_is_no_uplink() -> None:
+    assert uplinks.in_use(KINDS, [state("lan0", "192.168.1.1/24")], (default("lan0"),)) == NO_UPLINK
+
+
+@pytest.mark.parametrize("prefer", [UplinkKind.WIRED, UplinkKind.MOBILE])
+def test_the_preferred_lines_route_wins_and_no_route_replaces_the_other(prefer: UplinkKind) -> None:
+    routes = {route.metric: route for route in (default("wan0"), default("wwan0", 20))}
+    for _ in range(2):
+        for change in uplinks.metric_changes(KINDS, tuple(routes.values()), prefer):
+            assert change.wanted.metric not in routes, "would take the other line's route away"
+            routes[change.wanted.metric] = change.wanted
+            del routes[change.found.metric]
+    assert len(routes) == 2
+    assert KINDS[routes[min(routes)].interface or ""] is prefer
+    assert uplinks.metric_changes(KINDS, tuple(routes.values()), prefer) == ()
+
+
+def test_a_single_line_is_left_alone() -> None:
+    assert uplinks.metric_changes(KINDS, (default("wan0", 7),), UplinkKind.MOBILE) == ()
+
+
+def test_the_cloud_is_unreachable_without_a_tunnel_and_never_the_internet(enrolment: Enrolment) -> None:
+    made = planning.plan(enrolment, lan_addresses=(), connected=())
+    assert made.loopback == {ip_interface("10.10.1.1/32")}
+    (route,) = made.routes
+    assert (route.prefix, route.kind, route.table) == (enrolment.reachable, RouteKind.UNREACHABLE, CHARON_TABLE)
+    assert route.metric > 1000
+
+
+def test_lan_and_lines_inside_the_clouds_prefix_stay_out_of_the_tunnel(enrolment: Enrolment) -> None:
+    same = replace(enrolment, lan=enrolment.overlay)
+    made = planning.plan(
+        same,
+        lan_addresses=[ip_interface("10.10.1.1/24")],
+        connected=[ip_network("10.64.0.4/30"), ip_network("192.0.2.0/24")],
+    )
+    assert made.loopback == frozenset()
+    thrown = {str(route.prefix) for route in made.routes if route.kind is RouteKind.THROW}
+    assert thrown == {"10.10.1.0/24", "10.64.0.4/30"}
