@@ -21,13 +21,11 @@ class Cloud(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"KyotenDevice {(PLACE / 'device_id').read_text()}":
             self.reply(403, b"{}")
         elif self.path == "/agent/v1/heartbeat":
-            names = [
-                value for rdn in self.connection.getpeercert()["subject"] for key, value in rdn if key == "commonName"
-            ]
+            subject = dict(pair for part in self.connection.getpeercert()["subject"] for pair in part)
             heard = {
                 "local": self.connection.getsockname()[0],
                 "peer": self.client_address[0],
-                "common_name": names[0],
+                "common_name": subject["commonName"],
                 "document": json.loads(body),
             }
             with (PLACE / "heartbeats.jsonl").open("a") as stream:

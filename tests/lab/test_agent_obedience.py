@@ -60,7 +60,7 @@ def test_settings_that_cut_the_router_off_are_undone_and_not_tried_again(world: 
         "reverted_version": 2,
         "problem": {"key": "agent.settings-cut-off", "params": {"version": 2, "confirm_s": 5}},
     }
-    print(f"reached again {world.wait_carries(20):.1f} s after it was undone")
+    world.wait_carries(20)
     world.wait_heartbeat("through the tunnel", lambda one: one["local"] == SERVICE)
     later = world.wait_heartbeat("the next", lambda one: True)
     assert later["document"]["tunnel"]["up"], "the version that failed is tried again"
@@ -135,7 +135,7 @@ def test_a_wrong_device_id_is_refused_and_told_apart(world: AgentWorld) -> None:
 
     wait_until("the refusal in the agent's status", refused, timeout_s=10)
     (world.cloud / "device_id").write_text(right)
-    world.wait_heartbeat("accepted again", lambda one: not one["document"]["problems"] or True)
+    world.wait_heartbeat("accepted again", lambda one: True)
 
 
 def test_a_full_disk_is_reported_and_starts_no_trial(world: AgentWorld) -> None:

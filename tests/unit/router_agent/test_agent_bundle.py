@@ -1,4 +1,4 @@
-"""The enrolment bundle: what the cloud packs the agent reads; anything else is refused with everything that is wrong."""
+"""The enrolment bundle: what the cloud packs the agent reads; for anything else it says all that is wrong."""
 
 import io
 import json
@@ -67,7 +67,8 @@ def problems(archive: bytes) -> set[tuple[str, str]]:
 def test_what_the_cloud_packs_the_agent_reads() -> None:
     description = cloud_bundle.Description(
         site="tokyo-1", tenant="acme", overlay=ip_network("10.10.1.0/24"), lan=ip_network("192.168.1.0/24"),
-        gateways=("vpn.example", "203.0.113.2"), gateway_identity="vpn.kyoten", service_address=ip_address("10.255.255.1"),
+        gateways=("vpn.example", "203.0.113.2"), gateway_identity="vpn.kyoten",
+        service_address=ip_address("10.255.255.1"),
         reachable=ip_network("10.0.0.0/8"), endpoints=(cloud_bundle.Endpoint(ip_address("10.255.255.1"), 8443, True),),
         endpoint_name="agent.kyoten", heartbeat_s=30,
     )  # fmt: skip
@@ -85,8 +86,9 @@ def test_all_problems_are_told_at_once() -> None:
     del document["endpoints"]
     members = {name: content for name, content in MEMBERS.items() if name != "root.crt"} | {"site.crt": b"nonsense"}
     assert problems(packed(document, members, ("../../etc/passwd",))) == {
-        ("wants-label", "site"), ("wants-prefix", "overlay"), ("wants-seconds", "heartbeat_s"), ("key-unknown", "extra"),
-        ("key-missing", "endpoints"), ("member-missing", "root.crt"), ("member-damaged", "site.crt"),
+        ("wants-label", "site"), ("wants-prefix", "overlay"), ("wants-seconds", "heartbeat_s"),
+        ("key-unknown", "extra"), ("key-missing", "endpoints"), ("member-missing", "root.crt"),
+        ("member-damaged", "site.crt"),
         ("member-unexpected", "../../etc/passwd"),
     }  # fmt: skip
 

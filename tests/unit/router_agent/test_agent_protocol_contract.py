@@ -81,7 +81,8 @@ def test_an_answer_from_a_newer_cloud_is_read() -> None:
         b"", b"{", b"[]", b"null", b"\xff", b'{"protocol": 1}', b'{"protocol": 2, "heartbeat_s": 1}',
         b'{"heartbeat_s": "30"}', b'{"heartbeat_s": true}', b'{"heartbeat_s": NaN}',
         b'{"heartbeat_s": 30, "settings": []}', b'{"heartbeat_s": 30, "settings": {"version": "1"}}',
-        b'{"heartbeat_s": 30, "log_requests": {}}', b'{"heartbeat_s": 30, "log_requests": [{"id": "../x", "lines": 1}]}',
+        b'{"heartbeat_s": 30, "log_requests": {}}',
+        b'{"heartbeat_s": 30, "log_requests": [{"id": "../x", "lines": 1}]}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "", "lines": 1}]}', b"[" * 100_000,
     ],
 )  # fmt: skip
