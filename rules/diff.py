@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rules.compile import RuleSet
 from rules.evaluate import cannot_pass, lineage
@@ -43,9 +44,9 @@ def diff(old: RuleSet | None, new: RuleSet, inventory: Inventory) -> Difference:
         after = _reachable(new, name, particular)
         for destination in sorted(before.keys() | after.keys()):
             was, now = before.get(destination, ()), after.get(destination, ())
-            opened.extend(_rows(new, name, destination, subtracted(now, was)))
+            opened.extend(_rows(new, name, destination, _subtracted(now, was)))
             if old is not None:
-                closed.extend(_rows(old, name, destination, subtracted(was, now)))
+                closed.extend(_rows(old, name, destination, _subtracted(was, now)))
     return Difference(_without_implied(opened, homes), _without_implied(closed, homes))
 
 
@@ -74,18 +75,29 @@ def _reachable(rule_set: RuleSet, name: str, particular: Iterable[str]) -> Mappi
     source = _names(rule_set, name)
     if not source:
         return {}
-    offered: dict[str, list[Service]] = {}
+    offered: dict[str, set[Service]] = {}
     for grant in rule_set.grants_of(one.name for one in source):
         for destination in grant.destinations:
-            offered.setdefault(destination, []).extend(grant.services)
+            offered.setdefault(destination, set()).update(grant.services)
     for device in particular:
         if (endpoint := rule_set.endpoints.get(device)) is not None and endpoint.site in offered:
-            offered.setdefault(device, []).extend(offered[endpoint.site])
+            offered.setdefault(device, set()).update(offered[endpoint.site])
     return {
-        destination: merged(services)
+        destination: _merged(frozenset(services))
         for destination, services in offered.items()
         if cannot_pass(source[0], rule_set.endpoints[destination]) is None
     }
+
+
+# Pairs are many, combinations of services few.
+@lru_cache(maxsize=4096)
+def _merged(services: frozenset[Service]) -> tuple[Service, ...]:
+    return merged(services)
+
+
+@lru_cache(maxsize=4096)
+def _subtracted(services: tuple[Service, ...], taken: tuple[Service, ...]) -> tuple[Service, ...]:
+    return subtracted(services, taken)
 
 
 def _rows(rule_set: RuleSet, source: str, destination: str, services: Iterable[Service]) -> Iterable[Reach]:
@@ -93,7 +105,10 @@ def _rows(rule_set: RuleSet, source: str, destination: str, services: Iterable[S
     return (Reach(source, destination, service) for service in of_family(services, version))
 
 
-def _without_implied(found: Iterable[Reach], homes: Mapping[str, str]) -> tuple[Reach, ...]:
+def _without_implied(found: list[Reach], homes: Mapping[str, str]) -> tuple[Reach, ...]:
+    """Found is in order already: by source, destination, service."""
+    if not any(one.source in homes or one.destination in homes for one in found):
+        return tuple(found)
     every = set(found)
 
     def implied(one: Reach) -> bool:
@@ -104,4 +119,4 @@ def _without_implied(found: Iterable[Reach], homes: Mapping[str, str]) -> tuple[
                     return True
         return False
 
-    return tuple(sorted(one for one in every if not implied(one)))
+    return tuple(one for one in found if not implied(one))

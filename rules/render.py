@@ -51,6 +51,7 @@ class _Writer:
     rule_set: RuleSet
     prefix: str
     networks: dict[str, IPv4Network] = field(init=False)
+    networks_text: dict[str, str] = field(init=False)
     sets: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
     set_text: list[str] = field(default_factory=list)
     chains: dict[str, list[str]] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class _Writer:
             for name, endpoint in sorted(self.rule_set.endpoints.items())
             if isinstance(endpoint.network, IPv4Network)
         }
+        self.networks_text = {name: str(network) for name, network in self.networks.items()}
 
     def rendered(self) -> Rendered:
         names = list(self.chains)
@@ -168,16 +170,18 @@ class _Writer:
         whole: list[str] = []
         ports: list[str] = []
         wide: dict[Service, list[str]] = {}
+        # Destinations are many, what is offered to them is one of a few combinations: each is worked out once.
+        forms: dict[frozenset[Service], _Form] = {}
         for name in sorted(offered.keys() & self.networks.keys()):
-            network = str(self.networks[name])
-            for service in merged(offered[name]):
-                if service.protocol is Protocol.ANY:
-                    whole.append(network)
-                for part in _parts(service):
-                    if _expands(part):
-                        ports.extend(f"{network},{entry}" for entry in _set_entries(part))
-                    else:
-                        wide.setdefault(part, []).append(network)
+            services = frozenset(offered[name])
+            if services not in forms:
+                forms[services] = _form(services)
+            form, network = forms[services], self.networks_text[name]
+            if form.whole:
+                whole.append(network)
+            ports.extend(f"{network},{entry}" for entry in form.entries)
+            for part in form.wide:
+                wide.setdefault(part, []).append(network)
         rules = []
         if whole:
             rules.append(f"-m set --match-set {self._set('n', whole)} dst -j ACCEPT")
@@ -198,6 +202,23 @@ class _Writer:
             self.set_text.append(f"create {name} {_SET_TYPES[kind]} family inet hashsize {size} maxelem {limit}")
             self.set_text.extend(f"add {name} {entry}" for entry in entries)
         return self.sets[kind, entries]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How services are written: ``whole`` for any, ``entries`` for sets with ports, ``wide`` for rules of their own."""
+
+    whole: bool
+    entries: tuple[str, ...]
+    wide: tuple[Service, ...]
+
+
+def _form(services: Iterable[Service]) -> _Form:
+    together = merged(services)
+    parts = [part for service in together for part in _parts(service)]
+    entries = tuple(entry for part in parts if _expands(part) for entry in _set_entries(part))
+    wide = tuple(part for part in parts if not _expands(part))
+    return _Form(any(service.protocol is Protocol.ANY for service in together), entries, wide)
 
 
 def _parts(service: Service) -> Iterable[Service]:

@@ -1,0 +1,97 @@
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Network, ip_network
+
+import pytest
+
+from rules.compile import RuleSet
+from rules.dispatch import LEAF_MAX, STRIDE_BITS, Level, tree
+from rules.model import Endpoint, Kind
+from rules.render import Rendered, render
+
+Decide = Callable[[str], RuleSet]
+
+
+def _render(rule_set: RuleSet, version: int = 1) -> Rendered:
+    return render(rule_set, version=version, tunnel_interface="ipsec0", cloud_interface="lan0")
+
+
+def test_everything_ends_in_a_drop_and_every_name_is_the_versions_own(decide: Decide) -> None:
+    rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: [ssh, tcp/1-9999, any]}]"), 10**15 - 1)
+    last = {line.split()[1]: line for line in rendered.chains.splitlines() if line.startswith("-A")}
+    assert set(last) == set(rendered.chain_names)
+    assert all(line.endswith("-j DROP") for line in last.values())
+    assert all(name.startswith("ky999999999999999") and len(name) <= 28 for name in rendered.chain_names)
+    assert all(name.startswith("ky999999999999999") and len(name) <= 31 for name in rendered.set_names)
+    with pytest.raises(ValueError, match="does not fit"):
+        _render(decide(""), 10**15)
+
+
+def test_an_empty_policy_accepts_nothing(decide: Decide) -> None:
+    rendered = _render(decide(""))
+    assert "ACCEPT" not in rendered.chains
+    assert rendered.chains.startswith("*filter\n")
+    assert rendered.chains.endswith("COMMIT\n")
+
+
+def test_sources_with_equal_policy_share_chain_and_sets(decide: Decide) -> None:
+    rendered = _render(decide("allow: [{from: [tokyo-1, osaka-1], to: [web, db], services: ssh}]"))
+    assert rendered.chains.count("-j ACCEPT") == 1
+    assert sum(line.endswith(",tcp:22") for line in rendered.sets.splitlines()) == 2
+
+
+def test_wide_ranges_are_compared_and_narrow_ones_listed(decide: Decide) -> None:
+    rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: [tcp/1-60000, udp/5-7, icmp/8, icmp/255]}]"))
+    assert "-p tcp -m tcp --dport 1:60000 -m set" in rendered.chains
+    assert "-p icmp -m icmp --icmp-type 8 -m set" in rendered.chains
+    # To iptables type 255 means any type: it may never be written.
+    assert "--icmp-type 255" not in rendered.chains
+    assert "icmp:255/255" in rendered.sets
+    assert "udp:6" in rendered.sets
+    assert rendered.sets.count("\n") < 300
+
+
+def test_ipv6_members_are_left_out_and_told(decide: Decide) -> None:
+    rule_set = decide("allow: [{from: tokyo-1, to: web, services: ssh}]")
+    six = Endpoint("six", Kind.SITE, "acme", ip_network("fd00:1::/64"), "six")
+    rendered = _render(replace(rule_set, endpoints=dict(rule_set.endpoints) | {"six": six}))
+    assert [(problem.kind, problem.params["name"]) for problem in rendered.problems] == [
+        ("rules.ipv6-not-rendered", "six")
+    ]
+    assert "fd00" not in rendered.sets + rendered.chains
+    assert rendered.chains == _render(rule_set).chains
+
+
+def _walk(level: Level[int], address: IPv4Network) -> tuple[int | None, int]:
+    """The target of the address, and how many prefixes were compared."""
+    compared = 0
+    for network, target in level.cases:
+        compared += 1
+        if address.subnet_of(network):
+            if isinstance(target, Level):
+                found, more = _walk(target, address)
+                return found, compared + more
+            return target, compared
+    return None, compared
+
+
+def test_the_prefix_tree_finds_each_of_10_000_sites_in_few_steps() -> None:
+    networks = [ip_network((0x0A000000 + number * 256 * (1 + number % 3 * 7), 24)) for number in range(10_000)]
+    networks = sorted(set(networks))
+    root = tree((network, number) for number, network in enumerate(networks))
+    assert len(root.cases) <= max(LEAF_MAX, 2**STRIDE_BITS)
+    worst = 0
+    for number, network in enumerate(networks):
+        found, compared = _walk(root, IPv4Network(network[7]))
+        assert found == number
+        worst = max(worst, compared)
+    assert worst <= 60
+    assert _walk(root, ip_network("11.0.0.0/32"))[0] is None
+
+
+def test_networks_of_unequal_length_in_one_tree() -> None:
+    texts = ["0.0.0.0/1", "128.0.0.0/8", "129.0.0.0/32", "129.0.0.1/32", *(f"200.0.{n}.0/24" for n in range(20))]
+    networks = [ip_network(text) for text in texts]
+    root = tree((network, number) for number, network in enumerate(reversed(networks)))
+    for number, network in enumerate(reversed(networks)):
+        assert _walk(root, IPv4Network(network[-1]))[0] == number
