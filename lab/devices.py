@@ -1,5 +1,7 @@
 """Equipment on a LAN that offers SSH: a real sshd on a controller, its host key pinned in the registry or not."""
 
+from pathlib import Path
+
 from cloudside.pki.store import KeyStore
 from cloudside.registry import devices
 from cloudside.registry.callers import OPERATOR
@@ -7,6 +9,11 @@ from cloudside.registry.database import Database
 from lab.network import Process, wait_until
 from lab.world import World
 from linux.runner import SubprocessRunner
+
+
+def operator_key(world: World) -> Path:
+    """The operators' SSH key, which routers accept and these devices do too."""
+    return KeyStore(world.config.state_directory).operator_key_path()
 
 
 def start_ssh(world: World, site: str, device: str, *, pin: bool = True) -> Process:
@@ -21,9 +28,9 @@ def start_ssh(world: World, site: str, device: str, *, pin: bool = True) -> Proc
     key = directory / "ssh_host_ed25519_key"
     key.unlink(missing_ok=True)
     runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", device, "-f", str(key)], stdin="y\n")
-    operator_key = KeyStore(world.config.state_directory).operator_key_path()
+    login = operator_key(world)
     authorized = directory / "authorized_keys"
-    authorized.write_bytes(operator_key.with_name(f"{operator_key.name}.pub").read_bytes())
+    authorized.write_bytes(login.with_name(f"{login.name}.pub").read_bytes())
     configuration = directory / "sshd_config"
     configuration.write_text(
         f"HostKey {key}\nAuthorizedKeysFile {authorized}\nPidFile none\nUsePAM no\nStrictModes no\n"

@@ -75,7 +75,8 @@ class MailboxHost:
     def messages(self, known: str) -> list[Message]:
         """What lies in the mailbox of an address, in the order of delivery."""
         place = self.directory / "mailboxes" / known
-        if not place.exists():
+        # Postfix makes the Maildir at the first delivery, one folder after the other.
+        if not all((place / part).exists() for part in ("cur", "new", "tmp")):
             return []
         found = mailbox.Maildir(str(place), create=False)
         return [found[key] for key in sorted(found.keys())]

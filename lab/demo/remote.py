@@ -43,19 +43,20 @@ def ssh_into_device(world: World) -> list[Line]:
     """`kyoten ssh SITE/DEVICE COMMAND`, host key pinned; then the same device with another key is refused."""
     host = world.ground.sites["tokyo-1"].controllers["panel"]
     devices.start_ssh(world, "tokyo-1", "panel")
+    login = ("ssh", "--user", "root", "--identity", str(devices.operator_key(world)), "tokyo-1/panel")
     start = time.monotonic()
-    ended = world.kyoten("ssh", "--user", "root", "tokyo-1/panel", "ip -4 -o addr show eth0", check=False)
+    ended = world.kyoten(*login, "ip -4 -o addr show eth0", check=False)
     took = time.monotonic() - start
     inside = str(world.ground.sites["tokyo-1"].plan.controllers["panel"])
     router = world.kyoten("ssh", "tokyo-1", "hostname -I", check=False)
     host.processes["sshd"].stop()
     devices.start_ssh(world, "tokyo-1", "panel", pin=False)
-    impostor = world.kyoten("ssh", "--user", "root", "tokyo-1/panel", "true", check=False)
+    impostor = world.kyoten(*login, "true", check=False)
     return [
         Line(
             "SSH to the router and into a device on its LAN",
             ended.status == 0 and inside in ended.stdout and router.status == 0,
-            f"the device says it is {inside}, after {took:.1f} s; {ended.stderr.strip()}{router.stderr.strip()}",
+            f"the device's own address there is {inside}; {took:.1f} s. {ended.stderr.strip()}{router.stderr.strip()}",
         ),
         Line(
             "a device with another host key is refused",
