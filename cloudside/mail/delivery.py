@@ -141,7 +141,13 @@ class Delivery:
 
     async def _deliver(self, attempt: Attempt) -> None:
         await asyncio.sleep(self._pacer.delay_s(time.monotonic()))
-        outcome = await self._transact(attempt)
+        try:
+            outcome = await self._transact(attempt)
+        except (
+            Exception
+        ) as error:  # a bug met by one mail: it counts as its failure, so it ends in a report, not in limbo
+            log.error("delivery-fault", message=shown_id(attempt.original.id), exc_info=error)
+            outcome = Outcome(Verdict.TEMPORARY, type(error).__name__)
         self._learn(outcome)
         log.info(
             "mail-attempt",
@@ -150,7 +156,15 @@ class Delivery:
             verdict=outcome.verdict,
             reply=outcome.reply,
         )
-        await self._record(attempt, outcome)
+        while True:
+            try:
+                await self._record(attempt, outcome)
+            except UnavailableError as error:
+                # A full disk, say. What happened to the mail is known here only: keep it until it can be written.
+                log.error("outcome-not-recorded", message=shown_id(attempt.original.id), reason=error.key)
+                await asyncio.sleep(POLL_S)
+            else:
+                return
 
     def _learn(self, outcome: Outcome) -> None:
         """What one outcome says about the smarthost as a whole."""

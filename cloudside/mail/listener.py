@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
@@ -297,8 +298,6 @@ class SubmissionHandler(SiteHandler):
         self._throttle = throttle
         self._failure_delay_s = failure_delay_s
         self._hasher = PasswordHasher()
-        # Unknown users cost the same time as known ones, so that answers do not tell which exist.
-        self._nobody = self._hasher.hash(secrets.token_hex(16))
         # argon2id takes 64 MiB each: two at a time bound memory and leave the machine to the mail.
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="mail-login")
 
@@ -319,7 +318,7 @@ class SubmissionHandler(SiteHandler):
             credential = self._reception.directory.snapshot.credentials.get(user)
         except UnavailableError:
             return AuthResult(success=False, handled=False, message="454 4.3.0 Users cannot be checked now, try later")
-        stored = credential.password_hash if credential is not None else self._nobody
+        stored = credential.password_hash if credential is not None else _nobodys_hash()
         loop = asyncio.get_running_loop()
         matches = await loop.run_in_executor(self._threads, self._matches, stored, given.password)
         if credential is None or not matches:
@@ -335,6 +334,12 @@ class SubmissionHandler(SiteHandler):
             return self._hasher.verify(stored, password)
         except (VerificationError, InvalidHashError):
             return False
+
+
+@cache
+def _nobodys_hash() -> str:
+    """Unknown users are checked against this, so that the time of an answer does not tell which exist."""
+    return PasswordHasher().hash(secrets.token_hex(16))
 
 
 def starttls_context(certificate: str, key: str) -> ssl.SSLContext:

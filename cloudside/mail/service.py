@@ -89,11 +89,16 @@ async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = Non
         )
         reception = Reception(queue, directory, relay.host_name, relay.bounce_domain, delivery.wake)
         bounces = BounceHandler(queue, key, relay.bounce_domain, voice, delivery.wake)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(delivery.run(stop))
-            tasks.create_task(watch.run(stop, lambda: datetime.now(UTC)))
-            for listener in _listeners(config, reception, bounces, tls):
-                tasks.create_task(listener(stop))
+        listeners = _listeners(config, reception, bounces, tls)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(delivery.run(stop))
+                tasks.create_task(watch.run(stop, lambda: datetime.now(UTC)))
+                for listener in listeners:
+                    tasks.create_task(listener(stop))
+        except BaseExceptionGroup as group:
+            ours = group.subgroup(KyotenError)
+            raise ours.exceptions[0] if ours is not None else group from None
     finally:
         database.close()
         queue.close()
@@ -177,12 +182,14 @@ async def _serve(
     if server is None:
         return
     log.info("listening", listener=name, address=str(listen.address), port=listen.port)
-    await stop.wait()
-    server.close()
-    for connection in list(connections):
-        connection.abort()
-    if isinstance(handler, SubmissionHandler):
-        handler.close()
+    try:
+        await stop.wait()
+    finally:
+        server.close()
+        for connection in list(connections):
+            connection.abort()
+        if isinstance(handler, SubmissionHandler):
+            handler.close()
 
 
 def _smarthost(config: Config) -> Smarthost:

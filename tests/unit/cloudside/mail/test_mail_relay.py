@@ -10,7 +10,11 @@ import aiosmtplib
 import pytest
 from sqlalchemy import select
 
-from cloudside.mail import view
+from cloudside.config import Listen
+from cloudside.errors import ConfigurationError
+from cloudside.mail import delivery, service, view
+from cloudside.mail.queue import Queue
+from cloudside.mail.storage import StorageFullError
 from cloudside.registry.tables import Incident, Site
 
 SENDER, RECIPIENT = "plc@site.test", "ops@customer.test"
@@ -341,3 +345,27 @@ async def test_mail_below_the_limit_raises_nothing(world, mail):
         await world.smarthost.wait(5)
         await asyncio.sleep(1.2)
     assert not incidents(world)
+
+
+async def test_an_outcome_that_cannot_be_written_is_kept_until_it_can(world, mail, monkeypatch):
+    failures = [StorageFullError("mail.disk-full", path="x")] * 2
+    really = Queue.delivered
+
+    async def delivered(queue, attempt, now, reply):
+        if failures:
+            raise failures.pop()
+        await really(queue, attempt, now, reply)
+
+    monkeypatch.setattr(Queue, "delivered", delivered)
+    monkeypatch.setattr(delivery, "POLL_S", 0.05)
+    async with world.relay():
+        await send(world, mail())
+        await state_of(world, "delivered")
+    assert not failures and len(world.smarthost.taken) == 1
+
+
+async def test_a_port_that_may_not_be_used_is_a_configuration_error(world):
+    elsewhere = Listen.model_construct(address="203.0.113.256", port=25)
+    with pytest.raises(ConfigurationError) as error:
+        await service.run(world.changed(site_listen=elsewhere).config, asyncio.Event())
+    assert error.value.key == "mail.cannot-listen"
