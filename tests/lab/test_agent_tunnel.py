@@ -3,15 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from agent_world import GATEWAY, ROUTER, SERVICE, SITE, WAN, AgentWorld, build
 
 from lab.network import wait_until
-
-#: pytest's record_property: figures go to the report (--junit-xml).
-Recorder = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +64,7 @@ def _connects(world: AgentWorld, host: str, target: str, port: int) -> bool:
     return world.network.hosts[host].run(["python3", "-c", script], check=False).status == 0
 
 
-def test_a_gateway_killed_and_restarted_is_found_again(world: AgentWorld, record_property: Recorder) -> None:
+def test_a_gateway_killed_and_restarted_is_found_again(world: AgentWorld) -> None:
     world.kill_gateway()
     began = time.monotonic()
     heard = world.wait_heartbeat("tunnel down, told past it", lambda one: not one["document"]["tunnel"]["up"])
@@ -76,15 +73,13 @@ def test_a_gateway_killed_and_restarted_is_found_again(world: AgentWorld, record
     noticed = time.monotonic() - began
     world.start_gateway()
     back = world.wait_carries(30)
-    record_property("noticed_s", round(noticed, 1))
-    record_property("back_s", round(back, 1))
     assert noticed < 15
     assert back < 15
 
 
-def test_a_new_address_of_the_line_does_not_end_the_tunnel(world: AgentWorld, record_property: Recorder) -> None:
+def test_a_new_address_of_the_line_does_not_end_the_tunnel(world: AgentWorld) -> None:
     move(world, "198.51.100.77")
-    record_property("back_s", round(world.wait_carries(30), 1))
+    assert world.wait_carries(30) < 15
     world.wait_heartbeat("the new address", lambda one: one["document"]["uplink"]["address"] == "198.51.100.77")
     move(world, WAN)
     world.wait_carries(30)
@@ -112,9 +107,9 @@ def test_an_agent_that_is_killed_leaves_its_tunnel_to_the_next_one(world: AgentW
     world.wait_heartbeat("the third agent", lambda one: one["document"]["tunnel"]["up"])
 
 
-def test_a_charon_that_dies_is_started_again(world: AgentWorld, record_property: Recorder) -> None:
+def test_a_charon_that_dies_is_started_again(world: AgentWorld) -> None:
     pid = world.charon_pid()
     os.kill(pid, signal.SIGKILL)
     wait_until("another charon", lambda: world.charon_pid() != pid, timeout_s=10)
-    record_property("back_s", round(world.wait_carries(30), 1))
+    assert world.wait_carries(30) < 15
     world.wait_heartbeat("tunnel up again", lambda one: one["document"]["tunnel"]["up"] and one["local"] == SERVICE)
