@@ -22,6 +22,8 @@ from cloudside.errors import UnavailableError
 _CHUNK_BYTES = 32_768
 #: Seconds between looks at a channel that shows no sign.
 _LOOK_S = 0.5
+#: What paramiko raises when the far side goes away, by where it notices.
+_BROKEN = (paramiko.SSHException, EOFError, OSError)
 #: paramiko's exit status when the connection ended before the far side said one.
 _NO_STATUS = -1
 
@@ -42,8 +44,8 @@ def run_command(
     try:
         channel = transport.open_session(timeout=15)
         channel.exec_command(command[0] if len(command) == 1 else join(command))
-    except paramiko.SSHException as error:
-        raise UnavailableError("access.no-ssh", target=name, reason=str(error)) from None
+    except _BROKEN as error:
+        raise UnavailableError("access.broke-off", target=name) from error
     return _pump(channel, name, stdin, stdout, stderr)
 
 
@@ -54,8 +56,8 @@ def run_shell(transport: paramiko.Transport, name: str) -> int:
         channel = transport.open_session(timeout=15)
         channel.get_pty(os.environ.get("TERM", "xterm"), size.columns, size.lines)
         channel.invoke_shell()
-    except paramiko.SSHException as error:
-        raise UnavailableError("access.no-ssh", target=name, reason=str(error)) from None
+    except _BROKEN as error:
+        raise UnavailableError("access.broke-off", target=name) from error
     with _raw_terminal(channel):
         return _pump(channel, name, sys.stdin.fileno(), sys.stdout.buffer, sys.stderr.buffer)
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from cloudside.errors import InputErrors, KyotenError
+from cloudside.errors import InputError, InputErrors, KyotenError
 from cloudside.messages import error_text, text
 
 #: Exit status of a bug of ours.
@@ -32,10 +32,10 @@ def report(error: KyotenError, *, as_json: bool) -> int:
 
 def report_usage(message: str, *, as_json: bool, status: int) -> int:
     """A command line that cannot be read. A command that needs another word after it answers with its help."""
-    if as_json:
-        _write(json.dumps({"error": {"key": "cli.usage", "params": {}, "text": message}}, ensure_ascii=False))
+    if not as_json and message.startswith("Usage:"):
+        _write(message)
     else:
-        _write(message if message.startswith("Usage:") else f"{text('cli.error')}: {message}")
+        report(InputError("cli.usage", message=message.rstrip(".")), as_json=as_json)
     return status
 
 

@@ -3,10 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from cloudside.cli import (
     daemons,
@@ -81,9 +83,8 @@ def root(
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status: 0 done, 1 our bug, 2 input, 3 refused, 4 configuration, 5 not now."""
     as_json = _asks_for_json(arguments)
-    command = typer.main.get_command(app)
     try:
-        status = command.main(list(arguments) or ["--help"], prog_name="kyoten", standalone_mode=False)
+        status = _command().main(list(arguments) or ["--help"], prog_name="kyoten", standalone_mode=False)
     except KyotenError as error:
         return errors.report(error, as_json=as_json)
     except typer.TyperException as error:
@@ -102,6 +103,14 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """The entry point."""
     sys.exit(run(sys.argv[1:]))
+
+
+@cache
+def _command() -> TyperGroup:
+    command = typer.main.get_command(app)
+    if not isinstance(command, TyperGroup):
+        raise TypeError("the command tree has no commands")
+    return command
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:

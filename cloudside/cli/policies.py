@@ -253,7 +253,7 @@ def _placed(problem: "Problem") -> InputError:
     # A problem without a place lies in the registry.
     key = "cli.policy-problem" if problem.place else "cli.inventory-problem"
     words = text(problem.kind, problem.params)
-    place = {"file": problem.file, "line": problem.line, "column": problem.column}
+    place: dict[str, str | int | float] = {"file": problem.file, "line": problem.line, "column": problem.column}
     return InputError(key, place=problem.place, problem=words, kind=problem.kind, **place)
 
 

@@ -1,0 +1,236 @@
+"""Tenants, sites, devices, servers, logins, incidents: right input, wrong input, another tenant's."""
+
+import io
+import re
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudside.pki.ssh_keys import make_pair
+from cloudside.registry import credentials
+from cloudside.registry.callers import OPERATOR
+from cloudside.registry.database import Database, Doorbell
+from cloudside.registry.tables import Incident
+
+Kyoten = Callable[..., Any]
+
+
+def test_a_tenant_and_a_site_get_their_prefixes(kyoten: Kyoten) -> None:
+    block = kyoten("tenant", "add", "acme", "--json").document["block"]
+    added = kyoten("site", "add", "tokyo-1", "--tenant", "acme", "--lan", "192.168.1.0/24", "--json").document
+    assert block == "10.0.0.0/16"
+    assert (added["overlay"], added["lan"]) == ("10.0.0.0/24", "192.168.1.0/24")
+    assert "tokyo-1" in kyoten("site", "list").out
+
+
+def test_a_sentence_for_people(kyoten: Kyoten) -> None:
+    assert kyoten("tenant", "add", "acme").out == "Tenant acme has the block 10.0.0.0/16.\n"
+
+
+def test_a_japanese_terminal_is_spoken_to_in_japanese(kyoten: Kyoten, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANG", "ja_JP.UTF-8")
+    assert "テナント acme" in kyoten("tenant", "add", "acme").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("site", "add", "tokyo-1", "--tenant", "acme"), "registry.site-exists"),
+        (("site", "add", "Tokyo_2", "--tenant", "acme"), "registry.bad-site-name"),
+        (("site", "add", "tokyo-2"), "cli.tenant-wanted"),
+        (("site", "add", "tokyo-2", "--tenant", "acne"), "registry.unknown-tenant"),
+        (("site", "add", "tokyo-2", "--tenant", "acme", "--overlay", "10.0.0.0/24"), "registry.overlay-overlaps"),
+        (("site", "add", "tokyo-2", "--tenant", "acme", "--overlay", "10.0.0.1/24"), "registry.prefix-host-bits"),
+        (("site", "show", "tokio-1"), "registry.unknown-site"),
+        (("site", "phase", "tokyo-1", "done"), "registry.bad-phase"),
+        (("site", "set", "tokyo-1"), "cli.nothing-to-set"),
+        (("site", "set", "tokyo-1", "log.levle=debug"), "fleet.unknown-setting"),
+        (("tenant", "add", "acme"), "registry.tenant-exists"),
+        (("tenant", "show", "acne"), "registry.unknown-tenant"),
+        (("device", "add", "tokyo-1", "192.168.1.21"), "cli.device-wanted"),
+        (("device", "add", "tokyo-1/hmi", "192.168.2.21"), "registry.device-outside-lan"),
+        (("device", "add", "tokyo-1/hmi", "192.168.1.20"), "registry.device-address-used"),
+        (("device", "set-host-key", "tokyo-1/plc", "ssh-ed25519", "nonsense"), "registry.bad-host-key"),
+        (("server", "add", "db", "10.0.0.9"), "registry.server-in-block"),
+        (("server", "add", "db", "10.255.255.1"), "registry.server-address-reserved"),
+        (("incident", "ack", "12"), "registry.unknown-incident"),
+        (("logs", "tokyo-1", "--lines", "0"), "registry.bad-log-lines"),
+        (("serve", "--without", "relays"), "cli.unknown-daemon"),
+    ],
+)
+def test_wrong_input_is_named_and_exits_2(world: Kyoten, arguments: tuple[str, ...], key: str) -> None:
+    result = world(*arguments, "--json", status=2) if arguments[0] != "serve" else world("--json", *arguments, status=2)
+    assert result.error["key"] == key
+    assert not re.search(r"[{}]", result.error["text"])  # every parameter is filled in
+    assert result.out == ""
+
+
+def test_an_unknown_name_comes_with_the_closest(world: Kyoten) -> None:
+    assert "tokyo-1" in world("site", "show", "tokio-1", status=2).err
+
+
+def test_a_usage_error_is_an_error_for_programs_too(kyoten: Kyoten) -> None:
+    assert kyoten("--json", "site", "add", status=2).error["key"] == "cli.usage"
+    assert kyoten("frobnicate", status=2).err.startswith("error: ")
+
+
+def test_a_missing_registry_is_told_with_the_remedy(kyoten: Kyoten, tmp_path: Path) -> None:
+    (tmp_path / "state" / "registry.sqlite").unlink()
+    assert "kyoten init" in kyoten("status", status=4).err
+
+
+def test_a_locked_registry_is_told(world: Kyoten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    monkeypatch.setattr("cloudside.registry.database.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(Database.__init__, "__kwdefaults__", {"lock_wait_s": 0.1})
+    locker = sqlite3.connect(tmp_path / "state" / "registry.sqlite", isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    assert world("tenant", "add", "cedar", "--json", status=5).error["key"] == "registry.unavailable"
+    locker.close()
+    world("tenant", "add", "cedar")
+
+
+def test_a_wrong_configuration_names_the_key(kyoten: Kyoten, tmp_path: Path) -> None:
+    (tmp_path / "kyoten.toml").write_text("[gatewy]\n")
+    assert "gatewy" in kyoten("status", status=4).err
+
+
+def test_a_bug_is_one_sentence_and_a_file(kyoten: Kyoten, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("the secret")
+
+    monkeypatch.setattr("cloudside.registry.tenants.every", broken)
+    shown = kyoten("tenant", "list", status=1).err
+    assert "Traceback" not in shown and "the secret" not in shown
+    path = Path(str(re.search(r"(/\S+\.log)", shown)[1]))  # type: ignore[index]
+    assert "ZeroDivisionError: the secret" in path.read_text()
+    path.unlink()
+
+
+def test_initialising_again_changes_nothing(kyoten: Kyoten) -> None:
+    assert kyoten("init", "--json").document["made"] == []
+
+
+def test_an_enrolment_is_a_bundle_that_is_not_written_over(world: Kyoten, tmp_path: Path) -> None:
+    made = world("site", "enroll", "tokyo-1", "--json").document
+    bundle = tmp_path / made["bundle"]
+    assert bundle.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(bundle) as archive:
+        assert "site.key" in archive.getnames()
+    assert world("site", "enroll", "tokyo-1", "--json", status=2).error["key"] == "pki.output-exists"
+    assert world("site", "enroll", "tokyo-1", "--force", "--json").document["certificates_revoked"] == 1
+    assert world("site", "show", "tokyo-1", "--json").document["host_key"].startswith("ssh-ed25519 ")
+
+
+def test_a_revoked_site_is_revoked_after_a_question(
+    world: Kyoten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world("site", "enroll", "tokyo-1")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    world("site", "revoke", "tokyo-1", status=130)
+    assert world("site", "show", "tokyo-1", "--json").document["revoked"] is None
+    with Doorbell(tmp_path, "gateway").listen() as bell:
+        bell.setblocking(False)
+        world("site", "revoke", "tokyo-1", "--yes")
+        assert bell.recv(1) == b"\0"
+    assert world("site", "enroll", "tokyo-1", "--force", "--json", status=3).error["key"] == "pki.site-revoked"
+
+
+def test_reading_rings_no_bell(world: Kyoten, tmp_path: Path) -> None:
+    with Doorbell(tmp_path, "gateway").listen() as bell:
+        bell.setblocking(False)
+        world("status")
+        with pytest.raises(BlockingIOError):
+            bell.recv(1)
+
+
+def test_a_host_key_is_pinned_from_standard_input(world: Kyoten, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = make_pair("plc").public
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n"))
+    world("device", "set-host-key", "tokyo-1/plc")
+    shown = world("device", "list", "tokyo-1", "--json").document["devices"]
+    assert [(row["device"], row["host_key"]) for row in shown] == [("tokyo-1/plc", line)]
+
+
+def test_a_mail_login_is_kept_as_a_hash(world: Kyoten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a long enough password\n"))
+    world("smtp", "add-user", "tokyo-1", "tokyo-mail")
+    database = Database(f"sqlite:///{tmp_path / 'state' / 'registry.sqlite'}")
+    with database.read() as session:
+        kept = credentials.usable(session, OPERATOR, "tokyo-mail")
+    database.close()
+    assert kept is not None and kept.password_hash.startswith("$argon2id$")
+    assert credentials.proves_password(kept, "a long enough password")
+    world("smtp", "revoke-user", "tokyo-mail")
+    assert world("smtp", "list", "tokyo-1", "--json").document["smtp-users"][0]["revoked"] is not None
+
+
+def test_a_short_password_is_refused_and_not_repeated(world: Kyoten, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hunter2\n"))
+    assert "hunter2" not in world("smtp", "add-user", "tokyo-1", "m", status=2).err
+
+
+def test_an_incident_is_listed_and_acknowledged_once(world: Kyoten, tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'state' / 'registry.sqlite'}")
+    with database.write() as session:
+        for subject in ("tokyo-1", "kobe-1"):
+            session.add(
+                Incident(
+                    kind="site-silent",
+                    subject=subject,
+                    open_key=f"site-silent/{subject}",
+                    params={},
+                    opened_at=datetime(2026, 11, 21, tzinfo=UTC),
+                )
+            )
+    database.close()
+    shown = world("incident", "list", "--json").document["incidents"]
+    assert [row["subject"] for row in shown] == ["kobe-1", "tokyo-1"]
+    world("incident", "ack", "1")
+    assert world("incident", "list", "--json").document["incidents"][1]["acknowledged_by"] == "alice"
+    theirs = world("--tenant", "birch", "incident", "list", "--json").document["incidents"]
+    assert [row["subject"] for row in theirs] == ["kobe-1"]
+    assert (
+        world("--tenant", "birch", "incident", "ack", "1", "--json", status=2).error["key"]
+        == "registry.unknown-incident"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("site", "show", "tokyo-1"),
+        ("site", "phase", "tokyo-1", "retired"),
+        ("site", "set", "tokyo-1", "log.level=debug", "--no-wait"),
+        ("site", "enroll", "tokyo-1"),
+        ("site", "revoke", "tokyo-1", "--yes"),
+        ("site", "add", "tokyo-9", "--tenant", "acme"),
+        ("device", "list", "tokyo-1"),
+        ("device", "remove", "tokyo-1/plc"),
+        ("device", "add", "tokyo-1/hmi", "192.168.1.30"),
+        ("status", "tokyo-1"),
+        ("logs", "tokyo-1"),
+        ("ssh", "tokyo-1", "true"),
+        ("ssh", "--user", "x", "tokyo-1/plc", "true"),
+        ("policy", "history", "acme"),
+        ("policy", "show", "acme"),
+        ("tenant", "show", "acme"),
+        ("why", "tokyo-1", "web", "ping"),
+    ],
+)
+def test_another_tenants_things_do_not_exist(world: Kyoten, arguments: tuple[str, ...]) -> None:
+    refused = world("--tenant", "birch", *arguments, status=2).err
+    assert "no" in refused.lower() and "osaka-1" not in refused
+
+
+def test_a_tenants_administrator_sees_their_own_and_gives_out_nothing(world: Kyoten) -> None:
+    shown = world("--tenant", "birch", "site", "list", "--json").document["sites"]
+    assert [row["site"] for row in shown] == ["kobe-1", "nagoya-1"]
+    world("--tenant", "birch", "site", "add", "sapporo-1")
+    for arguments in (("tenant", "add", "cedar"), ("server", "add", "db", "10.255.0.20"), ("server", "remove", "web")):
+        assert world("--tenant", "birch", *arguments, "--json", status=3).error["key"] == "registry.operators-only"
