@@ -3,57 +3,14 @@
 import sys
 import time
 import traceback
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lab import box, topology
-from lab.demo import mail, matrix, reachability, recovery, remote
 from lab.demo.report import Line, print_page
+from lab.demo.steps import STEPS, Step, start
 from lab.world import World, build
-
-Step = Callable[[World], list[Line]]
-
-#: In this order: what takes a site away comes last.
-STEPS: tuple[tuple[str, Step], ...] = (
-    ("the status", remote.status_in_words),
-    ("every pair of hosts", reachability.every_pair),
-    ("two equal LANs", reachability.equal_lans),
-    ("a forged source", reachability.forged_source),
-    ("a stolen subnet", reachability.stolen_subnet),
-    ("a mail delivered", mail.delivered),
-    ("a bounce returned", mail.bounced),
-    ("a flood alarmed once", mail.flood),
-    ("a log pulled", remote.log_pulled),
-    ("SSH into a device", remote.ssh_into_device),
-    ("the mobile line", remote.mobile_line),
-    ("a setting that cuts off", remote.settings_cut_off),
-    ("the gateway killed", recovery.gateway_killed),
-    ("a site revoked", reachability.revoked_site),
-)
-
-
-def _start(world: World, console: Console) -> list[Line]:
-    """Bring everything up; the first line of the page."""
-    matrix.start_responders(world)
-    mail.start_hosts(world)
-    start = time.monotonic()
-    world.start_cloud()
-    for site in world.ground.sites:
-        world.start_agent(site)
-    up_s = world.wait_for_tunnels(set(world.ground.sites), timeout_s=60)
-    ready_s = world.wait_until_served(timeout_s=30)
-    total = time.monotonic() - start
-    console.log(f"daemons started; tunnels up after {up_s:.1f} s, every service answers after {total:.1f} s")
-    return [
-        Line(
-            "every tunnel up",
-            ready_s >= 0,
-            f"{len(world.ground.sites)} of {len(world.ground.sites)} (one behind a NAT, one on its mobile line only), "
-            f"{up_s:.1f} s after the first daemon's start",
-        )
-    ]
 
 
 def _attempt(name: str, step: Step, world: World) -> list[Line]:
@@ -74,7 +31,7 @@ def _main(keep: bool) -> int:
         task = progress.add_task("building the world", total=len(STEPS) + 2)
         world = build(topology.DEMO)
         progress.update(task, advance=1, description="starting the daemons")
-        lines += _attempt("every tunnel up", lambda world: _start(world, console), world)
+        lines += _attempt("every tunnel up", start, world)
         progress.advance(task)
         if lines[-1].held:
             for name, step in STEPS:

@@ -17,7 +17,7 @@ from lab.world import World
 from rules.compile import RuleSet, compile_policy
 from rules.evaluate import evaluate
 from rules.model import Packet, Protocol
-from rules.parse import parse
+from rules.parse import parse_stored
 
 #: What every host answers and every pair is probed for: some allowed somewhere, some nowhere.
 TCP_PORTS = (80, 502, 5432)
@@ -88,7 +88,8 @@ def rule_set(world: World) -> RuleSet:
         inventory = load(session)
         sources = policy_sources(session)
     database.close()
-    return compile_policy(parse(sources, inventory), inventory)
+    policy, _problems = parse_stored(sources, inventory)  # as the gateway reads it: a revoked site is no mistake
+    return compile_policy(policy, inventory)
 
 
 def _services() -> Iterator[tuple[str, str, int]]:
