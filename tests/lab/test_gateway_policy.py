@@ -89,6 +89,7 @@ def test_policy_change_reaches_the_kernel_quickly(
         while world.flip() == before:
             assert time.perf_counter() - began < 3
         took_ms.append((time.perf_counter() - began) * 1000)
+        pause(0.3)  # a change a while after the other: what is measured is one change, not a queue of them
     p95 = statistics.quantiles(took_ms, n=20)[-1]
     record_property("policy_change_to_kernel_ms", f"median {statistics.median(took_ms):.0f}, p95 {p95:.0f}")
     assert p95 < 1000  # measured 60-100 ms; the bar is generous because the machine is shared

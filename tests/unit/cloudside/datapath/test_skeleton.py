@@ -104,3 +104,11 @@ def test_doors_follow_the_listeners() -> None:
 def test_without_public_listeners_the_internet_gets_ike_and_ping_only() -> None:
     assert doors(Config()).public == ()
     assert not any("tcp" in rule for rule in skeleton_rules(doors(Config()))["KY-IN-INTERNET"])
+
+
+def test_strangers_are_dropped_before_anything_is_accepted() -> None:
+    rules = skeleton_rules(DOORS)
+    for chain, members in (("KY-IN-TUNNEL", "kyoten-sites"), ("KY-IN-CLOUD", "kyoten-servers")):
+        assert rules[chain][0] == f"-m set ! --match-set {members} src -j DROP"
+    assert rules["KY-IN-TUNNEL"][1] == f"! -d {SERVICE}/32 -j DROP"
+    assert not any(rule == "-j ACCEPT" for chain in rules for rule in rules[chain])
