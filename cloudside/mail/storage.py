@@ -67,7 +67,9 @@ class Writer:
                 if entry is None:
                     open_for_work = False
                     break
-                group.append(entry)
+                # Marks it as begun: a caller that goes away later cannot cancel it, and setting its result cannot fail.
+                if entry[1].set_running_or_notify_cancel():
+                    group.append(entry)
                 if len(group) == GROUP_MAX:
                     break
                 try:

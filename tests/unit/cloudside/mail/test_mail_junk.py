@@ -71,7 +71,7 @@ async def test_junk_is_refused_and_the_next_mail_goes_through(world, mail, sent,
 
 
 async def test_bare_line_ends_neither_end_a_mail_nor_leave_as_they_came(world):
-    body = b"Subject: s\n\nfirst\n.\nMAIL FROM:<evil@x.test>\r.\rlast\r\n.\r\nQUIT\r\n"
+    body = b"Subject: s\n\nA dot.\r\nfirst\n.\nMAIL FROM:<evil@x.test>\r.\rlast\r\n.\r\nQUIT\r\n"
     async with world.relay():
         answer = await talk(world, HELLO + body)
         assert answer.count("250 2.0.0 Queued") == 1

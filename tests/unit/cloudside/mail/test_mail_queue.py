@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 
 import pytest
 
@@ -149,6 +150,25 @@ async def test_one_failing_job_does_not_spoil_its_group(tmp_path):
     futures = [asyncio.wrap_future(writer.submit(insert(number))) for number in (1, 2, 2, 3)]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(result) for result in results] == [int, int, sqlite3.IntegrityError, int]
+    writer.close()
+
+
+def test_a_caller_that_goes_away_does_not_end_the_writer(tmp_path):
+    writer = Writer(tmp_path / "q.sqlite", "CREATE TABLE t (n INTEGER PRIMARY KEY);")
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(connection):
+        began.set()
+        go_on.wait(5)
+        return connection.execute("INSERT INTO t VALUES (1)").rowcount
+
+    running = writer.submit(slow)
+    assert began.wait(5)
+    waiting = writer.submit(lambda connection: connection.execute("INSERT INTO t VALUES (2)").rowcount)
+    assert not running.cancel() and waiting.cancel()
+    go_on.set()
+    count = writer.submit(lambda connection: connection.execute("SELECT group_concat(n) FROM t").fetchone()[0])
+    assert count.result(5) == "1" and running.result(5) == 1
     writer.close()
 
 
