@@ -43,17 +43,27 @@ def in_use(
 ) -> Uplink:
     """The line that carries the default route now: the first default route whose line has a carrier and an address.
 
-    ``kinds``: interface name -> kind. ``default_routes`` with the one in use first.
+    Without such a route any line with a carrier and an address will do, wired first: on a private line the gateway may
+    be a neighbour. ``kinds``: interface name -> kind. ``default_routes`` with the one in use first.
     """
     states = {state.name: state for state in interfaces}
     for route in default_routes:
-        state = states.get(route.interface or "")
-        if state is None or state.name not in kinds or not (state.up and state.carrier):
-            continue
-        address = next((own.ip for own in state.addresses if own.version == route.prefix.version), None)
-        if address is not None:
-            return Uplink(kinds[state.name], state.name, address)
+        found = _usable(kinds, states.get(route.interface or ""), route.prefix.version)
+        if found is not None:
+            return found
+    for state in sorted(interfaces, key=lambda state: kinds.get(state.name) is not UplinkKind.WIRED):
+        found = _usable(kinds, state, 4) or _usable(kinds, state, 6)
+        if found is not None:
+            return found
     return NO_UPLINK
+
+
+def _usable(kinds: Mapping[str, UplinkKind], state: InterfaceState | None, version: int) -> Uplink | None:
+    if state is None or state.name not in kinds or not (state.up and state.carrier):
+        return None
+    own = (address.ip for address in state.addresses if address.version == version and not address.is_link_local)
+    address = next(own, None)
+    return None if address is None else Uplink(kinds[state.name], state.name, address)
 
 
 def connected_prefixes(kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState]) -> frozenset[Network]:

@@ -41,6 +41,11 @@ def test_a_line_without_carrier_or_address_is_not_in_use(wired: InterfaceState) 
     assert uplinks.in_use(KINDS, [wired], routes[:1]) == NO_UPLINK
 
 
+def test_without_a_default_route_a_line_with_an_address_will_do_wired_first() -> None:
+    assert uplinks.in_use(KINDS, [MOBILE, WIRED], ()).interface == "wan0"
+    assert uplinks.in_use(KINDS, [MOBILE, state("wan0", "fe80::1/64")], ()).interface == "wwan0"
+
+
 def test_a_default_route_over_another_interface_is_no_uplink() -> None:
     assert uplinks.in_use(KINDS, [state("lan0", "192.168.1.1/24")], (default("lan0"),)) == NO_UPLINK
 
