@@ -18,9 +18,7 @@ def gateway_killed(world: World) -> list[Line]:
     wanted = world.sites_in_charon()
     policy_before = forward_policy(world)
     allowed, forbidden = _probes(world)
-    killed = time.monotonic()
-    world.gateway.processes["gateway"].kill()
-    os.kill(world.charon_pid(), signal.SIGKILL)
+    killed = kill_gateway(world)
     during = run(forbidden + allowed)
     policy_during = forward_policy(world)
     world.start_daemon("gateway")
@@ -58,6 +56,13 @@ def gateway_killed(world: World) -> list[Line]:
             f"all {len(wanted)} tunnels back {back_s:.1f} s after the kill, flows after {flows_s:.1f} s",
         ),
     ]
+
+
+def kill_gateway(world: World) -> float:
+    """SIGKILL to the daemon and to charon; the moment it was done (monotonic)."""
+    world.gateway.processes["gateway"].kill()
+    os.kill(world.charon_pid(), signal.SIGKILL)
+    return time.monotonic()
 
 
 def forward_policy(world: World) -> str:

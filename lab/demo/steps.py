@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from lab.demo import mail, matrix, reachability, recovery, remote
 from lab.demo.report import Line
@@ -27,19 +28,34 @@ STEPS: tuple[tuple[str, Step], ...] = (
 )
 
 
-def start(world: World) -> list[Line]:
-    """Bring everything of a built world up; what it took."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Seconds from the first daemon's start."""
+
+    tunnels_s: float
+    services_s: float
+
+
+def start_everything(world: World) -> Started:
+    """Bring every daemon of a built world up, and wait until it serves."""
     matrix.start_responders(world)
     mail.start_hosts(world)
     begun = time.monotonic()
     world.start_cloud()
     for site in world.ground.sites:
         world.start_agent(site)
-    up_s = world.wait_for_tunnels(set(world.ground.sites), timeout_s=60)
+    world.wait_for_tunnels(set(world.ground.sites), timeout_s=60)
+    tunnels_s = time.monotonic() - begun
     world.wait_until_served(timeout_s=30)
+    return Started(tunnels_s, time.monotonic() - begun)
+
+
+def start(world: World) -> list[Line]:
+    """The first line of the page: everything up, and how long it took."""
+    took = start_everything(world)
     count = len(world.ground.sites)
     measured = (
-        f"{count} of {count} (one behind a NAT, one on its mobile line only) {up_s:.1f} s after the first daemon's start; "
-        f"every service answers after {time.monotonic() - begun:.1f} s"
+        f"{count} of {count} (one behind a NAT, one on its mobile line only) after {took.tunnels_s:.1f} s; "
+        f"every service answers {took.services_s:.1f} s after the first daemon's start"
     )
-    return [Line("every tunnel up", up_s > 0, measured)]
+    return [Line("every tunnel up", world.sites_in_charon() >= set(world.ground.sites), measured)]
