@@ -4,9 +4,10 @@ import asyncio
 import socket
 
 import pytest
+from fleet_cloud import Cloud, Endpoint, Enrolled, heartbeat_document, until_listening
+
 from cloudside.errors import ConfigurationError
 from cloudside.fleet import web
-from fleet_cloud import Cloud, Endpoint, Enrolled, heartbeat_document, until_listening
 
 
 async def test_an_address_that_appears_later_is_taken_then(
