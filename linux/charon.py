@@ -114,7 +114,7 @@ class Charon:
         self._command("flush-certs")
 
     def initiate(self, connection: str, child: str, *, wait_s: float | None = None) -> None:
-        """Start a CHILD_SA (and its IKE_SA). With ``wait_s`` wait for the outcome, at most that long; else return at once."""
+        """Start a CHILD_SA, and its IKE_SA. With ``wait_s`` wait for the outcome, at most that long; else not."""
         timeout_ms = "-1" if wait_s is None else str(int(wait_s * 1000))
         message = {"ike": connection, "child": child, "timeout": timeout_ms, "init-limits": "no", "loglevel": "-1"}
         self._command("initiate", message, timeout_s=self._timeout_s + (wait_s or 0))
@@ -133,7 +133,7 @@ class Charon:
                 raise
 
     def sas(self, *, connection: str | None = None) -> tuple[IkeSa, ...]:
-        """All IKE_SAs, or those of one connection. ``noblock``: one that is being worked on is left out, not waited for."""
+        """All IKE_SAs, or those of one connection; one that is being worked on is left out, not waited for."""
         message = {"noblock": "yes"}
         if connection is not None:
             message["ike"] = connection
@@ -149,8 +149,10 @@ class Charon:
         return tuple(found)
 
     def listen(self, *, idle_s: float) -> Iterator[SaEvent | None]:
-        """Yield events as they come, and None after each ``idle_s`` seconds without one, so that the caller can check on
-        life. Ends by CharonUnavailableError when charon goes away."""
+        """Yield events as they come, and None after each ``idle_s`` seconds without one, to check on life.
+
+        Ends by CharonUnavailableError when charon goes away.
+        """
         session = self._connected()
         with _translated():
             try:
@@ -165,6 +167,10 @@ class Charon:
             except (OSError, SessionException):
                 self.close()
                 raise
+
+    def reopen_log(self) -> None:
+        """Read strongswan.conf anew and open the log file anew, after it was renamed. Ends no SA."""
+        self._command("reload-settings")
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
@@ -186,7 +192,9 @@ class Charon:
                 self._session = vici.Session(self._socket)
         return self._session
 
-    def _command(self, command: str, message: Mapping[str, Any] | None = None, *, timeout_s: float = 0) -> dict[str, Any]:
+    def _command(
+        self, command: str, message: Mapping[str, Any] | None = None, *, timeout_s: float = 0
+    ) -> dict[str, Any]:
         session = self._connected()
         assert self._socket is not None  # noqa: S101 - set together with the session
         self._socket.settimeout(timeout_s or self._timeout_s)
@@ -199,7 +207,7 @@ class Charon:
         return answer
 
 
-class _translated:  # noqa: N801 - reads as a word where it is used
+class _translated:
     """Turns vici's and the socket's errors into ours."""
 
     def __enter__(self) -> None:

@@ -25,6 +25,12 @@ PLUGINS = (
     "addrblock {dataplane}kernel-netlink socket-default vici updown"
 )
 
+#: A log is set aside at this size, and one that was set aside is kept: a router's /run is memory.
+LOG_MAX_BYTES = 1_000_000
+
+#: Level 1: what came up, what was refused and why.
+LOG_FORM = {"default": "1", "time_format": "%FT%T"}
+
 Section = Mapping[str, "str | Section"]
 
 
@@ -38,7 +44,7 @@ def strongswan_conf(directory: Path, *, userland_esp: bool, options: Section) ->
         "plugins": {"vici": {"socket": f"unix://{socket_path(directory)}"}},
         "journal": {"default": "-1"},
         # Without flush_line a quiet log looks empty.
-        "filelog": {"main": {"path": str(directory / "charon.log"), "default": "1", "flush_line": "yes", "time_format": "%FT%T"}},
+        "filelog": {"main": {"path": str(directory / "charon.log"), "flush_line": "yes", **LOG_FORM}},
         **options,
     }
     return _render({"charon-systemd": main}, 0)
@@ -124,6 +130,20 @@ class CharonProcess:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CharonUnavailableError(f"charon did not start; see {self._directory / 'charon.err'}")
             time.sleep(0.02)
+        return True
+
+    def set_log_aside(self) -> bool:
+        """Rename a log past `LOG_MAX_BYTES` to ``charon.log.1``, replacing an older one; whether it did so.
+
+        charon goes on writing to the renamed file until `Charon.reopen_log`.
+        """
+        log = self._directory / "charon.log"
+        try:
+            if log.stat().st_size < LOG_MAX_BYTES:
+                return False
+        except FileNotFoundError:
+            return False
+        log.rename(log.with_suffix(".log.1"))
         return True
 
     def stop(self, *, timeout_s: float = 5.0) -> None:

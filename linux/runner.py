@@ -28,9 +28,7 @@ class Finished:
 class Runner(Protocol):
     """Runs programs. Tests pass one that records."""
 
-    def run(
-        self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 10.0, check: bool = True
-    ) -> Finished:
+    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 10.0, check: bool = True) -> Finished:
         """Run to the end and return what it wrote.
 
         Raises ProgramMissingError, ProgramTimeoutError, and, unless ``check`` is false, ProgramFailedError for a
@@ -45,9 +43,7 @@ class SubprocessRunner:
     def __init__(self, prefix: Sequence[str] = ()) -> None:
         self._prefix = tuple(prefix)
 
-    def run(
-        self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 10.0, check: bool = True
-    ) -> Finished:
+    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 10.0, check: bool = True) -> Finished:
         program = PurePath(argv[0]).name
         try:
             ended = subprocess.run(

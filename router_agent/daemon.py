@@ -56,9 +56,6 @@ TICK_S = 0.5
 LOOK_S = 1.0
 STATUS_S = 2.0
 
-#: charon's log is turned over at this size; it lives in memory on a router.
-CHARON_LOG_MAX_BYTES = 1_000_000
-
 #: charon answers in milliseconds. One that hangs may hold the loop up no longer than this.
 VICI_TIMEOUT_S = 3.0
 
@@ -124,8 +121,6 @@ class Agent:
         if now >= self._check_at:
             self._check_at = now + self._options.check_s
             self._check_firewall(now)
-            with contextlib.suppress(OSError):
-                collect.cut(self._options.runtime / "charon.log", CHARON_LOG_MAX_BYTES)
         self._tunnel.step(now, self._uplink)
         view = self._tunnel.view()
         self._board.set("tunnel", *self._tunnel.problems())

@@ -193,6 +193,8 @@ class Reconciler:
         if found.credentials is not None and parts.credentials.load(found.credentials):
             log.info("revocation-lists-loaded", count=len(found.credentials.revocation_lists))
         if listing:
+            if parts.process.set_log_aside():
+                parts.charon.reopen_log()
             self._table = after_listing(self._table, parts.charon.sas())
         judgement = judge(self._table, found.site_prefixes)
         for number in judgement.expelled:

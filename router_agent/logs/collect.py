@@ -73,18 +73,3 @@ def compressed(whole: str) -> bytes:
         if len(packed) <= COMPRESSED_MAX_BYTES:
             return packed
         keep //= 2
-
-
-def cut(path: Path, max_bytes: int) -> None:
-    """Turn over a log that another program has open for appending: copy it aside, then empty it in place.
-
-    Raises OSError. Lines written between the two steps are lost.
-    """
-    try:
-        if path.stat().st_size <= max_bytes:
-            return
-    except FileNotFoundError:
-        return
-    path.with_name(f"{path.name}.1").write_bytes(path.read_bytes())
-    with path.open("r+b") as stream:
-        stream.truncate(0)

@@ -155,6 +155,8 @@ class TunnelDriver:
                 return
         if not self._ready:
             self._prepare(now)
+        if self._process.set_log_aside():
+            self._charon.reopen_log()
         sas = self._charon.sas(connection=connection.CONNECTION)
         alive = next((sa for sa in sas if _carries(sa) and not self._foreign(sa)), None)
         timing = self._timing(uplink.kind)

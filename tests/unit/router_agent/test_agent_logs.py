@@ -47,20 +47,6 @@ def test_a_log_that_does_not_compress_is_cut_to_what_the_cloud_takes() -> None:
     assert noise.endswith(gzip.decompress(packed).decode())
 
 
-def test_a_log_in_use_is_turned_over(tmp_path: Path) -> None:
-    path = tmp_path / "charon.log"
-    with path.open("ab") as stream:
-        stream.write(b"x" * 100)
-        stream.flush()
-        collect.cut(path, 1000)
-        assert path.stat().st_size == 100
-        collect.cut(path, 10)
-        stream.write(b"new")
-        stream.flush()
-    assert path.read_bytes() == b"new"
-    assert (tmp_path / "charon.log.1").read_bytes() == b"x" * 100
-
-
 def test_one_event_is_one_line_whatever_a_peer_sent(tmp_path: Path) -> None:
     kept = writer.install(tmp_path, also_stderr=False)
     logging.getLogger("router_agent.x").info("peer said %s", "a\n2026-11-21T00:00:00Z INFO forged\r\n")

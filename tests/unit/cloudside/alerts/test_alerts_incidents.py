@@ -97,8 +97,17 @@ def test_revoked_and_retired_sites_are_not_missed(database):
 
 KINDS = ("mail-flood", "smarthost-quota", "smarthost-refused", "smarthost-unreachable", "site-silent", "chore-failed")
 PARAMS = {
-    "window": "w", "count": 61, "limit": 60, "recipients": "r", "sources": "s", "subjects": "t",
-    "reply": "454", "waiting": "kyoten mail queue", "last": "l", "interval_s": 30, "reason": "x",
+    "window": "w",
+    "count": 61,
+    "limit": 60,
+    "recipients": "r",
+    "sources": "s",
+    "subjects": "t",
+    "reply": "454",
+    "waiting": "kyoten mail queue",
+    "last": "l",
+    "interval_s": 30,
+    "reason": "x",
 }
 
 

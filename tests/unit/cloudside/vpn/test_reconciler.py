@@ -52,6 +52,9 @@ class _Charon:
     def pid(self) -> int | None:
         return self.pid_count if self.alive else None
 
+    def set_log_aside(self) -> bool:
+        return False
+
     def ensure(self) -> bool:
         self.alive, self.pid_count = True, self.pid_count + 1
         self.existing.clear()
