@@ -12,6 +12,8 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from cloudside.config import Config
 from cloudside.config import load as load_config
 from cloudside.pki import enrolment, initialise
@@ -44,6 +46,8 @@ class World:
     config_path: Path
     bundles: dict[str, Path] = field(default_factory=dict)
     mail: MailHosts | None = None
+    #: Where steps show what does not fit in a line.
+    console: Console = field(default_factory=lambda: Console(quiet=True))
 
     @property
     def gateway(self) -> Host:
@@ -139,7 +143,7 @@ class World:
 AGENT_PACE = ("--probe-s", "1", "--check-s", "2")
 
 
-def build(plan: Plan, *, name: str = "w", settings_confirm_s: float = 10.0) -> World:
+def build(plan: Plan, *, name: str = "w", settings_confirm_s: float = 8.0) -> World:
     """Lay the ground, write the configuration, fill the registry, enrol every site. Starts nothing yet."""
     network = Network(name)
     laid = ground.build(plan, network)

@@ -30,6 +30,7 @@ def _main(keep: bool) -> int:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("building the world", total=len(STEPS) + 2)
         world = build(topology.DEMO)
+        world.console = console
         progress.update(task, advance=1, description="starting the daemons")
         lines += _attempt("every tunnel up", start, world)
         progress.advance(task)

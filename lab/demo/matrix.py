@@ -5,9 +5,12 @@ answer from real probes. Hosts of one LAN talk over their switch without the gat
 other there.
 """
 
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+
+from rich.table import Table
 
 from cloudside.registry.database import Database
 from cloudside.registry.inventory import load, policy_sources
@@ -38,22 +41,57 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Disagreement:
-    """Packets did not do what the rules say."""
+class Answer:
+    """One probe: what the rules say, and whether an answer came back."""
 
     source: str
     destination: str
     service: str
     expected: bool
+    passed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the matrix found."""
 
-    probes: int
-    allowed: int
-    disagreements: tuple[Disagreement, ...]
+    answers: tuple[Answer, ...]
+
+    @property
+    def probes(self) -> int:
+        """How many probes were sent."""
+        return len(self.answers)
+
+    @property
+    def allowed(self) -> int:
+        """How many of them the rules allow."""
+        return sum(answer.expected for answer in self.answers)
+
+    @property
+    def disagreements(self) -> tuple[Answer, ...]:
+        """Packets that did not do what the rules say."""
+        return tuple(answer for answer in self.answers if answer.expected != answer.passed)
+
+
+def table(outcome: Outcome) -> Table:
+    """The matrix for people: in each cell what passed, a letter a service; in red what the rules say otherwise."""
+    services = [name for name, _, _ in _services()]
+    letters = dict(zip(services, string.ascii_lowercase, strict=False))
+    names = list(dict.fromkeys(answer.source for answer in outcome.answers))
+    cells: dict[tuple[str, str], str] = {}
+    for answer in outcome.answers:
+        mark = letters[answer.service] if answer.passed else "·"
+        wrong = answer.expected != answer.passed
+        cells.setdefault((answer.source, answer.destination), "")
+        cells[answer.source, answer.destination] += f"[bold red]{mark}[/]" if wrong else mark
+    legend = ", ".join(f"{letter} {service}" for service, letter in letters.items())
+    shown = Table(title=f"Who reached whom ({legend}, · blocked)", title_justify="left", pad_edge=False)
+    shown.add_column("from \\ to")
+    for name in names:
+        shown.add_column(name, no_wrap=True)
+    for source in names:
+        shown.add_row(source, *(cells.get((source, destination), "") for destination in names))
+    return shown
 
 
 def members(world: World) -> list[Member]:
@@ -116,10 +154,7 @@ def compare(world: World) -> Outcome:
                 asked.append((source.name, destination.name, service, expected))
                 probes.append(Probe(source.host, Target(str(target), protocol, port)))
     answers = run(probes)
-    disagreements = tuple(
-        Disagreement(*question) for question, answer in zip(asked, answers, strict=True) if question[3] != answer
-    )
-    return Outcome(len(probes), sum(1 for question in asked if question[3]), disagreements)
+    return Outcome(tuple(Answer(*question, passed) for question, passed in zip(asked, answers, strict=True)))
 
 
 def packet_of(source: IPv4Address, destination: IPv4Address, protocol: str, port: int) -> Packet:

@@ -23,6 +23,7 @@ def every_pair(world: World) -> list[Line]:
     """The whole matrix."""
     start = time.monotonic()
     outcome = matrix.compare(world)
+    world.console.print(matrix.table(outcome))
     shown = ", ".join(
         f"{wrong.source} to {wrong.destination} {wrong.service} should {'pass' if wrong.expected else 'be blocked'}"
         for wrong in outcome.disagreements[:4]
@@ -95,9 +96,8 @@ def stolen_subnet(world: World) -> list[Line]:
     default_route(host, "198.51.100.129")
     own = str(thief.overlay)
     victims = [str(world.ground.sites[name].plan.overlay) for name in ("kobe-1", "tokyo-1")]
-    time.sleep(
-        world.config.gateway.resync_s
-    )  # no command rang the doorbell: the gateway reads the new site at its resync
+    known = ["ipset", "test", "-q", "kyoten-sites", own]
+    wait_until("the gateway knows thief-1", lambda: world.gateway.run(known, check=False).status == 0, timeout_s=15)
     claims = rogue.claim(host, bundle, [own, *victims])
     stolen = [entry.subnet for entry in claims[1:] if entry.granted]
     held = claims[0].granted == (own,) and not stolen

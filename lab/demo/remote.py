@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from lab import devices
 from lab.demo.report import Line
@@ -68,11 +69,11 @@ def ssh_into_device(world: World) -> list[Line]:
 
 def mobile_line(world: World) -> list[Line]:
     """On the mobile line remote work is refused, with the reason, until the site is in commissioning."""
-    refused = {
-        "ssh": world.kyoten("ssh", "kobe-1", "true", check=False),
-        "logs": world.kyoten("logs", "kobe-1", check=False),
-        "set": world.kyoten("site", "set", "kobe-1", "log.level=debug", check=False),
-    }
+    attempts = {"ssh": ("ssh", "kobe-1", "true"), "logs": ("logs", "kobe-1")}
+    attempts["set"] = ("site", "set", "kobe-1", "log.level=debug")
+    with ThreadPoolExecutor() as pool:
+        ends = pool.map(lambda words: world.kyoten(*words, check=False), attempts.values())
+        refused = dict(zip(attempts, ends, strict=True))
     world.kyoten("site", "phase", "kobe-1", "commissioning")
     permitted = world.kyoten("ssh", "kobe-1", "true", check=False)
     world.kyoten("site", "phase", "kobe-1", "operation")
