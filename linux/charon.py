@@ -8,7 +8,7 @@ initiations at once that deadlocks charon 5.9.8.
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ Network = IPv4Network | IPv6Network
 
 #: A connection as vici's load-conn takes it: swanctl.conf's names, nested sections and lists.
 Connection = Mapping[str, Any]
+
+EVERYTHING: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 #: How long charon may take over one command, in seconds. Initiation has its own limit.
 COMMAND_TIMEOUT_S = 10.0
@@ -133,10 +135,12 @@ class Charon:
                 raise
 
     def sas(self, *, connection: str | None = None) -> tuple[IkeSa, ...]:
-        """All IKE_SAs, or those of one connection; one that is being worked on is left out, not waited for."""
-        message = {"noblock": "yes"}
-        if connection is not None:
-            message["ike"] = connection
+        """All IKE_SAs, or those of one connection.
+
+        Of all, those that are being worked on at the moment are left out: a gateway's listing must not wait for one of
+        thousands, and an absence says nothing yet. Those of one connection are waited for: an absence is the truth.
+        """
+        message = {"noblock": "yes"} if connection is None else {"ike": connection}
         found: list[IkeSa] = []
         with _translated():
             try:
@@ -233,8 +237,24 @@ def _number(section: Mapping[str, Any], key: str) -> int:
 
 
 def _networks(selectors: list[bytes]) -> tuple[Network, ...]:
-    # A selector reads "10.1.0.0/16" or "10.1.0.0/16[tcp/80]".
-    return tuple(ip_network(_decode(selector).split("[")[0]) for selector in selectors)
+    return tuple(network for selector in selectors for network in _selected(_decode(selector)))
+
+
+def _selected(selector: str) -> Iterator[Network]:
+    """The networks of a selector: ``10.1.0.0/16``, ``10.1.0.0/16[tcp/80]``, ``10.1.0.1..10.1.0.9``.
+
+    A peer may propose any range (RFC 7296 section 3.13.1), and charon shows one that is no prefix as such. What cannot
+    be read counts as everything: whoever holds it against a prefix refuses it, and no peer can end the reader.
+    """
+    addresses = selector.split("[")[0]
+    first, dots, last = addresses.partition("..")
+    try:
+        if dots:
+            yield from summarize_address_range(ip_address(first), ip_address(last))
+        else:
+            yield ip_network(addresses)
+    except (ValueError, TypeError):
+        yield from EVERYTHING
 
 
 def _suite(section: Mapping[str, Any]) -> str:

@@ -44,6 +44,17 @@ def test_foreign_subnet_is_refused(world: GatewayWorld) -> None:
     assert router.selectors() == {"10.20.1.0/24"}
 
 
+def test_range_that_is_no_prefix_is_routed_as_far_as_it_goes_and_ends_nobody(world: GatewayWorld) -> None:
+    router = world.routers["nagoya"]
+    assert router.connect(selector="10.20.1.1-10.20.1.2")
+    wait_until("the route", lambda: "10.20.1.1 dev ipsec0" in world.routes(), timeout_s=3)
+    assert router.ping(WEB)
+    pause(1.5)  # a resync
+    assert world.daemon is not None
+    assert world.daemon.running
+    assert router.connect()
+
+
 def test_gateway_lets_in_only_what_is_for_it(world: GatewayWorld) -> None:
     router = world.routers["tokyo"]
     assert router.connect()
