@@ -6,7 +6,7 @@ business; this is its record.
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cloudside.registry.tables import Certificate, RevocationList
@@ -52,6 +52,16 @@ def revoke_all(session: Session, *, authority: str, kind: str, subject: str, now
         certificate.revoked_at = now
     session.flush()
     return found
+
+
+def last_revocations(session: Session, *, kind: str, now: datetime) -> dict[str, datetime]:
+    """When a certificate of each subject was last revoked, of those that have not expired."""
+    query = (
+        select(Certificate.subject, func.max(Certificate.revoked_at))
+        .where(Certificate.kind == kind, Certificate.revoked_at.is_not(None), Certificate.not_after >= now)
+        .group_by(Certificate.subject)
+    )
+    return {subject: at for subject, at in session.execute(query) if at is not None}
 
 
 def revoked_by(session: Session, *, authority: str, now: datetime) -> list[Certificate]:

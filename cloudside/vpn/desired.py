@@ -26,6 +26,8 @@ class Desired:
     #: None: they cannot be read; ``problems`` says why.
     credentials: GatewayCredentials | None
     problems: tuple[Problem, ...]
+    #: Site -> when a certificate of its was last revoked: its router was enrolled again.
+    revocations: Mapping[str, datetime]
 
     @property
     def site_prefixes(self) -> Mapping[str, Network]:
@@ -41,6 +43,7 @@ def read(database: Database, config: Config, *, now: datetime) -> Desired:
     with database.read() as session:
         found = inventory.load(session)
         sources = inventory.policy_sources(session)
+        revocations = certificates.last_revocations(session, kind="site", now=now)
         ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
         troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
         credentials: GatewayCredentials | None = None
@@ -50,7 +53,7 @@ def read(database: Database, config: Config, *, now: datetime) -> Desired:
             troubles.append(of(error.key, error.params))
     policy, mistakes = parse_stored(sources, found)
     troubles += [of_rule(mistake) for mistake in mistakes]
-    return Desired(found, compile_policy(policy, found), credentials, tuple(troubles))
+    return Desired(found, compile_policy(policy, found), credentials, tuple(troubles), revocations)
 
 
 def of_rule(mistake: RuleProblem) -> Problem:

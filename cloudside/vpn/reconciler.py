@@ -80,6 +80,8 @@ class Reconciler:
         self._start_again_at = 0.0
         self._judge_flows = False
         self._swept = False
+        #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
+        self._revocations: dict[str, tuple[datetime, float]] | None = None
 
     def run_pass(self, due: Due, events: list[SaEvent], *, now: datetime) -> Report:
         """One pass. Raises nothing that a next pass could mend."""
@@ -93,7 +95,7 @@ class Reconciler:
         for event in events:
             self._table = after_event(self._table, event)
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
-        self._step("vpn.charon-failed", lambda: self._tend_charon(listing=due.listing))
+        self._step("vpn.charon-failed", lambda: self._tend_charon(now, listing=due.listing))
         self._step("datapath.routes-failed", self._route)
         if self._judge_flows:
             self._step("datapath.flows-failed", self._end_flows)
@@ -174,7 +176,7 @@ class Reconciler:
         self._judge_flows = False
         return ()
 
-    def _tend_charon(self, *, listing: bool) -> tuple[Problem, ...]:
+    def _tend_charon(self, now: datetime, *, listing: bool) -> tuple[Problem, ...]:
         parts = self._parts
         if parts.process.pid is None:
             self._live = {}
@@ -192,11 +194,11 @@ class Reconciler:
             return ()
         if found.credentials is not None and parts.credentials.load(found.credentials):
             log.info("revocation-lists-loaded", count=len(found.credentials.revocation_lists))
-        if listing:
+        if self._note_revocations(found.revocations, now) or listing:
             if parts.process.set_log_aside():
                 parts.charon.reopen_log()
             self._table = after_listing(self._table, parts.charon.sas())
-        judgement = judge(self._table, found.site_prefixes)
+        judgement = judge(self._table, found.site_prefixes, self._revoked_s())
         for number in judgement.expelled:
             parts.charon.terminate(unique_id=number)
         if judgement.expelled:
@@ -205,6 +207,22 @@ class Reconciler:
         self._remember(judgement.problems)
         self._live = judgement.live
         return ()
+
+    def _note_revocations(self, found: Mapping[str, datetime], now: datetime) -> bool:
+        """Whether a site's certificate was revoked since the last pass. Called when charon has the lists: until then it
+        took the certificate, so what counts is this moment. For what an earlier process saw it is the registry's.
+        """
+        known, clock = self._revocations, self._clock()
+        ago_s = {site: max(0.0, (now - at).total_seconds()) if known is None else 0.0 for site, at in found.items()}
+        self._revocations = {
+            site: known[site] if known and site in known and known[site][0] == at else (at, clock - ago_s[site])
+            for site, at in found.items()
+        }
+        return known is not None and self._revocations != known
+
+    def _revoked_s(self) -> dict[str, float]:
+        clock = self._clock()
+        return {site: clock - since for site, (_, since) in (self._revocations or {}).items()}
 
     def _route(self) -> tuple[Problem, ...]:
         if self._desired is None:

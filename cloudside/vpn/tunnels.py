@@ -4,6 +4,7 @@ Events are quick and can be lost; listings are sure and leave out an SA that cha
 So an SA is there from its event on, and gone by its event or when two listings in a row lack it.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -71,11 +72,13 @@ class Judgement:
     problems: tuple[Problem, ...]
 
 
-def judge(table: Table, prefixes: Mapping[str, Network]) -> Judgement:
+def judge(table: Table, prefixes: Mapping[str, Network], revoked_s: Mapping[str, float] | None = None) -> Judgement:
     """Hold live tunnels against the registry. ``prefixes``: site -> overlay prefix, for sites that may be here.
+    ``revoked_s``: site -> seconds since a certificate of its was revoked, for sites where that happened.
 
     A tunnel of an unknown, revoked or retired site ends, and one that carries more than its site's prefix: then
-    certificate and registry disagree, and the registry is the truth.
+    certificate and registry disagree, and the registry is the truth. So does one that is older than the revocation:
+    its peer, a router that was replaced, may not prove itself any more, and rekeying never asks it to (RFC 7296 2.8).
     """
     live: dict[str, Live] = {}
     expelled: list[int] = []
@@ -87,6 +90,11 @@ def judge(table: Table, prefixes: Mapping[str, Network]) -> Judgement:
         if prefix is None:
             expelled.append(number)
             problems[problem("vpn.site-not-admitted", site=sa.remote_id[:80], peer=sa.remote_host)] = None
+            continue
+        # charon tells whole seconds: in doubt the SA is the older one, and a router that may come back does so.
+        if revoked_s is not None and sa.established_s + 1 > revoked_s.get(sa.remote_id, math.inf):
+            expelled.append(number)
+            problems[problem("vpn.router-replaced", site=sa.remote_id, peer=sa.remote_host)] = None
             continue
         children = [child for child in sa.children if child.state in _CHILD_ALIVE]
         carried = tuple(dict.fromkeys(network for child in children for network in child.remote))

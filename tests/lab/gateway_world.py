@@ -140,6 +140,13 @@ class GatewayWorld:
             revocation.revoke_site(session, self.config, OPERATOR, site_id=site, now=datetime.now(UTC))
         self.ring()
 
+    def enrol_again(self, site: str) -> None:
+        """The site gets a new bundle; the router that has the old one is shut out."""
+        with self.database.write() as session:
+            output = self.network.directory / f"{site}.tar"
+            enrolment.enrol(session, self.config, OPERATOR, site_id=site, output=output, now=datetime.now(UTC))
+        self.ring()
+
     def state(self) -> GatewayState | None:
         with self.database.read() as session:
             return next(iter(reports.gateways(session, OPERATOR)), None)

@@ -124,3 +124,14 @@ def _connects(world: GatewayWorld, site: str, address: IPv4Address, port: int, *
     router = world.routers[site]
     argv = _connect_argv(router.own if source else None, address, port)
     return router.host.run(argv, check=False).status == 0
+
+
+def test_router_that_was_replaced_is_cut_off_and_stays_out(world: GatewayWorld) -> None:
+    stolen = world.routers["tokyo"]
+    assert stolen.connect()
+    wait_until("the tunnel", lambda: "tokyo" in world.charon_sas(), timeout_s=3)
+    pause(1.2)  # the registry's time and charon's whole seconds
+    world.enrol_again("tokyo")
+    wait_until("the old tunnel to end", lambda: "tokyo" not in world.charon_sas(), timeout_s=3)
+    wait_until("the report", lambda: "vpn.router-replaced" in world.problem_keys(), timeout_s=3)
+    assert not stolen.connect()

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cloudside.datapath.dataplane import Dataplane
 from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flow
 from cloudside.datapath.skeleton import doors
-from cloudside.pki import revocation
+from cloudside.pki import enrolment, revocation
 from cloudside.registry import policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
@@ -122,6 +122,7 @@ class _Gateway:
     machine: _Machine
     kernel: FakeKernel
     enforcement: Enforcement
+    clock: list[float]
 
     def run(self, due: Due = ALL, *events: SaEvent) -> Report:
         return self.reconciler.run_pass(due, list(events), now=NOW)
@@ -135,7 +136,9 @@ def gateway(config: Config, database: Database) -> _Gateway:
     enforcement.hold()
     loader = CredentialLoader(charon, config, Dataplane.USERLAND)
     parts = Parts(database, charon, charon, loader, enforcement, machine, machine, machine)
-    return _Gateway(Reconciler(config, parts, Dataplane.USERLAND, lambda: 0.0), charon, machine, kernel, enforcement)
+    clock = [0.0]
+    reconciler = Reconciler(config, parts, Dataplane.USERLAND, lambda: clock[0])
+    return _Gateway(reconciler, charon, machine, kernel, enforcement, clock)
 
 
 def _keys(report: Report) -> set[str]:
@@ -206,6 +209,41 @@ def test_revoked_site_loses_set_tunnel_route_and_flows(gateway: _Gateway, config
     assert gateway.machine.live == [ip_network("10.10.1.0/24")]
     assert gateway.machine.flows == [kept]
     assert "vpn.site-not-admitted" in _keys(report)
+
+
+def _enrol(database: Database, config: Config, site: str) -> None:
+    output = config.runtime_directory / "bundle"
+    gateway = config.gateway.model_copy(update={"public_addresses": ("203.0.113.2",)})
+    config = config.model_copy(update={"gateway": gateway})
+    with database.write() as session:
+        enrolment.enrol(session, config, OPERATOR, site_id=site, output=output, now=NOW, force=True)
+
+
+def test_router_that_was_replaced_loses_its_tunnel_and_the_new_one_keeps_it(
+    gateway: _Gateway, config: Config, database: Database
+) -> None:
+    _enrol(database, config, "tokyo")
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24"), 2: _sa(2, "osaka", "10.10.2.0/24")}
+    assert gateway.run().problems == ()
+    _enrol(database, config, "tokyo")
+    gateway.clock[0] = 20.0
+    report = gateway.run(Due(registry=True, listing=False, kernel=False))
+    assert gateway.charon.existing.keys() == {2}
+    assert _keys(report) == {"vpn.router-replaced"}
+    gateway.clock[0] = 40.0
+    gateway.charon.existing[3] = _sa(3, "tokyo", "10.10.1.0/24")  # established 12 s ago
+    assert (gateway.run().live or {}).keys() == {"tokyo", "osaka"}
+
+
+def test_restarted_gateway_keeps_tunnels_younger_than_the_last_enrolment(
+    gateway: _Gateway, config: Config, database: Database
+) -> None:
+    _enrol(database, config, "tokyo")
+    _enrol(database, config, "tokyo")
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    report = gateway.reconciler.run_pass(ALL, [], now=NOW + timedelta(seconds=20))
+    assert (report.live or {}).keys() == {"tokyo"}
+    assert report.problems == ()
 
 
 def test_dead_charon_is_started_and_told_everything(gateway: _Gateway) -> None:
