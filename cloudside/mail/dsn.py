@@ -108,11 +108,19 @@ def _headers(subject: str, to: str, voice: Voice, at: datetime, new_id: int) -> 
     return {
         "From": f"Kyoten <{voice.sender}>",
         "To": to,
-        "Subject": one_line(subject, 200),
+        "Subject": _unencoded(one_line(subject, 200)),
         "Date": format_datetime(at),
         "Message-ID": f"<{shown_id(new_id)}@{voice.host_name}>",
         "Auto-Submitted": "auto-replied",
     }
+
+
+def _unencoded(text: str) -> str:
+    """Foreign text for a header: what looks like an encoded word (RFC 2047) stays as it is written.
+
+    email.policy would decode it, and for some (``=?unknown-8bit?q?=FF?=``) cannot write what came out.
+    """
+    return text.replace("=?", "= ?")
 
 
 def _status_part(original: Original, recipient: str, status: str, reason: str, voice: Voice, at: datetime) -> MIMEBase:
@@ -123,7 +131,7 @@ def _status_part(original: Original, recipient: str, status: str, reason: str, v
     about_recipient["Final-Recipient"] = f"rfc822; {recipient}"
     about_recipient["Action"] = "failed"
     about_recipient["Status"] = status
-    about_recipient["Diagnostic-Code"] = "smtp; " + reason.encode("ascii", errors="replace").decode("ascii")
+    about_recipient["Diagnostic-Code"] = "smtp; " + _unencoded(reason.encode("ascii", errors="replace").decode("ascii"))
     about_recipient["Last-Attempt-Date"] = format_datetime(at)
     part = MIMEBase("message", "delivery-status", policy=SMTP)
     part.set_payload([about_message, about_recipient])

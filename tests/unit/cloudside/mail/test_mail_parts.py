@@ -232,3 +232,21 @@ def test_a_flood_ends_after_a_full_quiet_hour():
     assert not flood_over(opened_hour=7, hour=8, last_hour_count=0, limit=5)
     assert not flood_over(opened_hour=7, hour=9, last_hour_count=6, limit=5)
     assert flood_over(opened_hour=7, hour=9, last_hour_count=5, limit=5)
+
+
+@pytest.mark.parametrize("foreign", ["=?unknown-8bit?q?=FF?=", "=?utf-8?q?=ED=B3=BF?=", "=?a?b?c?=" * 40, "=?utf-8?b?"])
+def test_no_foreign_text_can_keep_a_report_from_being_written(foreign):
+    head = f"Subject: about {foreign}\r\n".encode()
+    original = Original(5, Kind.MAIL, "tokyo-1", "plc@site.test", False, 1.0, head)
+    made = dsn.compose(
+        original,
+        "a@b.test",
+        State.BOUNCED,
+        status="5.1.1",
+        reason=f"550 {foreign}",
+        voice=dsn.Voice("relay.test", "kyoten@relay.test", "en"),
+        now=2.0,
+        new_id=6,
+    )
+    assert made.recipients == ("plc@site.test",)
+    assert b"a@b.test" in made.content
