@@ -234,7 +234,11 @@ def test_a_flood_ends_after_a_full_quiet_hour():
     assert flood_over(opened_hour=7, hour=9, last_hour_count=5, limit=5)
 
 
-@pytest.mark.parametrize("foreign", ["=?unknown-8bit?q?=FF?=", "=?utf-8?q?=ED=B3=BF?=", "=?a?b?c?=" * 40, "=?utf-8?b?"])
+#: The last one is too long for a line and malformed: email.policy cannot fold it.
+BROKEN_WORDS = ["=?utf-8?q?=ED=B3=BF?=", "=?a?b?c?=" * 40, "x" * 90 + "=?unknown-8bit?q?=ff?==?utf-8?b?"]
+
+
+@pytest.mark.parametrize("foreign", BROKEN_WORDS)
 def test_no_foreign_text_can_keep_a_report_from_being_written(foreign):
     head = f"Subject: about {foreign}\r\n".encode()
     original = Original(5, Kind.MAIL, "tokyo-1", "plc@site.test", False, 1.0, head)
