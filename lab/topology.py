@@ -103,6 +103,17 @@ allow:
     services: [tcp/5432]
 """
 
+#: Two sites and a server: enough for most tests, up in seconds, several side by side.
+SMALL = Plan(
+    tenants={"acme": IPv4Network("10.10.0.0/16")},
+    sites=(
+        _site("tokyo-1", "acme", "10.10.1.0/24", "192.168.1.0/24", "wired", "operation", {"plc": 20}),
+        _site("osaka-1", "acme", "10.10.2.0/24", "192.168.1.0/24", "nat", "operation", {"plc": 20}),
+    ),
+    servers={"web": (None, IPv4Address("10.255.0.10"))},
+    policies={"acme": "tenant: acme\nallow:\n  - {from: tokyo-1, to: [web, osaka-1/plc], services: [http, ping]}\n"},
+)
+
 #: The demo's world: four sites of two tenants. Two have the same LAN, one sits behind a NAT, one is mobile only.
 DEMO = Plan(
     tenants={"acme": IPv4Network("10.10.0.0/16"), "birch": IPv4Network("10.20.0.0/16")},

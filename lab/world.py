@@ -143,12 +143,14 @@ class World:
 AGENT_PACE = ("--probe-s", "1", "--check-s", "2")
 
 
-def build(plan: Plan, *, name: str = "w", settings_confirm_s: float = 8.0) -> World:
+def build(
+    plan: Plan, *, name: str = "w", settings_confirm_s: float = 8.0, queue_directory: Path | None = None
+) -> World:
     """Lay the ground, write the configuration, fill the registry, enrol every site. Starts nothing yet."""
     network = Network(name)
     laid = ground.build(plan, network)
     config_path = network.directory / "kyoten.toml"
-    config_path.write_text(_configuration(network.directory, settings_confirm_s))
+    config_path.write_text(_configuration(network.directory, settings_confirm_s, queue_directory))
     laid.gateway.environment["KYOTEN_CONFIG"] = str(config_path)
     credentials = network.directory / "ses-credentials"
     credentials.touch(mode=0o600)
@@ -158,7 +160,7 @@ def build(plan: Plan, *, name: str = "w", settings_confirm_s: float = 8.0) -> Wo
     return world
 
 
-def _configuration(directory: Path, settings_confirm_s: float) -> str:
+def _configuration(directory: Path, settings_confirm_s: float, queue_directory: Path | None) -> str:
     service, public = topology.SERVICE_ADDRESS, topology.GATEWAY_PUBLIC
     return f"""\
 state_directory = "{directory}/cloud"
@@ -188,6 +190,7 @@ smarthost = "{topology.SES_PUBLIC}"
 smarthost_port = 587
 smarthost_credentials = "{directory}/ses-credentials"
 smarthost_ca = "{directory}/ses/ca.crt"
+queue_directory = "{queue_directory or directory / "cloud" / "mail"}"
 retry_first_s = 2.0
 retry_later_s = 5.0
 hourly_limit_per_site = 20
