@@ -17,6 +17,10 @@ from cloudside.errors import ConfigurationError
 #: Key in the ASGI scope's ``state`` under which the peer's certificate stands, DER.
 PEER_CERTIFICATE = "kyoten_peer_certificate"
 
+#: Connections at once with one certificate. A router needs one; its old ones may still be dying on a bad line. Nobody
+#: asks a connection to say anything, and TLS takes revoked certificates too, so one router could hold all places.
+CONNECTIONS_PER_CERTIFICATE_MAX = 8
+
 
 class PeerCertificateProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 protocol, plus the peer's certificate in each request's state."""
@@ -28,6 +32,14 @@ class PeerCertificateProtocol(H11Protocol):
         # Each request's scope gets a copy of app_state; this connection's must not be seen by any other.
         self.app_state = {**self.app_state, PEER_CERTIFICATE: certificate}
         super().connection_made(transport)
+        if certificate is not None and self._count(certificate) > CONNECTIONS_PER_CERTIFICATE_MAX:
+            transport.abort()
+
+    def _count(self, certificate: bytes) -> int:
+        return sum(
+            isinstance(other, PeerCertificateProtocol) and other.app_state.get(PEER_CERTIFICATE) == certificate
+            for other in self.connections
+        )
 
 
 def peer_certificate(request: Request) -> bytes | None:
