@@ -23,7 +23,8 @@ ShortText = Annotated[str, Field(max_length=200)]
 
 class _Document(BaseModel):
     # A router can be years older or newer than the cloud: what is unknown is ignored in both directions.
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # Numbers are finite: NaN is no JSON (RFC 8259 section 6), and what a router says is shown to programs as JSON.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Problem(_Document):

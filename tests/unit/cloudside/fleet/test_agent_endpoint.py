@@ -126,6 +126,8 @@ def _server_context(cloud: Cloud) -> ssl.SSLContext:
         (b"\xff\xfe", "document"),
         (heartbeat_document(uplink={"kind": "pigeon"}), "uplink.kind"),
         (heartbeat_document(protocol=9), "protocol"),
+        (heartbeat_document(tunnel={"up": True, "since_s": float("nan")}), "tunnel.since_s"),
+        (heartbeat_document(problems=[{"key": "k", "params": {"n": float("inf")}}]), "problems.0.params.n"),
     ],
 )
 async def test_a_malformed_document_is_refused_by_field(
