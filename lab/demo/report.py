@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -23,7 +24,8 @@ def page(lines: Sequence[Line]) -> Table:
     table.add_column("what")
     table.add_column("measured", overflow="fold")
     for line in lines:
-        table.add_row("[green]held[/]" if line.held else "[bold red]FELL[/]", line.what, line.measured)
+        # What was measured can quote a program's words: never read as markup.
+        table.add_row("[green]held[/]" if line.held else "[bold red]FELL[/]", line.what, escape(line.measured))
     return table
 
 
@@ -33,6 +35,6 @@ def print_page(console: Console, lines: Sequence[Line]) -> None:
     console.print(page(lines))
     fallen = [line.what for line in lines if not line.held]
     if fallen:
-        console.print(f"[bold red]{len(fallen)} of {len(lines)} did not hold:[/] {'; '.join(fallen)}")
+        console.print(f"[bold red]{len(fallen)} of {len(lines)} did not hold:[/] {escape('; '.join(fallen))}")
     else:
         console.print(f"[green]All {len(lines)} held.[/]")
