@@ -26,13 +26,14 @@ check:
 	@$(PYTHON) -m ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ."; exit 1; }
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
-	@$(PYTHON) -m pytest -q tests/unit tests/property
+	@$(PYTHON) -m pytest -q -n auto tests/unit tests/property
 
 test: setup
 	@.venv/bin/kyoten-lab preflight
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
-	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q tests/unit tests/property tests/lab
+	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q -n auto tests/unit tests/property
+	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q tests/lab
 
 bench: setup
 	@.venv/bin/kyoten-lab preflight
