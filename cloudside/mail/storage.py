@@ -2,16 +2,17 @@
 
 Invariant: a job's future gets its result after the transaction that holds it is on the disk (WAL, synchronous=FULL),
 never before. Jobs that arrive during a commit share the next one. The same connection checkpoints: SQLite 3.40 can
-corrupt a WAL that two connections write and reset.
+corrupt a WAL that two connections write and reset. A lock beside the file keeps a second process out; it ends with us.
 """
 
+import fcntl
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from cloudside.errors import ConfigurationError, UnavailableError
 
@@ -32,8 +33,9 @@ class Writer:
     """Runs jobs one after another, each whole or not at all."""
 
     def __init__(self, path: Path, schema: str) -> None:
-        """Open or create the database. Raises ConfigurationError: not openable, or damaged."""
+        """Open or create the database. Raises ConfigurationError: not openable, damaged, or another writer has it."""
         self._path = path
+        self._lock = _locked(path)
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -42,6 +44,7 @@ class Writer:
             self._connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}")
             self._connection.executescript(schema)
         except sqlite3.Error as error:
+            self._lock.close()
             raise ConfigurationError("mail.queue-unusable", path=str(path), reason=str(error)) from error
         self._jobs: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mail-queue-writer", daemon=True)
@@ -57,6 +60,7 @@ class Writer:
         """Finish what was submitted, then close."""
         self._jobs.put(None)
         self._thread.join()
+        self._lock.close()
 
     def _work(self) -> None:
         open_for_work = True
@@ -117,3 +121,18 @@ class Writer:
         if isinstance(error, sqlite3.IntegrityError):
             return error
         return UnavailableError("mail.queue-failed", path=str(self._path), reason=str(error))
+
+
+def _locked(path: Path) -> TextIO:
+    """The lock of the database at ``path``, held until it is closed or the process ends."""
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        lock = lock_path.open("w")
+    except OSError as error:
+        raise ConfigurationError("mail.queue-unusable", path=str(path), reason=error.strerror or "") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigurationError("mail.queue-in-use", path=str(path)) from None
+    return lock

@@ -191,3 +191,12 @@ async def test_trace_finds_by_id_address_and_site(queue, tmp_path):
         assert [story.entries[0].message for story in view.trace(tmp_path, what)] == ["00000000000000ff"]
     with pytest.raises(InputError):
         view.trace(tmp_path, "nobody@x.test")
+
+
+def test_a_second_relay_on_the_same_queue_does_not_start(tmp_path):
+    first = Queue(tmp_path)
+    with pytest.raises(ConfigurationError) as refused:
+        Queue(tmp_path)
+    assert refused.value.key == "mail.queue-in-use"
+    first.close()
+    Queue(tmp_path).close()
