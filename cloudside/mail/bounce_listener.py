@@ -35,6 +35,10 @@ class BounceHandler:
     voice: dsn.Voice
     queued: Callable[[], None]
 
+    def place(self, source: str) -> str:
+        """Whose connections are counted together: one address's."""
+        return source
+
     async def handle_RCPT(
         self, server: Server, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> Any:

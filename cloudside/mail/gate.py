@@ -9,24 +9,24 @@ _REMEMBERED_MAX = 10_000
 
 @dataclass(slots=True)
 class Gate:
-    """Counts open connections, in total and by source address."""
+    """Counts open connections, in total and by place: a site, or an address that belongs to none."""
 
     total_max: int
-    per_source_max: int
+    per_place_max: int
     _open: Counter[str] = field(default_factory=Counter)
 
-    def enter(self, source: str) -> bool:
+    def enter(self, place: str) -> bool:
         """Take a place; False when there is none."""
-        if self._open.total() >= self.total_max or self._open[source] >= self.per_source_max:
+        if self._open.total() >= self.total_max or self._open[place] >= self.per_place_max:
             return False
-        self._open[source] += 1
+        self._open[place] += 1
         return True
 
-    def leave(self, source: str) -> None:
+    def leave(self, place: str) -> None:
         """Give the place back."""
-        self._open[source] -= 1
-        if self._open[source] <= 0:
-            del self._open[source]
+        self._open[place] -= 1
+        if self._open[place] <= 0:
+            del self._open[place]
 
 
 @dataclass(slots=True)

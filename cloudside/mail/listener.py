@@ -83,8 +83,8 @@ class Server(SMTP):
             self.transport.close()
 
     async def _handle_client(self) -> None:
-        source = self.source
-        if not self._gate.enter(source):
+        place = self.event_handler.place(self.source)
+        if not self._gate.enter(place):
             await self.push("421 4.7.0 Too many connections, try again later")
             self.abort()
             return
@@ -95,7 +95,7 @@ class Server(SMTP):
             self.abort()  # the client went away in the middle of a reply
         finally:
             self._connections.discard(self)
-            self._gate.leave(source)
+            self._gate.leave(place)
 
     async def handle_exception(self, error: Exception) -> str:
         if not isinstance(error, KyotenError):
@@ -205,6 +205,13 @@ class SiteHandler:
     def origin(self, server: Server, session: Session) -> Origin:
         """Who sends. Raises RefusedError, UnavailableError (no snapshot)."""
         return self._reception.directory.snapshot.origin_at(server.source)
+
+    def place(self, source: str) -> str:
+        """Whose connections are counted together: a site's, whichever of its addresses they come from."""
+        try:
+            return self._reception.directory.snapshot.origin_at(source).name
+        except (RefusedError, UnavailableError):
+            return source
 
     async def handle_MAIL(
         self, server: Server, session: Session, envelope: Envelope, address: str, options: list[str]

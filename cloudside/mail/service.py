@@ -37,9 +37,10 @@ from linux.files import write_durably
 
 log = structlog.get_logger(__name__)
 
-#: Connections of one listener in total and from one address: a site has a handful of devices behind one prefix.
+#: Connections of one listener in total and from one site (of the bounce listener: from one address). A device on a LAN
+#: can take any of its site's addresses, so counted by address one site could take all places.
 CONNECTIONS_MAX = 500
-CONNECTIONS_PER_SOURCE_MAX = 20
+CONNECTIONS_PER_PLACE_MAX = 40
 #: A bounce may carry the whole mail back, and its own words.
 BOUNCE_EXTRA_BYTES = 256 * 1024
 BIND_RETRY_S = 0.5
@@ -150,7 +151,7 @@ async def _serve(
     listen: Listen, name: str, kind: type[Server], handler: object, options: dict[str, Any], stop: asyncio.Event
 ) -> None:
     """One listener until ``stop``; waits for its address when the gateway has not put it up yet."""
-    gate = Gate(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX)
+    gate = Gate(CONNECTIONS_MAX, CONNECTIONS_PER_PLACE_MAX)
     connections: set[Server] = set()
     loop = asyncio.get_running_loop()
     server: asyncio.Server | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudside.mail import view
+from cloudside.mail import service, view
 
 RUN_RELAY = """
 import asyncio, sys
@@ -81,12 +81,19 @@ async def test_bare_line_ends_neither_end_a_mail_nor_leave_as_they_came(world):
     assert taken.content.endswith(b"first\r\n.\r\nMAIL FROM:<evil@x.test>\r\n.\r\nlast\r\n")
 
 
-async def test_connections_from_one_address_are_limited(world):
+async def test_connections_of_one_site_are_limited_whatever_address_they_come_from(world, monkeypatch):
+    monkeypatch.setattr(service, "CONNECTIONS_PER_PLACE_MAX", 20)
+    listen = world.config.relay.site_listen
+
+    async def from_address(number):
+        address = (f"127.0.1.{number}", 0)
+        return await asyncio.open_connection(str(listen.address), listen.port, local_addr=address)
+
     async with world.relay():
-        opened = [await connect(world) for _ in range(20)]
+        opened = [await from_address(30 + number) for number in range(20)]
         for reader, _ in opened:
             assert (await reader.readline()).startswith(b"220")
-        assert (await talk(world, b"", until=b"421")).startswith("421")
+        assert (await (await from_address(99))[0].readline()).startswith(b"421")
         opened[0][1].close()
         await opened[0][1].wait_closed()
         await asyncio.sleep(0.1)
