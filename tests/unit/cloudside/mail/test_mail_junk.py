@@ -93,7 +93,9 @@ async def test_connections_of_one_site_are_limited_whatever_address_they_come_fr
         opened = [await from_address(30 + number) for number in range(20)]
         for reader, _ in opened:
             assert (await reader.readline()).startswith(b"220")
-        assert (await (await from_address(99))[0].readline()).startswith(b"421")
+        reader, refused = await from_address(99)
+        assert (await reader.readline()).startswith(b"421")
+        refused.close()
         opened[0][1].close()
         await opened[0][1].wait_closed()
         await asyncio.sleep(0.1)
