@@ -2,7 +2,9 @@
 
 charon writes the route to the cloud into table 220, which is asked before the main table. So there, what must not go
 into the tunnel although the cloud's prefix covers it is thrown back: the LAN, and the networks on the lines (carriers
-use 10.0.0.0/8 too). While there is no tunnel, the cloud's prefix is unreachable instead of leaking to the Internet.
+use 10.0.0.0/8 too). A line whose network holds the cloud's service address is not: a DHCP server that hands out all of
+10.0.0.0/8 would take the site from the cloud, and the way to the gateway is the default route, which needs no such
+exception. While there is no tunnel, the cloud's prefix is unreachable instead of leaking to the Internet.
 """
 
 from collections.abc import Iterable
@@ -34,7 +36,7 @@ def plan(enrolment: Enrolment, *, lan_addresses: Iterable[Interface], connected:
     """
     own = enrolment.router_address
     loopback = frozenset() if own in {address.ip for address in lan_addresses} else frozenset({ip_interface(own)})
-    near = {enrolment.lan, *connected}
+    near = {enrolment.lan, *(network for network in connected if enrolment.service_address not in network)}
     routes = {
         Route(prefix, table=CHARON_TABLE, kind=RouteKind.THROW)
         for prefix in near

@@ -85,3 +85,9 @@ def test_lan_and_lines_inside_the_clouds_prefix_stay_out_of_the_tunnel(enrolment
     assert made.loopback == frozenset()
     thrown = {str(route.prefix) for route in made.routes if route.kind is RouteKind.THROW}
     assert thrown == {"10.10.1.0/24", "10.64.0.4/30"}
+
+
+@pytest.mark.parametrize("line", ["10.0.0.0/8", "10.128.0.0/9", "0.0.0.0/0"])
+def test_a_line_that_claims_the_clouds_prefix_does_not_get_it(enrolment: Enrolment, line: str) -> None:
+    made = planning.plan(enrolment, lan_addresses=(), connected=[ip_network(line)])
+    assert [route for route in made.routes if route.kind is RouteKind.THROW] == []
