@@ -165,7 +165,9 @@ class Agent:
                 self._routes.replace_route(change.wanted)
                 self._routes.delete_route(change.found)
                 _log.info("default route of %s moved to metric %d", change.wanted.interface, change.wanted.metric)
-            self._mapping.reconcile(self._interfaces, frozenset(self._options.uplinks))
+            self._mapping.reconcile(
+                self._interfaces, frozenset(self._options.uplinks), filtered=self._firewall.in_force
+            )
         except (LinuxError, OSError) as error:
             if self._board.set("mapping", Problem("agent.mapping-failed", {"reason": str(error)[:200]})):
                 _log.error("addresses and routes: %s", error)

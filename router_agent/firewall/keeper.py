@@ -18,6 +18,12 @@ class FirewallKeeper:
         self._ipv6 = ipv6
         self._ruleset = ruleset
         self._kept: tuple[str, ...] | None = None
+        self._ipv4_set = False
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the IPv4 filter was set since the start: only IPv4 is forwarded."""
+        return self._ipv4_set
 
     def check(self) -> tuple[Problem | None, bool]:
         """Look, and repair what differs. Answers what stands wrong now (the filter cannot be set), and whether a filter
@@ -36,6 +42,7 @@ class FirewallKeeper:
 
     def _apply(self) -> None:
         self._ipv4.restore_rules(self._ruleset.ipv4, keep_others=False)
+        self._ipv4_set = True
         if self._ipv6 is not None:
             self._ipv6.restore_rules(self._ruleset.ipv6, keep_others=False)
         # Compared with what the kernel shows afterwards: it writes some rules another way than they were given.

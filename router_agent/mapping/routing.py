@@ -9,8 +9,9 @@ from router_agent.mapping import plan as planning
 
 _log = logging.getLogger(__name__)
 
+_FORWARDING = "net/ipv4/ip_forward"
 #: rp_filter 2 (loose): answers to the router's overlay address come in on another interface than lo.
-KERNEL_PARAMETERS = {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/rp_filter": "2"}
+KERNEL_PARAMETERS = {_FORWARDING: "1", "net/ipv4/conf/all/rp_filter": "2"}
 
 _OURS = (RouteKind.THROW, RouteKind.UNREACHABLE)
 
@@ -26,8 +27,11 @@ class Mapping:
         self._lan = lan
         self._parameters = parameters_directory
 
-    def reconcile(self, interfaces: tuple[InterfaceState, ...], uplinks: frozenset[str]) -> None:
-        """Bring the kernel to the plan. Raises RouteError, and OSError for a parameter that cannot be set."""
+    def reconcile(self, interfaces: tuple[InterfaceState, ...], uplinks: frozenset[str], *, filtered: bool) -> None:
+        """Bring the kernel to the plan. ``filtered``: the packet filter stands; without it nothing is forwarded.
+
+        Raises RouteError, and OSError for a parameter that cannot be set.
+        """
         states = {state.name: state for state in interfaces}
         lan = states.get(self._lan)
         wanted = planning.plan(
@@ -35,7 +39,8 @@ class Mapping:
             lan_addresses=lan.addresses if lan else (),
             connected=[own.network for name in uplinks if name in states for own in states[name].addresses],
         )
-        for name, value in KERNEL_PARAMETERS.items():
+        forwarding = {_FORWARDING: "1" if filtered else "0"}
+        for name, value in (KERNEL_PARAMETERS | forwarding).items():
             path = self._parameters / name
             if path.read_text().strip() != value:
                 path.write_text(value)

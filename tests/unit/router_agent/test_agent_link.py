@@ -1,15 +1,19 @@
 """Uplinks and the routing plan: which line is in use, what must not go into the tunnel."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import cast
 
 import pytest
 
-from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind
+from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind, Routes
 from router_agent.bundle import Enrolment
 from router_agent.link import uplinks
 from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind
 from router_agent.mapping import plan as planning
+from router_agent.mapping import routing
 
 KINDS = {"wan0": UplinkKind.WIRED, "wwan0": UplinkKind.MOBILE}
 
@@ -91,3 +95,25 @@ def test_lan_and_lines_inside_the_clouds_prefix_stay_out_of_the_tunnel(enrolment
 def test_a_line_that_claims_the_clouds_prefix_does_not_get_it(enrolment: Enrolment, line: str) -> None:
     made = planning.plan(enrolment, lan_addresses=(), connected=[ip_network(line)])
     assert [route for route in made.routes if route.kind is RouteKind.THROW] == []
+
+
+class NoRoutes:
+    """A routing table that takes everything."""
+
+    def list_routes(self, _table: int) -> tuple[()]:
+        return ()
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+def test_nothing_is_forwarded_before_the_packet_filter_stands(enrolment: Enrolment, tmp_path: Path) -> None:
+    for name in routing.KERNEL_PARAMETERS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    forwards = tmp_path / "net/ipv4/ip_forward"
+    mapping = routing.Mapping(cast(Routes, NoRoutes()), enrolment, lan="lan0", parameters_directory=tmp_path)
+    mapping.reconcile((), frozenset(), filtered=False)
+    assert forwards.read_text() == "0"
+    mapping.reconcile((), frozenset(), filtered=True)
+    assert forwards.read_text() == "1"

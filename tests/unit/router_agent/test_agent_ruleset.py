@@ -116,8 +116,10 @@ def test_a_filter_that_cannot_be_set_is_a_problem_until_it_can(enrolment: Enrolm
     problem, _ = kept.check()
     assert problem is not None
     assert problem.key == "agent.firewall-failed"
+    assert not kept.in_force
     kernel.broken = False
     assert kept.check() == (None, False)
+    assert kept.in_force
 
 
 def test_counters_and_comments_are_no_change() -> None:
