@@ -141,10 +141,11 @@ class Reconciler:
         rule_set = self._desired.rule_set
         if enforcement.fingerprint != rule_set.fingerprint:
             began = self._clock()
-            rendered = enforcement.apply(rule_set)
-            log.info("rule-set", fingerprint=rule_set.fingerprint[:12], seconds=round(self._clock() - began, 4))
+            # Before, because apply can break after the flip: its record is a file, and a disk can be full.
             self._judge_flows = True
             self._swept = False
+            rendered = enforcement.apply(rule_set)
+            log.info("rule-set", fingerprint=rule_set.fingerprint[:12], seconds=round(self._clock() - began, 4))
             return tuple(desired.of_rule(mistake) for mistake in rendered.problems)
         return self._problems.get("datapath.filter-failed", ())
 

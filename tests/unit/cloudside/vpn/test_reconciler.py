@@ -193,6 +193,25 @@ def test_failed_apply_keeps_the_old_rules_and_is_tried_again(gateway: _Gateway, 
     assert report.problems == ()
 
 
+def test_policy_whose_record_cannot_be_written_ends_flows_and_goes_all_the_same(
+    gateway: _Gateway, config: Config, database: Database
+) -> None:
+    doomed = Flow(ip_network("10.10.1.0/24")[5], ip_network("10.10.2.0/24")[5], 6, 4000, 80)
+    gateway.machine.flows = [doomed]
+    gateway.run()
+    assert gateway.machine.flows == [doomed]
+    (config.runtime_directory / "record").unlink()
+    (config.runtime_directory / "record").mkdir()
+    with database.write() as session:
+        policies.add_version(
+            session, OPERATOR, tenant_id="acme", text="tenant: acme\nallow: []\n", file_name="p", author="t", now=NOW
+        )
+    report = gateway.run()
+    assert gateway.machine.flows == []
+    assert {name.split("-")[0] for name in gateway.kernel.sets if name.startswith("ky")} <= {"ky2", "kyoten"}
+    assert _keys(report) == {"datapath.filter-failed"}
+
+
 def test_revoked_site_loses_set_tunnel_route_and_flows(gateway: _Gateway, config: Config, database: Database) -> None:
     gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24"), 2: _sa(2, "osaka", "10.10.2.0/24")}
     doomed = Flow(ip_network("10.10.1.0/24")[5], ip_network("10.10.2.0/24")[5], 6, 4000, 80)
