@@ -11,7 +11,7 @@ from typing import TextIO
 
 from linux.errors import LinuxError
 from router_agent import identity, status
-from router_agent.errors import AgentError, BundleError
+from router_agent.errors import AgentError, BundleError, StateError
 from router_agent.identity import Identity
 from router_agent.link.uplinks import UplinkKind
 from router_agent.messages import text
@@ -151,9 +151,19 @@ def _lines(found: dict[str, object], running: bool) -> list[str]:
 
 
 def _identity(bundle_path: Path | None, state: Path) -> Identity:
-    """Install the bundle that was given; without one, or when its file has gone since, take what is installed."""
-    if bundle_path is not None and (bundle_path.exists() or not (state / "identity").exists()):
-        return identity.install(identity.read_bundle(bundle_path), state)
+    """Install the bundle that was given; without one, or when its file has gone since, take what is installed.
+
+    So too when the bundle is damaged or the disk full: a copy that broke off must not keep a site off at its next boot.
+    """
+    if bundle_path is not None and (bundle_path.exists() or not identity.is_installed(state)):
+        try:
+            return identity.install(identity.read_bundle(bundle_path), state)
+        except (BundleError, StateError) as error:
+            if not identity.is_installed(state):
+                raise
+            for problem in error.problems if isinstance(error, BundleError) else (error,):
+                _complain(problem)
+            _complain(AgentError("agent-cli.bundle-not-taken", path=str(bundle_path)))
     return identity.load(state)
 
 

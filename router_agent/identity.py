@@ -57,6 +57,8 @@ def install(new: Bundle, state: Path) -> Identity:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _same(target, new):
             return Identity(new.enrolment, target)
+        if not target.exists() and old.exists():
+            old.rename(target)  # the power failed between the two renames
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -72,6 +74,11 @@ def install(new: Bundle, state: Path) -> Identity:
     except OSError as error:
         raise _unwritable(state, error) from error
     return Identity(new.enrolment, target)
+
+
+def is_installed(state: Path) -> bool:
+    """Whether there is something to load."""
+    return (state / "identity").is_dir() or (state / "identity.old").is_dir()
 
 
 def load(state: Path) -> Identity:

@@ -1,5 +1,6 @@
 """The enrolment bundle: what the cloud packs the agent reads; for anything else it says all that is wrong."""
 
+import errno
 import io
 import json
 import tarfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudside.pki import bundle as cloud_bundle
-from router_agent import bundle, identity
+from router_agent import bundle, cli, identity
 from router_agent.errors import AgentError, BundleError, StateError
 
 DOCUMENT: dict[str, object] = {
@@ -158,6 +159,31 @@ def test_a_power_cut_between_the_renames_keeps_the_old_identity(tmp_path: Path) 
     identity.install(bundle.read(packed()), tmp_path)
     (tmp_path / "identity").rename(tmp_path / "identity.old")
     assert identity.load(tmp_path).enrolment.site == "tokyo-1"
+
+
+def test_a_full_disk_after_such_a_cut_keeps_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity.install(bundle.read(packed()), tmp_path)
+    (tmp_path / "identity").rename(tmp_path / "identity.old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(identity, "write_durably", full)
+    with pytest.raises(StateError):
+        identity.install(bundle.read(packed({**DOCUMENT, "heartbeat_s": 31})), tmp_path)
+    assert identity.load(tmp_path).enrolment.heartbeat_s == DOCUMENT["heartbeat_s"]
+
+
+def test_a_bundle_whose_copy_broke_off_does_not_keep_an_enrolled_router_from_starting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "bundle.tar"
+    given.write_bytes(packed()[:1000])
+    with pytest.raises(BundleError):
+        cli._identity(given, tmp_path)
+    identity.install(bundle.read(packed()), tmp_path)
+    assert cli._identity(given, tmp_path).enrolment.site == "tokyo-1"
+    assert str(given) in capsys.readouterr().err
 
 
 def test_nothing_installed_and_damaged_are_told_apart(tmp_path: Path) -> None:
