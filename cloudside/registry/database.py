@@ -2,9 +2,12 @@
 
 SQLite is the embedded default, PostgreSQL the production engine; the code is the same. SQLite runs in WAL mode with
 synchronous=FULL, and a writing session takes the write lock at its start, so two allocations cannot both see the same
-free prefix.
+free prefix. Each session opens SQLite's file anew: a kept connection would go on reading, and writing, a file that
+was put aside when a backup was restored over it.
 """
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from cloudside.errors import ConfigurationError, UnavailableError
 
@@ -38,7 +42,8 @@ class Database:
         sqlite = self._url.get_backend_name() == "sqlite"
         self._sqlite_path = Path(self._url.database) if sqlite and self._url.database else None
         arguments: dict[str, Any] = {"timeout": lock_wait_s} if sqlite else {}
-        self.engine = create_engine(self._url, connect_args=arguments)
+        pool = NullPool if self._sqlite_path is not None else None
+        self.engine = create_engine(self._url, connect_args=arguments, poolclass=pool)
         if sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -74,17 +79,28 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one consistent state and writes nothing. Objects stay usable after it."""
+        """A session that sees one consistent state and writes nothing. Objects stay usable after it.
+
+        Raises UnavailableError: locked, or its file is not there. ConfigurationError: damaged.
+        """
+        self._require_file()
         with self._translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session  # closing rolls back; an explicit rollback would expire every object the caller keeps
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that commits when the block ends, and leaves nothing behind when it raises."""
+        """A session that commits when the block ends, and leaves nothing behind when it raises. Raises as read does."""
+        self._require_file()
         with self._translated(), Session(self._writing_engine(), expire_on_commit=False) as session:
             session.connection()  # takes the write lock now, before the caller reads what it will decide on
             yield session
             session.commit()
+
+    def _require_file(self) -> None:
+        # Connecting would make an empty one in its place.
+        if self._sqlite_path is not None and not self._sqlite_path.exists():
+            reason = os.strerror(errno.ENOENT)
+            raise UnavailableError("registry.unavailable", where=str(self._sqlite_path), reason=reason)
 
     def _writing_engine(self) -> Engine:
         return self.engine.execution_options(kyoten_write=True)

@@ -1,5 +1,6 @@
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,32 @@ def test_missing_file_is_named_and_not_created(tmp_path: Path) -> None:
     assert caught.value.key == "registry.missing"
     assert caught.value.params == {"path": str(path)}
     assert not path.exists()
+
+
+def _tenants(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.scalars(select(Tenant.id)))
+
+
+def test_registry_restored_from_a_backup_is_what_a_running_daemon_sees(registry_path: Path, database: Database) -> None:
+    assert _tenants(database) == []
+    backup = registry_path.with_name("backup")
+    with closing(sqlite3.connect(registry_path)) as raw, closing(sqlite3.connect(backup)) as copy:
+        raw.backup(copy)
+        copy.execute("INSERT INTO tenants VALUES ('acme', '10.10.0.0/16', '2026-11-21 00:00:00')")
+        copy.commit()
+    backup.rename(registry_path)
+    assert _tenants(database) == ["acme"]
+
+
+def test_registry_that_is_away_is_told_and_not_made_anew(registry_path: Path, database: Database) -> None:
+    assert _tenants(database) == []
+    registry_path.unlink()
+    for way in (database.read, database.write):
+        with pytest.raises(UnavailableError) as caught, way():
+            pass
+        assert caught.value.key == "registry.unavailable"
+    assert not registry_path.exists()
 
 
 def test_older_schema_is_told_from_ours(registry_path: Path, database: Database) -> None:
