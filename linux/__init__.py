@@ -5,6 +5,7 @@
     netfilter   iptables-legacy and ipset: restore, save
     routes      addresses, interfaces, routes and rules over netlink
     files       durable writes
+    locks       one process at a time
 
 Imports nothing of ours. Foreign types (vici's bytes, netlink messages) end here: see docs/adr/0001.
 """

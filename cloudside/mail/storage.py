@@ -5,16 +5,17 @@ never before. Jobs that arrive during a commit share the next one. The same conn
 corrupt a WAL that two connections write and reset. A lock beside the file keeps a second process out; it ends with us.
 """
 
-import fcntl
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from cloudside.errors import ConfigurationError, UnavailableError
+from linux import locks
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
@@ -104,8 +105,10 @@ class Writer:
                 self._connection.execute("RELEASE job")
             self._connection.execute("COMMIT")
         except Exception as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            # One that fails is tried again by the next group's: this thread must live, or every client waits for ever.
+            with suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
             for future in waiting:
                 future.set_exception(self._translated(error))
             return
@@ -125,14 +128,10 @@ class Writer:
 
 def _locked(path: Path) -> TextIO:
     """The lock of the database at ``path``, held until it is closed or the process ends."""
-    lock_path = path.with_name(f"{path.name}.lock")
     try:
-        lock = lock_path.open("w")
+        lock = locks.take(path.with_name(f"{path.name}.lock"))
     except OSError as error:
         raise ConfigurationError("mail.queue-unusable", path=str(path), reason=error.strerror or "") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ConfigurationError("mail.queue-in-use", path=str(path)) from None
+    if lock is None:
+        raise ConfigurationError("mail.queue-in-use", path=str(path))
     return lock

@@ -200,3 +200,29 @@ def test_a_second_relay_on_the_same_queue_does_not_start(tmp_path):
     assert refused.value.key == "mail.queue-in-use"
     first.close()
     Queue(tmp_path).close()
+
+
+class _Sick:
+    """A connection to a disk that fails: COMMIT and the first ROLLBACK after it raise."""
+
+    def __init__(self, real):
+        self._real = real
+        self.failing = {"COMMIT", "ROLLBACK"}
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def execute(self, statement, *parameters):
+        if statement in self.failing:
+            self.failing.discard(statement)
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._real.execute(statement, *parameters)
+
+
+async def test_a_disk_that_fails_at_the_worst_moment_does_not_end_the_writer(queue):
+    queue._writer._connection = _Sick(queue._writer._connection)
+    for number in (1, 2):  # the second finds the first one's transaction open, and ends it
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(queue.accept(message(number)), 5)
+    await asyncio.wait_for(queue.accept(message(3)), 5)
+    assert [attempt.original.id for attempt in await queue.claim(NOW, 5)] == [3]
