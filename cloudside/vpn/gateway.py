@@ -27,6 +27,7 @@ from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.events import Events
 from cloudside.vpn.reconciler import Due, Parts, Reconciler
 from cloudside.vpn.reports import Reporter
+from linux import locks
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
 from linux.errors import LinuxError
@@ -45,19 +46,24 @@ SETTLE_S = 0.3
 def run(config: Config, stop: threading.Event) -> None:
     """Be the gateway until ``stop`` is set. Drops everything first, then brings up what the registry wants.
 
-    Raises ConfigurationError: default deny cannot be established on this machine, so nothing is started.
+    Raises ConfigurationError: another gateway runs here, or default deny cannot be established on this machine, so
+    nothing is started.
     """
     runner = SubprocessRunner()
     config.runtime_directory.mkdir(parents=True, exist_ok=True)
-    enforcement = _enforcement(config, runner)
-    try:
-        enforcement.hold()
-    except LinuxError as error:
-        raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
-    adopted = enforcement.adopt()
-    dataplane = detect(runner)
-    log.info("start", gateway=config.gateway.name, dataplane=dataplane.value, adopted_rule_set=adopted)
     with contextlib.ExitStack() as cleanup:
+        lock = locks.take(config.runtime_directory / "gateway.lock")
+        if lock is None:
+            raise ConfigurationError("vpn.gateway-runs-already", path=str(config.runtime_directory))
+        cleanup.enter_context(lock)
+        enforcement = _enforcement(config, runner)
+        try:
+            enforcement.hold()
+        except LinuxError as error:
+            raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
+        adopted = enforcement.adopt()
+        dataplane = detect(runner)
+        log.info("start", gateway=config.gateway.name, dataplane=dataplane.value, adopted_rule_set=adopted)
         routes = Routes()
         cleanup.callback(routes.close)
         site_routes = SiteRoutes(routes, config.gateway.service_address)
