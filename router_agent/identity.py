@@ -9,6 +9,7 @@ from linux.files import write_durably
 from router_agent import bundle
 from router_agent.bundle import Bundle, Enrolment
 from router_agent.errors import AgentError, BundleError, StateError
+from router_agent.logs import writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def read_bundle(path: Path) -> Bundle:
 def install(new: Bundle, state: Path) -> Identity:
     """Put a bundle's members in place of those before. Raises StateError; the old identity is whole then.
 
-    The settings of another site do not follow: they are removed when the site's name changes.
+    Settings and log of another site do not follow: they are removed when the site's name changes. It may be another
+    tenant's, who can ask for the log. (charon's is in the runtime directory, which ends with the power.)
     """
     target = state / "identity"
     fresh = state / "identity.new"
@@ -66,7 +68,8 @@ def install(new: Bundle, state: Path) -> Identity:
             write_durably(fresh / name, content, mode=0o600 if name in bundle.SECRET_MEMBERS else 0o644)
         if target.exists():
             if _installed_site(target) != new.enrolment.site:
-                (state / "settings.json").unlink(missing_ok=True)
+                for left in (state / "settings.json", *state.glob(f"{writer.NAME}*")):
+                    left.unlink(missing_ok=True)
             target.rename(old)
         fresh.rename(target)
         _flush(state)

@@ -145,13 +145,15 @@ def test_installing_is_whole_and_secrets_are_roots_alone(tmp_path: Path) -> None
     assert sorted(place.name for place in state.iterdir()) == ["identity"]
 
 
-def test_another_sites_bundle_takes_no_settings_over(tmp_path: Path) -> None:
+def test_another_sites_bundle_takes_neither_settings_nor_log_over(tmp_path: Path) -> None:
     identity.install(bundle.read(packed()), tmp_path)
-    (tmp_path / "settings.json").write_text("{}")
+    left = [tmp_path / name for name in ("settings.json", "agent.log", "agent.log.1")]
+    for place in left:
+        place.write_text("{}")
     identity.install(bundle.read(packed({**DOCUMENT, "heartbeat_s": 31})), tmp_path)
-    assert (tmp_path / "settings.json").exists()
+    assert all(place.exists() for place in left)
     identity.install(bundle.read(packed({**DOCUMENT, "site": "osaka-1"})), tmp_path)
-    assert not (tmp_path / "settings.json").exists()
+    assert not any(place.exists() for place in left)
     assert identity.load(tmp_path).enrolment.site == "osaka-1"
 
 
