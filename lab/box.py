@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ DIRECTORY_VARIABLE = "KYOTEN_LAB_DIRECTORY"
 #: Present once the box's program said that it stays (`keep`); holds its exit status so far.
 _KEPT = "kept"
 _PID = "pid"
+#: Set inside a box that may be kept: the reading end of a pipe that closes when its starter is gone.
+_STARTER_VARIABLE = "KYOTEN_LAB_STARTER"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -63,14 +66,16 @@ def run(argv: Sequence[str], *, keep: bool = False) -> int:
     place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
     lock = (place / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
+    gone, here = os.pipe()  # this process alone holds the writing end
     box = subprocess.Popen(
         ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc", "--",
          sys.executable, "-m", "lab.box", *argv],
-        env={**os.environ, DIRECTORY_VARIABLE: str(place)},
+        env={**os.environ, DIRECTORY_VARIABLE: str(place), **({_STARTER_VARIABLE: str(gone)} if keep else {})},
         preexec_fn=None if keep else _die_with_parent,
         start_new_session=keep,
-        pass_fds=(lock.fileno(),),  # the box holds the lock too: a kept one stays marked as alive
+        pass_fds=(lock.fileno(), gone),  # the box holds the lock too: a kept one stays marked as alive
     )  # fmt: skip
+    os.close(gone)
     (place / _PID).write_text(str(box.pid))
     ending: list[int] = []
 
@@ -99,6 +104,7 @@ def run(argv: Sequence[str], *, keep: bool = False) -> int:
             box.wait()
             shutil.rmtree(place, ignore_errors=True)
         lock.close()
+        os.close(here)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -123,6 +129,11 @@ def living() -> list[Path]:
     return [place for place in sorted(PARENT.glob(f"{PREFIX}*")) if _alive(place)]
 
 
+def kept() -> list[Path]:
+    """Directories of kept boxes only: not those of a demo or a test run that is still at work."""
+    return [place for place in living() if (place / _KEPT).exists()]
+
+
 def sweep() -> None:
     """Remove directories of boxes whose processes are gone."""
     for place in PARENT.glob(f"{PREFIX}*"):
@@ -131,15 +142,15 @@ def sweep() -> None:
 
 
 def close_all() -> int:
-    """End every open box; returns how many there were."""
-    places = living()
+    """End every kept box; returns how many there were. Whoever opened one that is at work ends it."""
+    places = kept()
     for place in places:
         try:
             os.kill(int((place / _PID).read_text()), signal.SIGKILL)  # --kill-child takes the rest down
         except (OSError, ValueError):
             continue
     deadline = time.monotonic() + 10
-    while living() and time.monotonic() < deadline:
+    while kept() and time.monotonic() < deadline:
         time.sleep(0.05)
     sweep()
     return len(places)
@@ -198,11 +209,20 @@ def _first_process(argv: Sequence[str]) -> int:
     program = subprocess.Popen(argv)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: program.send_signal(received))
+    if _STARTER_VARIABLE in os.environ:
+        threading.Thread(target=_end_with_starter, args=(program,), daemon=True).start()
     while True:
         pid, status = os.wait()
         if pid == program.pid:
             program.returncode = os.waitstatus_to_exitcode(status)
             return program.returncode if program.returncode >= 0 else 128 - program.returncode
+
+
+def _end_with_starter(program: "subprocess.Popen[bytes]") -> None:
+    """A box that may be kept outlives its starter on purpose, but not a starter that was killed before it was kept."""
+    os.read(int(os.environ[_STARTER_VARIABLE]), 1)
+    if not (directory() / _KEPT).exists():
+        program.kill()
 
 
 if __name__ == "__main__":

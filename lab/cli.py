@@ -31,6 +31,12 @@ def _require_machine() -> None:
         _fail("; ".join(problems))
 
 
+def _require_root() -> None:
+    # Worlds are root's alone: anybody else would see none and believe that there is none.
+    if os.geteuid() != 0:
+        _fail("root is needed to see a world: run this as root")
+
+
 @app.command("preflight")
 def check_machine() -> None:
     """Say what this machine lacks for a world; exit status 2 if anything."""
@@ -41,7 +47,7 @@ def check_machine() -> None:
 def demo(keep: Annotated[bool, typer.Option("--keep", help="Leave the world up afterwards.")] = False) -> None:
     """Build the demo's world, run the main job in it, show what was measured."""
     _require_machine()
-    if keep and box.living():
+    if keep and box.kept():
         _fail("a world is up already: look around in it, or remove it with `make demo-down`")
     argv = [sys.executable, "-m", "lab.demo", *(["--keep"] if keep else [])]
     status = box.run(argv, keep=keep)
@@ -51,6 +57,7 @@ def demo(keep: Annotated[bool, typer.Option("--keep", help="Leave the world up a
 @app.command()
 def down() -> None:
     """Remove every kept world."""
+    _require_root()
     count = box.close_all()
     sys.stdout.write(f"removed {count} world{'s' if count != 1 else ''}\n")
 
@@ -58,7 +65,8 @@ def down() -> None:
 @app.command("list")
 def list_worlds() -> None:
     """Kept worlds and their hosts."""
-    for place in box.living():
+    _require_root()
+    for place in box.kept():
         sys.stdout.write(f"{place}\n")
         for host in sorted(path.name for path in place.glob("*/*") if path.is_dir()):
             sys.stdout.write(f"  {host}\n")
@@ -70,7 +78,8 @@ def execute(
     command: Annotated[list[str], typer.Argument(help="What to run there.")],
 ) -> None:
     """Run a command on a host of the kept world."""
-    places = box.living()
+    _require_root()
+    places = box.kept()
     if not places:
         _fail("no world is up: `make demo KEEP=1` makes one that stays")
     found = [path for place in places for path in place.glob(f"*/{host}") if path.is_dir()]

@@ -39,10 +39,10 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(parent: Path, marker: str) -> "subprocess.Popen[bytes]":
+def start(parent: Path, marker: str, *, keep: bool = False) -> "subprocess.Popen[bytes]":
     code = (
         "import pathlib, sys; from lab import box; box.PARENT = pathlib.Path(sys.argv[1]);"
-        "sys.exit(box.run(['sh', '-c', sys.argv[2]]))"
+        f"sys.exit(box.run(['sh', '-c', sys.argv[2]], keep={keep}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(parent), BUSY.format(marker=marker)])
     wait_until("the box is busy", lambda: bool(list(parent.glob("*/busy"))), timeout_s=15)
@@ -82,6 +82,24 @@ def test_a_kept_box_stays_until_it_is_closed(parent: Path) -> None:
     assert box.close_all() == 1
     assert box.living() == []
     assert list(parent.glob(f"{box.PREFIX}*")) == []
+
+
+def test_a_box_at_work_is_no_kept_one_and_is_left_alone(parent: Path) -> None:
+    process = start(parent, "9020.5")
+    assert box.kept() == []
+    assert box.close_all() == 0
+    assert process.poll() is None
+    assert len(box.living()) == 1
+    process.terminate()
+    process.wait(15)
+
+
+def test_a_starter_that_is_killed_before_its_box_is_kept_leaves_none(parent: Path) -> None:
+    process = start(parent, "9021.5", keep=True)
+    process.kill()
+    process.wait(15)
+    wait_until("its processes end", lambda: not processes_with("9021.5"), timeout_s=8)
+    wait_until("the lock is free", lambda: not box.living(), timeout_s=8)
 
 
 def test_the_box_is_private(parent: Path) -> None:
