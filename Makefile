@@ -14,8 +14,9 @@ help:
 setup:
 	@lab/setup.sh
 
+# setpriv: a make that is killed outright takes the demo with it.
 demo: setup
-	@.venv/bin/kyoten-lab demo $(if $(KEEP),--keep)
+	@setpriv --pdeathsig TERM .venv/bin/kyoten-lab demo $(if $(KEEP),--keep)
 
 demo-down:
 	@[ -x .venv/bin/kyoten-lab ] || { echo "nothing to remove: the demo has not run from this clone"; exit 0; }; \
