@@ -1,5 +1,7 @@
 """Enrolment: a site's certificate, device id and SSH host key, written as one file for its router."""
 
+import errno
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy.orm import Session
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
 
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError, InputError, RefusedError
@@ -22,7 +25,7 @@ from cloudside.pki.store import KeyStore, key_to_pem
 from cloudside.registry import routers, sites, tenants
 from cloudside.registry.callers import OPERATOR, Caller
 from cloudside.registry.tables import Site
-from linux.files import write_durably
+from linux.files import rename_durably, write_durably
 
 #: Random bytes in a device id; written as twice as many hexadecimal digits.
 DEVICE_ID_BYTES = 32
@@ -53,7 +56,9 @@ def enrol(
     """Issue what the site's router needs and write it to ``output`` (mode 0600). The session must be a writing one.
 
     A router enrolled before is shut out: its certificates are revoked, its device id forgotten. The file is written
-    last, so when writing fails and the session is rolled back, the old router still counts.
+    last, so when writing fails and the session is rolled back, the old router still counts. It gets its name when the
+    session commits: a bundle whose certificate is not in the registry would connect and could not be revoked.
+
     Raises InputError: unknown site; ``output`` exists (without ``force``) or cannot be written. RefusedError: the site
     is revoked or retired. ConfigurationError: no public address, PKI not initialised, a key missing or damaged.
     """
@@ -86,12 +91,23 @@ def enrol(
         ("authorized_keys", operator_key),
     ]
     session.flush()
+    pending = output.with_name(f".{output.name}.pending")
     try:
-        write_durably(output, pack(describe(config, site), files, now=now))
+        write_durably(pending, pack(describe(config, site), files, now=now))
     except OSError as error:
         raise InputError("pki.output-unwritable", path=str(output), reason=str(error.strerror)) from None
+    _name_on_commit(session, pending, output)
     fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
     return Enrolment(site.id, output, fingerprint, certificate.not_valid_after_utc, replaced)
+
+
+def _name_on_commit(session: Session, pending: Path, output: Path) -> None:
+    def tidy(_session: Session, ended: SessionTransaction) -> None:
+        if ended.parent is None:  # closing a session rolls back without an event of its own
+            pending.unlink(missing_ok=True)
+
+    event.listen(session, "after_commit", lambda _: rename_durably(pending, output), once=True)
+    event.listen(session, "after_transaction_end", tidy)
 
 
 def prepare_tenant(session: Session, config: Config, caller: Caller, *, tenant_id: str, now: datetime) -> None:
@@ -137,6 +153,8 @@ def _require_enrollable(site: Site, output: Path, *, force: bool) -> None:
         raise RefusedError("pki.site-retired", site=site.id)
     if output.exists() and not force:
         raise InputError("pki.output-exists", path=str(output))
+    if output.is_dir():
+        raise InputError("pki.output-unwritable", path=str(output), reason=os.strerror(errno.EISDIR))
 
 
 def _operator_public_key(store: KeyStore) -> bytes:

@@ -142,6 +142,40 @@ def test_file_that_cannot_be_written_leaves_the_old_router_in(installation: Inst
         assert certificates.current(session, authority="tenant-acme", kind="site", subject="tokyo-1") is not None
 
 
+def test_bundle_of_an_enrolment_that_was_rolled_back_does_not_exist(installation: Installation, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    output.write_bytes(b"the one before")
+
+    def enrol_and_fail() -> None:
+        with installation.database.write() as session:
+            enrol(
+                session,
+                installation.config,
+                OPERATOR,
+                site_id="tokyo-1",
+                output=output,
+                now=installation.now,
+                force=True,
+            )
+            raise RuntimeError("the commit fails, the process dies")
+
+    with pytest.raises(RuntimeError):
+        enrol_and_fail()
+    assert output.read_bytes() == b"the one before"
+    assert list(tmp_path.glob(".bundle*")) == []
+    _enrol(installation, output, force=True)
+    unpack(output, tmp_path / "router")
+    assert {path.name for path in (tmp_path / "router").iterdir()} == set(_MEMBERS)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+
+
+def test_directory_in_the_files_place_is_refused_before_anything_is_done(
+    installation: Installation, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="output-unwritable"):
+        _enrol(installation, tmp_path, force=True)
+
+
 def test_refusals(installation: Installation, tmp_path: Path) -> None:
     with installation.database.write() as session:
         revocation.revoke_site(session, installation.config, OPERATOR, site_id="tokyo-1", now=installation.now)
