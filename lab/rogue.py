@@ -15,6 +15,7 @@ from pathlib import Path
 from lab.network import Host
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
+from linux.dataplane import Dataplane
 from linux.errors import LinuxError
 
 CONNECT_WAIT_S = 10.0
@@ -70,7 +71,7 @@ def _main(directory: Path, bundle: Path, subnets: list[str]) -> None:
         "site": raw["site"], "gateway": raw["gateways"][0], "identity": raw["gateway_identity"],
         "reachable": raw["reachable"],
     }  # fmt: skip
-    process = CharonProcess(directory, strongswan_conf(directory, userland_esp=True, options={"retransmit_tries": "2"}))
+    process = CharonProcess(directory, strongswan_conf(directory, Dataplane.USERLAND, {"retransmit_tries": "2"}))
     process.ensure()
     charon = Charon(socket_path(directory))
     for name in ("root.crt", "cloud-authority.crt", "tenant-authority.crt"):

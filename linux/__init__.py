@@ -2,6 +2,7 @@
 
     runner      external programs: argv lists, time limits, no shell
     charon      strongSwan's IKE daemon: start, adopt, drive over vici
+    dataplane   does the kernel do ESP, or charon in user space?
     netfilter   iptables-legacy and ipset: restore, save
     routes      addresses, interfaces, routes and rules over netlink
     files       durable writes

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from linux.dataplane import Dataplane
 from linux.errors import CharonUnavailableError, ProgramMissingError
 
 PROGRAM = Path("/usr/sbin/charon-systemd")
@@ -22,7 +23,7 @@ START_TIMEOUT_S = 10.0
 #: kdf: without it key derivation fails in 5.9.8. kernel-libipsec: ESP in user space, where the kernel has none.
 PLUGINS = (
     "random nonce kdf aes sha1 sha2 hmac pem pkcs1 pkcs8 x509 revocation constraints pubkey openssl gcm curve25519 "
-    "addrblock {dataplane}kernel-netlink socket-default vici updown"
+    "addrblock {esp}kernel-netlink socket-default vici updown"
 )
 
 #: A log is set aside at this size, and one that was set aside is kept: a router's /run is memory.
@@ -34,13 +35,13 @@ LOG_FORM = {"default": "1", "time_format": "%FT%T"}
 Section = Mapping[str, "str | Section"]
 
 
-def strongswan_conf(directory: Path, *, userland_esp: bool, options: Section) -> str:
+def strongswan_conf(directory: Path, dataplane: Dataplane, options: Section) -> str:
     """The text of strongswan.conf for a charon that lives in ``directory``; ``options`` go into its main section.
 
     Options: https://docs.strongswan.org/docs/5.9/config/strongswanConf.html
     """
     main: dict[str, str | Section] = {
-        "load": PLUGINS.format(dataplane="kernel-libipsec " if userland_esp else ""),
+        "load": PLUGINS.format(esp="kernel-libipsec " if dataplane is Dataplane.USERLAND else ""),
         "plugins": {"vici": {"socket": f"unix://{socket_path(directory)}"}},
         "journal": {"default": "-1"},
         # Without flush_line a quiet log looks empty.

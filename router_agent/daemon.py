@@ -18,6 +18,7 @@ from pathlib import Path
 
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
+from linux.dataplane import Dataplane, detect
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from linux.routes import InterfaceState, Routes
@@ -44,7 +45,6 @@ from router_agent.settings.journal import Journal
 from router_agent.settings.keys import Settings
 from router_agent.settings.machine import Version
 from router_agent.settings.trial import SettingsTrial
-from router_agent.tunnel import dataplane
 from router_agent.tunnel.connection import charon_options
 from router_agent.tunnel.driver import TunnelDriver
 from router_agent.tunnel.probe import Probe
@@ -66,8 +66,8 @@ class Agent:
     def __init__(self, options: Options, identity: Identity, writer: log_writer.LogWriter, *, now: float) -> None:
         runner: Runner = SubprocessRunner()
         enrolment = identity.enrolment
-        plane = dataplane.detect(runner)
-        configuration = strongswan_conf(options.runtime, userland_esp=plane.userland_esp, options=charon_options())
+        plane = detect(runner)
+        configuration = strongswan_conf(options.runtime, plane, charon_options())
         client = CloudClient(
             tls_context(identity, options.runtime),
             name=enrolment.endpoint_name,
@@ -100,7 +100,7 @@ class Agent:
         self._trial = SettingsTrial(Journal(options.state), self._apply_settings)
         self._uplink: Uplink = NO_UPLINK
         self._interfaces: tuple[InterfaceState, ...] = ()
-        self._versions = _versions(plane.userland_esp)
+        self._versions = _versions(plane)
         self._look_at = self._check_at = self._status_at = now
         self._shown: tuple[Problem, ...] = ()
         self._was_up = False
@@ -261,9 +261,9 @@ def _survive(work: Callable[[], None]) -> None:
         _log.exception("tick: internal error")
 
 
-def _versions(userland_esp: bool) -> dict[str, str]:
+def _versions(plane: Dataplane) -> dict[str, str]:
     try:
         agent = version("kyoten")
     except PackageNotFoundError:
         agent = "unknown"
-    return {"agent": agent, "kernel": load.kernel_version(), "esp": "userland" if userland_esp else "kernel"}
+    return {"agent": agent, "kernel": load.kernel_version(), "esp": plane.value}

@@ -1,6 +1,5 @@
 """The gateway's kernel: packet filter, sets, routes, connection tracking. Default deny, whatever fails.
 
-dataplane    does the kernel speak ESP, or charon in user space?
 skeleton     the chains that are always there: drop, established first, what the gateway itself accepts. Pure
 snapshot     iptables-save and ipset-save text as comparable data, and what differs. Pure
 enforcement  new versions of the rule set by one flip; drift found and repaired; adoption after a restart

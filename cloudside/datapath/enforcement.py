@@ -16,7 +16,6 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from cloudside.config import Network
-from cloudside.datapath.dataplane import TUNNEL_INTERFACE
 from cloudside.datapath.skeleton import (
     POLICY_CHAIN,
     SERVERS_SET,
@@ -37,6 +36,7 @@ from cloudside.datapath.snapshot import (
     version_of,
     versioned,
 )
+from linux.dataplane import TUNNEL_INTERFACE
 from linux.errors import LinuxError
 from linux.files import write_durably
 from linux.netfilter import Netfilter

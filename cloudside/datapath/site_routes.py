@@ -14,7 +14,7 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from cloudside.config import Address, Network
-from cloudside.datapath.dataplane import TUNNEL_INTERFACE
+from linux.dataplane import TUNNEL_INTERFACE
 from linux.routes import Route, RouteKind, Routes
 
 TABLE = 219

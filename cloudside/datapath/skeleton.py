@@ -12,8 +12,8 @@ through its Internet interface puts an ACCEPT for that into INPUT first; other i
 from dataclasses import dataclass
 
 from cloudside.config import Address, Config
-from cloudside.datapath.dataplane import TUNNEL_INTERFACE
 from cloudside.datapath.snapshot import Chains
+from linux.dataplane import TUNNEL_INTERFACE
 
 FORWARD_CHAIN = "KY-FORWARD"
 POLICY_CHAIN = "KY-POLICY"

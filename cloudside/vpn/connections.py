@@ -9,9 +9,9 @@ vici's keys: https://docs.strongswan.org/docs/5.9/swanctl/swanctlConf.html
 from typing import Any
 
 from cloudside.config import Network
-from cloudside.datapath.dataplane import XFRM_INTERFACE_ID, Dataplane
 from cloudside.datapath.site_routes import CHARON_TABLE
 from linux.charon_process import Section
+from linux.dataplane import XFRM_INTERFACE_ID, Dataplane
 
 CONNECTION = "sites"
 CHILD = "site"

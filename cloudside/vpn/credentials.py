@@ -4,11 +4,11 @@ import hashlib
 from typing import Protocol
 
 from cloudside.config import Config
-from cloudside.datapath.dataplane import Dataplane
 from cloudside.pki.initialise import GATEWAY_IDENTITY
 from cloudside.pki.published import GatewayCredentials
 from cloudside.vpn.connections import CONNECTION, site_connection
 from linux.charon import Connection
+from linux.dataplane import Dataplane
 
 
 class KeyRing(Protocol):

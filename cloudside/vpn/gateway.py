@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 
 from cloudside.config import Config
-from cloudside.datapath.dataplane import Dataplane, detect, ensure_interface
 from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flows
 from cloudside.datapath.site_routes import SiteRoutes
@@ -30,6 +29,7 @@ from cloudside.vpn.reports import Reporter
 from linux import locks
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
+from linux.dataplane import Dataplane, detect, ensure_interface
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from linux.routes import Routes
@@ -166,5 +166,4 @@ def _charon_directory(config: Config) -> Path:
 
 def _charon_process(config: Config, dataplane: Dataplane) -> CharonProcess:
     directory = _charon_directory(config)
-    text = strongswan_conf(directory, userland_esp=dataplane is Dataplane.USERLAND, options=charon_options())
-    return CharonProcess(directory, text)
+    return CharonProcess(directory, strongswan_conf(directory, dataplane, charon_options()))

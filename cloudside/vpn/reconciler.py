@@ -15,7 +15,6 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloudside.config import Address, Config
-from cloudside.datapath.dataplane import Dataplane
 from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flows, outlived
 from cloudside.datapath.problems import Problem, from_error, problem
@@ -29,6 +28,7 @@ from cloudside.vpn.reports import Report
 from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
 from linux.charon import Charon, SaEvent
 from linux.charon_process import CharonProcess
+from linux.dataplane import Dataplane
 from linux.errors import LinuxError
 from linux.routes import Routes
 from rules.problems import PolicyError

@@ -8,8 +8,8 @@ source inside the LAN. Never LAN to Internet.
 
 from dataclasses import dataclass
 
+from linux.dataplane import TUNNEL_INTERFACE, Dataplane
 from router_agent.bundle import Enrolment
-from router_agent.tunnel.dataplane import Dataplane
 
 TABLES = ("filter", "mangle", "nat")
 
@@ -30,11 +30,14 @@ class Ruleset:
 
 def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str) -> Ruleset:
     """The filter for this router; ``lan`` is the LAN interface."""
-    arrived = dataplane.arrived
     own = enrolment.router_address
-    # Where the kernel does ESP, a packet leaves by the uplink and its policy is found only after NETMAP; while there
-    # is no tunnel the route is unreachable, so nothing leaks there.
-    leaving = f"-o {dataplane.interface}" if dataplane.interface else f"! -o {lan}"
+    if dataplane is Dataplane.USERLAND:
+        arrived, leaving = f"-i {TUNNEL_INTERFACE}", f"-o {TUNNEL_INTERFACE}"
+    else:
+        # Where the kernel does ESP, packets of the tunnel come in on the uplink and are known by their policy. Those
+        # that leave meet their policy only after NETMAP; while there is no tunnel the route is unreachable, so nothing
+        # leaks there.
+        arrived, leaving = "-m policy --dir in --pol ipsec", f"! -o {lan}"
     filter_rules = [
         "-A INPUT -i lo -j ACCEPT",
         "-A INPUT -m conntrack --ctstate INVALID -j DROP",

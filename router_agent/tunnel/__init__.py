@@ -3,6 +3,5 @@
 connection   the connection, credentials and strongswan.conf as data. Pure
 machine      states of the tunnel, when to connect, give up, start over. Pure
 probe        does the tunnel carry anything? One TCP connect at a time, never blocking
-dataplane    whether this kernel has ESP; how packets of the tunnel are recognised
 driver       holds charon against the machine, once a tick
 """

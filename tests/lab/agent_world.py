@@ -23,6 +23,7 @@ from cloudside.pki.store import key_to_pem
 from lab.network import Host, Network, Process, address, default_route, wait_until
 from linux.charon import Charon
 from linux.charon_process import socket_path, strongswan_conf
+from linux.dataplane import Dataplane
 from linux.errors import CharonUnavailableError
 
 SITE = "tokyo-1"
@@ -68,7 +69,7 @@ class AgentWorld:
         directory.mkdir(exist_ok=True)
         socket_path(directory).unlink(missing_ok=True)
         conf = directory / "strongswan.conf"
-        conf.write_text(strongswan_conf(directory, userland_esp=True, options={}))
+        conf.write_text(strongswan_conf(directory, Dataplane.USERLAND, {}))
         self.gateway.start("charon", ["/usr/sbin/charon-systemd"], environment={"STRONGSWAN_CONF": str(conf)})
         charon = Charon(socket_path(directory))
         wait_until("the gateway's charon", lambda: _answers(charon), timeout_s=10)

@@ -23,6 +23,7 @@ from cloudside.registry.tables import GatewayState, Tunnel
 from lab.network import Host, LabError, Network, Process, address, default_route, wait_until
 from linux.charon import Charon, IkeSa
 from linux.charon_process import socket_path, strongswan_conf
+from linux.dataplane import Dataplane
 from linux.errors import CharonRefusedError, CharonUnavailableError
 
 SITES = {
@@ -281,7 +282,7 @@ def _router(site: str, host: Host, config: Config, database: Database) -> Router
     directory = host.directory / "charon"
     directory.mkdir()
     conf = directory / "strongswan.conf"
-    conf.write_text(strongswan_conf(directory, userland_esp=True, options=_router_options()))
+    conf.write_text(strongswan_conf(directory, Dataplane.USERLAND, _router_options()))
     environment = {"STRONGSWAN_CONF": str(conf)}
     process = host.start("charon", ["/usr/sbin/charon-systemd"], environment=environment)
     wait_until(f"charon of {site}", socket_path(directory).exists, timeout_s=10)

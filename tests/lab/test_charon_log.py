@@ -10,6 +10,7 @@ from lab.network import wait_until
 from linux import charon_process
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
+from linux.dataplane import Dataplane
 
 CONNECTION = {"version": "2", "local": {"auth": "psk"}, "remote": {"auth": "psk"}}
 
@@ -17,7 +18,7 @@ CONNECTION = {"version": "2", "local": {"auth": "psk"}, "remote": {"auth": "psk"
 @pytest.fixture
 def directory() -> Iterator[Path]:
     place = box.directory() / "charon-log"
-    process = CharonProcess(place, strongswan_conf(place, userland_esp=True, options={}))
+    process = CharonProcess(place, strongswan_conf(place, Dataplane.USERLAND, {}))
     process.ensure()
     yield place
     process.stop()

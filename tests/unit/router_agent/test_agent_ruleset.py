@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import pytest
 
+from linux.dataplane import Dataplane
 from linux.errors import ProgramFailedError
 from linux.netfilter import Netfilter
 from linux.runner import Finished
 from router_agent.bundle import Enrolment
 from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import comparable, render
-from router_agent.tunnel.dataplane import Dataplane
 
-USERLAND, KERNEL = Dataplane(userland_esp=True), Dataplane(userland_esp=False)
+USERLAND, KERNEL = Dataplane.USERLAND, Dataplane.KERNEL
+#: How packets of the tunnel are told from others.
+ARRIVED = {USERLAND: "-i ipsec0", KERNEL: "-m policy --dir in --pol ipsec"}
 
 
 class Kernel:
@@ -54,7 +56,7 @@ def test_everything_is_dropped_that_no_rule_lets_in(enrolment: Enrolment, plane:
     assert ":FORWARD DROP" in text
     only_filter = text.partition("COMMIT")[0]
     for rule in rules_of(only_filter, "INPUT") + rules_of(only_filter, "FORWARD"):
-        known = ("-i lo ", "-i lan0 ", plane.arrived, "RELATED,ESTABLISHED", "INVALID")
+        known = ("-i lo ", "-i lan0 ", ARRIVED[plane], "RELATED,ESTABLISHED", "INVALID")
         assert any(word in rule for word in known), f"lets the Internet in: {rule}"
         assert "-i wan" not in rule
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cloudside.config import Config
-from cloudside.datapath.dataplane import Dataplane
 from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flow
 from cloudside.datapath.skeleton import doors
@@ -22,6 +21,7 @@ from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.reconciler import Due, Parts, Reconciler
 from cloudside.vpn.reports import Report
 from linux.charon import ChildSa, Connection, IkeSa, SaEvent
+from linux.dataplane import Dataplane
 from linux.errors import CharonUnavailableError
 from linux.netfilter import Netfilter
 

@@ -1,7 +1,7 @@
 from ipaddress import ip_network
 
-from cloudside.datapath.dataplane import Dataplane
 from cloudside.vpn.connections import CHILD, charon_options, site_connection
+from linux.dataplane import Dataplane
 
 
 def _connection(dataplane: Dataplane = Dataplane.USERLAND) -> dict[str, object]:

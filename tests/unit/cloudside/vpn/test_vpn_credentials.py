@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from cloudside.config import Config
-from cloudside.datapath.dataplane import Dataplane
 from cloudside.pki.published import GatewayCredentials
 from cloudside.vpn.credentials import CredentialLoader
 from linux.charon import Connection
+from linux.dataplane import Dataplane
 from linux.errors import CharonUnavailableError
 
 CREDENTIALS = GatewayCredentials("KEY", "CERT", "ROOT", ("CLOUD", "ACME"), (b"list 1",))

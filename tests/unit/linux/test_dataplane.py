@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-from cloudside.datapath.dataplane import Dataplane, detect, ensure_interface
+from linux.dataplane import Dataplane, detect, ensure_interface
 from linux.errors import ProgramMissingError
 from linux.runner import Finished
 
