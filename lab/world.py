@@ -20,6 +20,7 @@ from cloudside.pki import enrolment, initialise
 from cloudside.registry import devices, policies, reports, servers, sites, tenants
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
+from cloudside.vpn.connections import CONNECTION
 from lab import ground, mail_hosts, topology
 from lab.ground import Ground
 from lab.mail_hosts import MailHosts
@@ -86,7 +87,11 @@ class World:
         """Sites whose tunnel is up now, asked of the gateway's charon itself; empty while it is away."""
         charon = Charon(socket_path(self.config.runtime_directory / "charon"))
         try:
-            return {sa.remote_id for sa in charon.sas() if any(child.state == "INSTALLED" for child in sa.children)}
+            return {
+                sa.remote_id
+                for sa in charon.sas(connection=CONNECTION)
+                if any(child.state == "INSTALLED" for child in sa.children)
+            }
         except CharonUnavailableError:
             return set()
         finally:
