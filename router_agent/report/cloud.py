@@ -52,7 +52,7 @@ def tls_context(identity: Identity, runtime: Path) -> ssl.SSLContext:
 
 
 class CloudClient:
-    """Talks to the first endpoint that answers. Used from one thread."""
+    """Talks to the first endpoint that answers. Keeps nothing between calls, so several threads may call."""
 
     def __init__(
         self, context: ssl.SSLContext, *, name: str, device_id: str, source: str, timeout_s: float = TIMEOUT_S

@@ -1,6 +1,7 @@
-"""The one thread that talks to the cloud. The main loop hands it one errand at a time and fetches outcomes.
+"""The threads that talk to the cloud, one for heartbeats and one for logs: the main loop hands them errands.
 
-It shares nothing with the main loop but two queues.
+Two, because a log takes minutes on a bad line: heartbeats that waited behind it would make a healthy site look silent,
+and undo a settings change for want of its confirmation. They share nothing with the main loop but queues.
 """
 
 import queue
@@ -44,35 +45,44 @@ class Outcome:
 
 
 class Courier:
-    """``collect`` makes the compressed log for a request; it runs in the courier's thread."""
+    """``collect`` makes the compressed log for a request; it runs in a courier's thread, as ``client`` does."""
 
     def __init__(self, client: CloudClient, collect: Callable[[LogRequest], bytes]) -> None:
         self._client = client
         self._collect = collect
-        self._errands: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        # A daemon thread: at the end nobody waits for a network that is dead.
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._lanes: dict[type[Errand], queue.SimpleQueue[Errand | None]] = {
+            HeartbeatErrand: queue.SimpleQueue(),
+            LogErrand: queue.SimpleQueue(),
+        }
+        # Daemon threads: at the end nobody waits for a network that is dead.
+        self._threads = [
+            threading.Thread(target=self._run, args=(lane,), name=f"courier-{kind.__name__}", daemon=True)
+            for kind, lane in self._lanes.items()
+        ]
         self._open = 0
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, wait_s: float) -> None:
-        """Take no more errands; wait this long for the one at hand."""
-        self._errands.put(None)
-        self._thread.join(wait_s)
+        """Take no more errands; wait this long for those at hand."""
+        for lane in self._lanes.values():
+            lane.put(None)
+        for thread in self._threads:
+            thread.join(wait_s / len(self._threads))
 
     @property
     def busy(self) -> bool:
-        """Whether an errand is under way or waiting."""
+        """Whether a heartbeat is under way or waiting."""
         return self._open > 0
 
     def send(self, errand: Errand) -> None:
         """Hand over an errand."""
-        self._open += 1
-        self._errands.put(errand)
+        self._open += isinstance(errand, HeartbeatErrand)
+        self._lanes[type(errand)].put(errand)
 
     def outcomes(self) -> list[Outcome]:
         """What has come back since the last call."""
@@ -81,11 +91,11 @@ class Courier:
             try:
                 found.append(self._outcomes.get_nowait())
             except queue.Empty:
-                self._open -= len(found)
+                self._open -= sum(isinstance(outcome.errand, HeartbeatErrand) for outcome in found)
                 return found
 
-    def _run(self) -> None:
-        while (errand := self._errands.get()) is not None:
+    def _run(self, lane: "queue.SimpleQueue[Errand | None]") -> None:
+        while (errand := lane.get()) is not None:
             self._outcomes.put(self._do(errand))
 
     def _do(self, errand: Errand) -> Outcome:

@@ -173,7 +173,11 @@ class GatewayWorld:
         """Site -> unique id, as the gateway's charon has it."""
         charon = Charon(socket_path(self.config.runtime_directory / "charon"))
         try:
-            return {sa.remote_id: sa.unique_id for sa in charon.sas(connection="sites") if sa.state == "ESTABLISHED" and sa.children}
+            return {
+                sa.remote_id: sa.unique_id
+                for sa in charon.sas(connection="sites")
+                if sa.state == "ESTABLISHED" and sa.children
+            }
         except CharonUnavailableError:
             return {}
         finally:

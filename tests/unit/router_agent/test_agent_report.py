@@ -204,6 +204,25 @@ def test_the_courier_brings_back_answers_and_errors_and_survives_bugs(router: Id
     assert isinstance(AgentError("agent.x"), Exception)
 
 
+def test_a_log_that_takes_long_holds_up_no_heartbeat(router: Identity, cloud: Cloud) -> None:
+    collecting = threading.Event()
+
+    def collect(request: LogRequest) -> bytes:
+        collecting.wait(10)
+        return b""
+
+    courier = Courier(client(router), collect)
+    courier.start()
+    courier.send(LogErrand(LogRequest("a", 1), (cloud.endpoint,)))
+    assert not courier.busy, "a log under way is no reason to put a heartbeat off"
+    errand = HeartbeatErrand({}, (cloud.endpoint,), began_at=5)
+    courier.send(errand)
+    assert outcome(courier).errand == errand
+    collecting.set()
+    assert isinstance(outcome(courier).errand, LogErrand)
+    courier.stop(2)
+
+
 def test_heartbeats_are_spread_hurried_and_retried_within_bounds() -> None:
     plan = Schedule(due_at=0).sent(100, 30, 0.5)
     assert 127 <= plan.due_at <= 130
