@@ -7,6 +7,7 @@ import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
 from cloudside.cli.output import done, show_one, show_rows
+from cloudside.cli.tenants import reserved
 from cloudside.errors import InputError, KyotenError
 from cloudside.messages import text
 
@@ -52,6 +53,7 @@ def add(
             phase=phase,
             timezone=timezone,
             mail_hourly_limit=mail_hourly_limit,
+            reserved=reserved(cli),
         )
     done(cli, _row(added), "cli.site-added", site=added.id, overlay=str(added.overlay), lan=str(added.lan))
 

@@ -43,10 +43,12 @@ def add(
     phase: str = Phase.OPERATION,
     timezone: str = "UTC",
     mail_hourly_limit: int | None = None,
+    reserved: tuple[Network, ...] = (),
 ) -> Site:
     """Take a site in. Without ``overlay`` the first free prefix of the tenant's block with the LAN's length is given.
 
-    Without ``lan`` the LAN uses the overlay prefix itself and nothing is mapped.
+    Without ``lan`` the LAN uses the overlay prefix itself and nothing is mapped. ``reserved`` are prefixes no LAN may
+    hold, such as the gateways' service addresses: the router would look for the cloud on its own LAN.
     Raises InputError (or InputErrors, all that is wrong): unknown tenant; bad or used name; prefix with host bits,
     outside the block, overlapping a site; LAN and overlay of different length; block full; unknown phase or time zone;
     limit below 1.
@@ -56,6 +58,11 @@ def add(
     problems += [*_phase_problems(phase), *_timezone_problems(timezone), *_limit_problems(mail_hourly_limit)]
     lan_prefix = _read(lan, problems)
     wanted = _read(overlay, problems)
+    problems += [
+        InputError("registry.lan-reserved", site=site_id, lan=str(lan_prefix), reserved=str(prefix))
+        for prefix in reserved
+        if lan_prefix is not None and lan_prefix.overlaps(prefix)
+    ]
     broken = (lan is not None and lan_prefix is None) or (overlay is not None and wanted is None)
     chosen: Network | None = None
     if not broken:

@@ -107,6 +107,15 @@ def test_wrong_sites_are_refused_with_all_their_problems(
         assert len(sites.every(session, OPERATOR)) == 2
 
 
+def test_a_lan_that_holds_a_gateways_address_is_refused(populated: Database) -> None:
+    reserved = (ip_network("10.255.255.1/32"),)
+    given = {"site_id": "new-1", "tenant_id": "acme", "now": NOW, "reserved": reserved}
+    refused = _refused(populated, lambda s: sites.add(s, OPERATOR, lan="10.255.255.0/24", **given))  # type: ignore[arg-type]
+    assert refused == ["registry.lan-reserved"]
+    with populated.write() as session:
+        assert str(sites.add(session, OPERATOR, lan="10.255.254.0/24", **given).lan) == "10.255.254.0/24"  # type: ignore[arg-type]
+
+
 def test_site_changes_only_what_is_given(populated: Database) -> None:
     with populated.write() as session:
         sites.change(session, ACME, site_id="tokyo-1", phase="commissioning", timezone="Asia/Tokyo")
