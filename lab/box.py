@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ DIRECTORY_VARIABLE = "KYOTEN_LAB_DIRECTORY"
 #: Present once the box's program said that it stays (`keep`); holds its exit status so far.
 _KEPT = "kept"
 _PID = "pid"
-#: Set inside a box that may be kept: the reading end of a pipe that closes when its starter is gone.
+#: Set inside a box that may be kept: a socket whose other end closes when its starter is gone.
 _STARTER_VARIABLE = "KYOTEN_LAB_STARTER"
 _PR_SET_PDEATHSIG = 1
 
@@ -66,16 +67,27 @@ def run(argv: Sequence[str], *, keep: bool = False) -> int:
     place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
     lock = (place / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    gone, here = os.pipe()  # this process alone holds the writing end
+    here, there = socket.socketpair()  # this process alone holds `here`
+    # What outlives us must not hold our output open: `make demo KEEP=1 | tee log` would never end. So a box that may be
+    # kept is handed it for the program alone, which lets go of it in `stay`.
+    output = subprocess.DEVNULL if keep else None
+    environment = {**os.environ, DIRECTORY_VARIABLE: str(place)}
+    if keep:
+        environment[_STARTER_VARIABLE] = str(there.fileno())
     box = subprocess.Popen(
         ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc", "--",
          sys.executable, "-m", "lab.box", *argv],
-        env={**os.environ, DIRECTORY_VARIABLE: str(place), **({_STARTER_VARIABLE: str(gone)} if keep else {})},
+        env=environment,
         preexec_fn=None if keep else _die_with_parent,
         start_new_session=keep,
-        pass_fds=(lock.fileno(), gone),  # the box holds the lock too: a kept one stays marked as alive
+        pass_fds=(lock.fileno(), there.fileno()),  # the box holds the lock too: a kept one stays marked as alive
+        stdin=output,
+        stdout=output,
+        stderr=output,
     )  # fmt: skip
-    os.close(gone)
+    there.close()
+    if keep:
+        socket.send_fds(here, [b"."], [0, 1, 2])
     (place / _PID).write_text(str(box.pid))
     ending: list[int] = []
 
@@ -104,7 +116,7 @@ def run(argv: Sequence[str], *, keep: bool = False) -> int:
             box.wait()
             shutil.rmtree(place, ignore_errors=True)
         lock.close()
-        os.close(here)
+        here.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -206,11 +218,17 @@ def _first_process(argv: Sequence[str]) -> int:
         ["ip", "link", "set", "lo", "up"],
     ):
         subprocess.run(command, check=True)
-    program = subprocess.Popen(argv)
+    if _STARTER_VARIABLE in os.environ:
+        starter = socket.socket(fileno=int(os.environ[_STARTER_VARIABLE]))
+        _message, (stdin, stdout, stderr), _flags, _address = socket.recv_fds(starter, 1, 3)
+        program = subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr)
+        for descriptor in (stdin, stdout, stderr):
+            os.close(descriptor)
+        threading.Thread(target=_end_with_starter, args=(starter, program), daemon=True).start()
+    else:
+        program = subprocess.Popen(argv)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: program.send_signal(received))
-    if _STARTER_VARIABLE in os.environ:
-        threading.Thread(target=_end_with_starter, args=(program,), daemon=True).start()
     while True:
         pid, status = os.wait()
         if pid == program.pid:
@@ -218,9 +236,9 @@ def _first_process(argv: Sequence[str]) -> int:
             return program.returncode if program.returncode >= 0 else 128 - program.returncode
 
 
-def _end_with_starter(program: "subprocess.Popen[bytes]") -> None:
+def _end_with_starter(starter: socket.socket, program: "subprocess.Popen[bytes]") -> None:
     """A box that may be kept outlives its starter on purpose, but not a starter that was killed before it was kept."""
-    os.read(int(os.environ[_STARTER_VARIABLE]), 1)
+    starter.recv(1)
     if not (directory() / _KEPT).exists():
         program.kill()
 

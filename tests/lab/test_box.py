@@ -84,6 +84,18 @@ def test_a_kept_box_stays_until_it_is_closed(parent: Path) -> None:
     assert list(parent.glob(f"{box.PREFIX}*")) == []
 
 
+def test_a_kept_box_does_not_hold_its_starters_output_open(parent: Path) -> None:
+    code = (
+        "import pathlib, sys; from lab import box; box.PARENT = pathlib.Path(sys.argv[1]);"
+        "sys.exit(box.run([sys.executable, '-c', 'print(1 + 1); from lab import box; box.stay(0)'], keep=True))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(parent)], capture_output=True, text=True, check=True, timeout=15
+    )
+    assert shown.stdout == "2\n"
+    assert box.close_all() == 1
+
+
 def test_a_box_at_work_is_no_kept_one_and_is_left_alone(parent: Path) -> None:
     process = start(parent, "9020.5")
     assert box.kept() == []
