@@ -1,75 +1,99 @@
 """`kyoten mail`: what waits in the relay's queue, and the life of one message. Reads only; the relay may run or not."""
 
-import json
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from cloudside.config import DEFAULT_PATH, load
-from cloudside.errors import KyotenError
-from cloudside.mail import view
+from cloudside.cli.context import Cli, JsonFlag, cli_of
+from cloudside.cli.output import console, print_json, print_text, printable
+from cloudside.errors import InputError
 from cloudside.messages import text
 
-app = typer.Typer(no_args_is_help=True, help="The mail relay's queue.")
+if TYPE_CHECKING:
+    from rich.table import Table
 
-ConfigOption = Annotated[Path, typer.Option("--config", envvar="KYOTEN_CONFIG", help="Configuration file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+    from cloudside.mail.view import Entry
+
+app = typer.Typer(no_args_is_help=True, help="The mail relay's queue: waiting mail, the life of one message.")
+
+#: What is read of the queue before other tenants' mail is left out.
+_READ_FOR_TENANT = 100_000
+#: As many stories as an operator is shown.
+_SHOWN_TO_TENANT = 20
 
 
 @app.command()
-def queue(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
-    """Mail that is accepted and not finished, oldest first."""
-    try:
-        directory = load(config).queue_directory
+def queue(context: typer.Context, _json: JsonFlag = False) -> None:
+    """Mail that is accepted and not finished, oldest first. A tenant sees no totals: they are of everybody's mail."""
+    from cloudside.mail import view
+
+    cli = cli_of(context)
+    directory, own = cli.config.queue_directory, _sites_seen(cli)
+    if own is None:
         entries, totals = view.waiting(directory), view.counts(directory)
-    except KyotenError as error:
-        raise _told(error, as_json) from error
-    if as_json:
-        _print_json({"waiting": [asdict(entry) for entry in entries], "totals": totals})
-        return
-    console = Console()
-    if entries:
-        console.print(_table("waiting", [_row(entry) for entry in entries], _COLUMNS))
     else:
-        console.print(text("mail.table-empty"))
+        entries = [entry for entry in view.waiting(directory, limit=_READ_FOR_TENANT) if entry.origin in own]
+        totals = {}
+    if cli.as_json:
+        print_json({"waiting": [asdict(entry) for entry in entries], "totals": totals})
+        return
+    if entries:
+        console().print(_table("waiting", [_row(entry) for entry in entries], _COLUMNS))
+    else:
+        print_text(text("mail.table-empty"))
     if totals:
         shown = ", ".join(f"{state} {count}" for state, count in sorted(totals.items()))
-        console.print(text("mail.table-totals", {"totals": shown}))
+        print_text(text("mail.table-totals", {"totals": shown}))
 
 
 @app.command()
 def trace(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(help="Message id, mail address, or site.")],
-    config: ConfigOption = DEFAULT_PATH,
-    as_json: JsonOption = False,
+    _json: JsonFlag = False,
 ) -> None:
     """The whole life of a message, or of the latest ones of an address or a site."""
-    try:
-        stories = view.trace(load(config).queue_directory, what)
-    except KyotenError as error:
-        raise _told(error, as_json) from error
-    if as_json:
-        _print_json([asdict(story) for story in stories])
+    from rich.text import Text
+
+    from cloudside.mail import view
+
+    cli = cli_of(context)
+    directory, own = cli.config.queue_directory, _sites_seen(cli)
+    if own is None:
+        stories = view.trace(directory, what)
+    else:
+        found = view.trace(directory, what, limit=_READ_FOR_TENANT)
+        stories = [story for story in found if story.entries[0].origin in own][:_SHOWN_TO_TENANT]
+        if not stories:  # in the words for what nobody has
+            raise InputError("mail.nothing-found", what=what)
+    if cli.as_json:
+        print_json([asdict(story) for story in stories])
         return
-    console = Console()
+    screen = console()
     for story in stories:
         first = story.entries[0]
-        console.print(Text(f"{first.message}  {first.subject}", style="bold"))
-        console.print(_table(None, [_row(entry) for entry in story.entries], _COLUMNS))
+        screen.print(Text(printable(f"{first.message}  {first.subject}"), style="bold"))
+        screen.print(_table(None, [_row(entry) for entry in story.entries], _COLUMNS))
         rows = [[_time(item.at), item.recipient, item.event, item.detail] for item in story.happenings]
-        console.print(_table(None, rows, ("time", "recipient", "event", "detail")))
+        screen.print(_table(None, rows, ("time", "recipient", "event", "detail")))
+
+
+def _sites_seen(cli: Cli) -> set[str] | None:
+    """Whose mail is shown: that of these sites; None: everybody's, for which the registry is not needed."""
+    from cloudside.registry import sites
+
+    if cli.tenant is None:
+        return None
+    with cli.read() as (session, caller):
+        return {site.id for site in sites.every(session, caller)}
 
 
 _COLUMNS = ("message", "origin", "sender", "recipient", "subject", "accepted", "state", "tries", "next", "reply")
 
 
-def _row(entry: view.Entry) -> list[str]:
+def _row(entry: "Entry") -> list[str]:
     return [
         *(entry.message, entry.origin or "-", entry.sender or "<>", entry.recipient, entry.subject),
         *(_time(entry.accepted_at), entry.state, str(entry.attempts)),
@@ -77,28 +101,18 @@ def _row(entry: view.Entry) -> list[str]:
     ]
 
 
-def _table(title: str | None, rows: list[list[str]], columns: tuple[str, ...]) -> Table:
+def _table(title: str | None, rows: list[list[str]], columns: tuple[str, ...]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=text(f"mail.table-{title}") if title else None)
     for name in columns:
         table.add_column(text(f"mail.column-{name}"), overflow="fold")
     for row in rows:
         # Text, not markup: a subject such as "[red]" is a stranger's and must not colour the terminal.
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
 def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}"
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, default=datetime.isoformat))
-
-
-def _told(error: KyotenError, as_json: bool) -> typer.Exit:
-    """Say what is wrong on standard error; programs get the key and the parameters."""
-    if as_json:
-        typer.echo(json.dumps({"error": error.key, "params": dict(error.params)}, ensure_ascii=False), err=True)
-    else:
-        typer.echo(text(error.key, error.params), err=True)
-    return typer.Exit(error.exit_code)

@@ -16,6 +16,7 @@ from cloudside.cli import (
     errors,
     incidents,
     install,
+    mail,
     overview,
     policies,
     remote,
@@ -45,21 +46,9 @@ app.add_typer(servers.app, name="server")
 app.add_typer(policies.app, name="policy")
 app.add_typer(smtp.app, name="smtp")
 app.add_typer(incidents.app, name="incident")
+app.add_typer(mail.app, name="mail")
 for register in (install.register, overview.register, policies.register, remote.register, daemons.register):
     register(app)
-
-
-@app.command(
-    "mail",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-def mail(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """The mail relay's queue: waiting mail, the life of one message."""
-    from cloudside.cli.mail import app as relay  # here, because --help need not load the mail relay
-
-    status = typer.main.get_command(relay).main(arguments or ["--help"], prog_name="kyoten mail", standalone_mode=False)
-    raise typer.Exit(status if isinstance(status, int) else 0)
 
 
 @app.callback()

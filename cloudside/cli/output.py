@@ -40,7 +40,7 @@ def print_table(name: str, rows: Sequence[Row], columns: Iterable[str], *, title
         table.add_column(_heading(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(in_words(row.get(column))) for column in shown))  # Text: a name is never markup
-    _console().print(table)
+    console().print(table)
 
 
 def show_one(cli: Cli, document: Row) -> None:
@@ -56,7 +56,7 @@ def show_one(cli: Cli, document: Row) -> None:
     table.add_column(overflow="fold")
     for name, value in document.items():
         table.add_row(_heading(name), Text(in_words(value)))
-    _console().print(table)
+    console().print(table)
 
 
 def done(cli: Cli, document: Row, key: str, **params: str | int | float) -> None:
@@ -106,7 +106,8 @@ def _plain(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _console() -> "Console":
+def console() -> "Console":
+    """Where tables go: as wide as the terminal, and uncut in a pipe."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
