@@ -190,8 +190,10 @@ def _source(cli: Cli, file: Path) -> "PolicySource":
         stream = sys.stdin if str(file) == "-" else file.open(encoding="utf-8")
         with stream:
             written = stream.read(TEXT_MAX_CHARS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("cli.unreadable-file", path=str(file), reason=str(error)) from None
+    except OSError as error:
+        raise InputError("cli.unreadable-file", path=str(file), reason=error.strerror or str(error)) from None
+    except UnicodeDecodeError as error:
+        raise InputError("cli.not-text", path=str(file), position=error.start + 1) from None
     tenant = cli.tenant or _tenant_in(written)
     return PolicySource(tenant=tenant, file_name=file.name if str(file) != "-" else "stdin", text=written)
 

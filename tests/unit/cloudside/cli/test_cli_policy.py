@@ -110,3 +110,12 @@ def test_another_tenants_policy_cannot_be_written(world: Kyoten, policy: Path) -
     refused = world("--tenant", "birch", "policy", "apply", str(policy), "--json", status=2)
     assert refused.error["problems"][0]["params"]["kind"] == "rules.wrong-tenant"
     assert world("policy", "history", "acme", "--json").document["policies"] == []
+
+
+def test_a_policy_file_that_is_no_text_is_named_once(world: Kyoten, tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"a\xff")
+    assert world("policy", "check", "binary.yaml", "--json", status=2).error["params"] == {
+        "path": "binary.yaml",
+        "position": 2,
+    }
+    assert world("policy", "check", ".", status=2).err == "error: . cannot be read: Is a directory.\n"
