@@ -5,13 +5,14 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloudside.cli.context import Cli, cli_of
-from cloudside.errors import InputError
+from cloudside.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from cloudside.alerts.worker import Chore
@@ -79,7 +80,8 @@ def serve(
     if unknown := left_out - set(DAEMONS):
         raise InputError("cli.unknown-daemon", names=", ".join(sorted(unknown)), known=", ".join(DAEMONS))
     cli = cli_of(context)
-    _ = cli.config  # a wrong configuration is told once and here, not four times from below
+    with suppress(UnavailableError):  # a registry that does not answer now is waited for, below
+        _ = cli.database  # a wrong configuration, no `kyoten init` yet: told once and here, not four times from below
     command = [sys.executable, "-m", "cloudside.cli.main", "--config", str(cli.config_path)]
     commands = {name: [*command, name] for name in DAEMONS if name not in left_out}
     _until_signal(lambda stop: supervisor.supervise(commands, stop))

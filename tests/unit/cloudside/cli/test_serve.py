@@ -13,6 +13,7 @@ import structlog
 
 from cloudside import logging as our_logging
 from cloudside import serve
+from cloudside.cli import main
 
 
 def _argv(program: str) -> list[str]:
@@ -71,3 +72,12 @@ def test_logs_are_json_and_hold_no_secret(capsys: pytest.CaptureFixture[str]) ->
     assert (lines[0]["event"], lines[0]["site"]) == ("login", "tokyo-1")
     assert (lines[0]["smtp_password"], lines[0]["device_id"]) == ("***", "***")
     assert lines[1]["event"] == "something foreign"
+
+
+def test_without_an_installation_serve_says_so_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kyoten.toml"
+    path.write_text(f'state_directory = "{tmp_path}"\n[gateway]\npublic_addresses = ["203.0.113.2"]\n')
+    assert main.run(["--config", str(path), "serve"]) == 4
+    assert "kyoten init" in capsys.readouterr().err
