@@ -264,8 +264,9 @@ def _show_difference(cli: Cli, held: _Held, *, applied: int | None) -> None:
     if cli.as_json:
         print_json({"tenant": held.source.tenant, "version": applied, "opened": opened, "closed": closed})
         return
-    print_table("opened", opened, ("source", "destination", "service"), title=text("cli.title-opened"))
-    print_table("closed", closed, ("source", "destination", "service"), title=text("cli.title-closed"))
+    tense = "" if applied is None else "now-"
+    print_table("opened", opened, ("source", "destination", "service"), title=text(f"cli.title-{tense}opened"))
+    print_table("closed", closed, ("source", "destination", "service"), title=text(f"cli.title-{tense}closed"))
     if applied is not None:
         print_text(text("cli.policy-applied", {"tenant": held.source.tenant, "version": applied}))
 

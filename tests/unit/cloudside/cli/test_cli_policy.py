@@ -119,3 +119,9 @@ def test_a_policy_file_that_is_no_text_is_named_once(world: Kyoten, tmp_path: Pa
         "position": 2,
     }
     assert world("policy", "check", ".", status=2).err == "error: . cannot be read: Is a directory.\n"
+
+
+def test_a_plan_says_what_would_open_and_an_application_what_is_open(world: Kyoten, policy: Path) -> None:
+    assert "Would be open" in world("policy", "plan", str(policy)).out
+    shown = world("policy", "apply", str(policy)).out
+    assert "Open now" in shown and "Would" not in shown
