@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloudside.errors import RefusedError
+
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
@@ -100,6 +102,14 @@ def cli_of(context: typer.Context) -> Cli:
     cli = context.find_root().obj
     if not isinstance(cli, Cli):
         raise TypeError("the command tree was entered without its root")
+    return cli
+
+
+def operators_cli_of(context: typer.Context) -> Cli:
+    """The same, for what belongs to the service itself. Raises RefusedError when acting as a tenant's administrator."""
+    cli = cli_of(context)
+    if cli.tenant is not None:
+        raise RefusedError("registry.operators-only", tenant=cli.tenant)
     return cli
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloudside.cli.context import Cli, cli_of
+from cloudside.cli.context import Cli, operators_cli_of
 from cloudside.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ def gateway(context: typer.Context) -> None:
     from cloudside.logging import configure
     from cloudside.vpn import gateway as daemon
 
+    config = operators_cli_of(context).config
     configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    daemon.run(cli_of(context).config, stop)
+    daemon.run(config, stop)
 
 
 def relay(context: typer.Context) -> None:
@@ -46,7 +47,7 @@ def relay(context: typer.Context) -> None:
     from cloudside.mail import service
     from cloudside.pki import published
 
-    config = cli_of(context).config
+    config = operators_cli_of(context).config
     files = published.endpoint_files(config)
     tls = service.TlsFiles(certificate=files.chain, key=files.key)
     _until_signal(lambda stop: service.run(config, stop, tls=tls))
@@ -56,7 +57,7 @@ def web(context: typer.Context) -> None:
     """Serve the routers' agents."""
     from cloudside.fleet import web as daemon
 
-    config = cli_of(context).config
+    config = operators_cli_of(context).config
     _until_signal(lambda stop: daemon.run(config, stop))
 
 
@@ -64,7 +65,7 @@ def worker(context: typer.Context) -> None:
     """Do everything that is on a clock: silent sites, revocation lists."""
     from cloudside.alerts import worker as daemon
 
-    cli = cli_of(context)
+    cli = operators_cli_of(context)
     chores = [_revocation_lists(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
@@ -79,7 +80,7 @@ def serve(
     left_out = set(without or ())
     if unknown := left_out - set(DAEMONS):
         raise InputError("cli.unknown-daemon", names=", ".join(sorted(unknown)), known=", ".join(DAEMONS))
-    cli = cli_of(context)
+    cli = operators_cli_of(context)
     with suppress(UnavailableError):  # a registry that does not answer now is waited for, below
         _ = cli.database  # a wrong configuration, no `kyoten init` yet: told once and here, not four times from below
     command = [sys.executable, "-m", "cloudside.cli.main", "--config", str(cli.config_path)]

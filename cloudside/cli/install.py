@@ -2,7 +2,7 @@
 
 import typer
 
-from cloudside.cli.context import JsonFlag, cli_of
+from cloudside.cli.context import JsonFlag, operators_cli_of
 from cloudside.cli.output import done
 
 
@@ -16,7 +16,7 @@ def init(context: typer.Context, _json: JsonFlag = False) -> None:
     from cloudside.pki.initialise import initialise
     from cloudside.registry.database import Database
 
-    cli = cli_of(context)
+    cli = operators_cli_of(context)
     database = Database(cli.config.registry_url)
     try:
         database.migrate()

@@ -7,7 +7,7 @@ import typer
 from cloudside.cli import incidents as incidents_group
 from cloudside.cli import reports as rows_of
 from cloudside.cli.context import JsonFlag, cli_of
-from cloudside.cli.output import print_json, print_table, show_rows
+from cloudside.cli.output import print_json, print_table, print_text, printable, show_rows
 from cloudside.messages import text
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def status(
     if caller.tenant is None:
         words = [rows_of.gateway_in_words(row) for row in gateway_rows]
         print_table("gateways", words, GATEWAY_COLUMNS, title=text("cli.title-gateways"))
+    for line in (
+        *rows_of.problems_in_words(site_rows, "site"),
+        *rows_of.problems_in_words(gateway_rows, "gateway"),
+    ):
+        print_text(printable(line))
     print_table("incidents", incident_rows, incidents_group.COLUMNS, title=text("cli.title-incidents"))
 
 

@@ -1,6 +1,6 @@
 """How the fleet is, as rows: what was stated beside what was last heard. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def site_in_words(row: Mapping[str, Any]) -> dict[str, Any]:
         "uplink": row["uplink"],
         "heartbeat": age(row["heartbeat_age_s"]),
         "settings": f"{row['settings']} {row['settings_state']}" if row["settings"] else None,
-        "problems": [problem["text"] for problem in row["problems"]],
+        "problems": len(row["problems"]) or None,
     }
 
 
@@ -82,8 +82,16 @@ def gateway_in_words(row: Mapping[str, Any]) -> dict[str, Any]:
         "seen": age(row["seen_age_s"]),
         "rule_set": row["rule_set"][:12],
         "dataplane": row["dataplane"],
-        "problems": [problem["text"] for problem in row["problems"]],
+        "problems": len(row["problems"]) or None,
     }
+
+
+def problems_in_words(rows: Iterable[Mapping[str, Any]], name: str) -> list[str]:
+    """A line for each problem of these rows, led by whose it is: a sentence has no room in a table of 80 columns.
+
+    ``name`` is the column that names the row.
+    """
+    return [f"{row[name]}: {problem['text']}" for row in rows for problem in row["problems"]]
 
 
 def age(seconds: int | None) -> str | None:

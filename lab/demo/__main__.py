@@ -23,7 +23,7 @@ def _attempt(name: str, step: Step, world: World) -> list[Line]:
 
 
 def _main(keep: bool) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 150, log_path=False)
     started = time.monotonic()
     lines: list[Line] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -33,13 +33,13 @@ def _main(keep: bool) -> int:
         world.console = console
         progress.update(task, advance=1, description="starting the daemons")
         lines += _attempt("every tunnel up", start, world)
+        _log(console, lines)
         progress.advance(task)
         if lines[-1].held:
             for name, step in STEPS:
                 progress.update(task, description=name)
                 lines += (found := _attempt(name, step, world))
-                for line in found:
-                    console.log(f"{'[green]held[/]' if line.held else '[bold red]FELL[/]'} {line.what}")
+                _log(console, found)
                 progress.advance(task)
     print_page(console, lines)
     console.print(f"{time.monotonic() - started:.0f} s in all.")
@@ -50,6 +50,11 @@ def _main(keep: bool) -> int:
         _print_guide(world, console)
         box.stay(status)
     return status
+
+
+def _log(console: Console, lines: list[Line]) -> None:
+    for line in lines:
+        console.log(f"{'[green]held[/]' if line.held else '[bold red]FELL[/]'} {line.what}")
 
 
 def _print_logs(world: World, console: Console) -> None:

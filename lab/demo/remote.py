@@ -57,7 +57,7 @@ def ssh_into_device(world: World) -> list[Line]:
         Line(
             "SSH to the router and into a device on its LAN",
             ended.status == 0 and inside in ended.stdout and router.status == 0,
-            f"the device's own address there is {inside}; {took:.1f} s. {ended.stderr.strip()}{router.stderr.strip()}",
+            f"the device's own address there is {inside}; {took:.1f} s {ended.stderr.strip()}{router.stderr.strip()}",
         ),
         Line(
             "a device with another host key is refused",
@@ -93,7 +93,8 @@ def status_in_words(world: World) -> list[Line]:
     shown = {entry["site"]: entry for entry in json.loads(world.kyoten("status", "--json").stdout)["sites"]}
     uplinks = {name: shown.get(name, {}).get("uplink") for name in world.ground.sites}
     wanted = {name: "mobile" if site.plan.uplink == "mobile" else "wired" for name, site in world.ground.sites.items()}
-    return [Line("the status names every site and its uplink", uplinks == wanted, str(uplinks))]
+    measured = ", ".join(f"{name} {uplink}" for name, uplink in uplinks.items())
+    return [Line("the status names every site and its uplink", uplinks == wanted, measured)]
 
 
 def _first_sentence(text: str) -> str:

@@ -234,3 +234,9 @@ def test_a_tenants_administrator_sees_their_own_and_gives_out_nothing(world: Kyo
     world("--tenant", "birch", "site", "add", "sapporo-1")
     for arguments in (("tenant", "add", "cedar"), ("server", "add", "db", "10.255.0.20"), ("server", "remove", "web")):
         assert world("--tenant", "birch", *arguments, "--json", status=3).error["key"] == "registry.operators-only"
+
+
+@pytest.mark.parametrize("command", ["init", "gateway", "relay", "web", "worker", "serve"])
+def test_what_belongs_to_the_service_is_not_a_tenants(world: Kyoten, command: str) -> None:
+    refused = world("--tenant", "acme", command, status=3)
+    assert "operators" in refused.err
