@@ -1,8 +1,10 @@
 # The verbs a person types. demo, test and bench set up what they need themselves and want root; check does not.
 NAME ?= demo
 PYTHON := .venv/bin/python
+# Twice the cores: unit tests of daemons wait more than they work.
+WORKERS := $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help demo demo-down test check bench setup
+.PHONY: help demo demo-down test check bench setup style types quick-tests
 
 help:
 	@echo "make demo          the whole product on this machine: build the world, run the main job, clean up"
@@ -24,17 +26,23 @@ demo-down:
 
 check:
 	@lab/setup.sh venv
-	@$(PYTHON) -m ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ."; exit 1; }
-	@$(PYTHON) -m ruff check --quiet .
-	@$(PYTHON) -m mypy
-	@$(PYTHON) -m pytest -q -n auto tests/unit tests/property
+	@$(MAKE) --no-print-directory -j2 --output-sync=target style types quick-tests
 
 test: setup
 	@.venv/bin/kyoten-lab preflight
-	@$(PYTHON) -m ruff check --quiet .
-	@$(PYTHON) -m mypy
-	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q -n auto tests/unit tests/property
+	@$(MAKE) --no-print-directory style types
+	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q -n $(WORKERS) tests/unit tests/property
 	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q tests/lab
+
+style:
+	@$(PYTHON) -m ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ."; exit 1; }
+	@$(PYTHON) -m ruff check --quiet .
+
+types:
+	@$(PYTHON) -m mypy
+
+quick-tests:
+	@$(PYTHON) -m pytest -q -n $(WORKERS) tests/unit tests/property
 
 bench: setup
 	@.venv/bin/kyoten-lab preflight
