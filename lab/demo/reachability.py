@@ -14,7 +14,7 @@ from lab.network import LabError, address, default_route, wait_until
 from lab.probes import Probe, Target, connections, heard, run, send_forged
 from lab.world import World, enrol
 
-#: A site that is cut must be out within this many seconds (issue bar), and stay out this long to be believed.
+#: A site that is cut must be out within this many seconds, and stay out this long to be believed.
 CUT_WITHIN_S = 2.0
 STAYS_OUT_S = 6.0
 
