@@ -18,6 +18,8 @@ def main() -> None:
         app()
     except box.BoxError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _fail(sentence: str) -> None:
