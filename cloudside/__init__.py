@@ -6,7 +6,8 @@
     mail/       the SMTP relay                fleet/     what routers are told and what they say
     access/     remote work on a site         alerts/    conditions, incidents, notifications
     cli/        the kyoten command            messages/  every text a person reads, English and Japanese
-    config      one TOML file for all processes; errors: whose fault it was
+    config      one TOML file for all processes          errors     whose fault it was
+    serve       all daemons on one machine               logging    how daemons log
 
 Imports rules, firmware and linux; never router_agent.
 """

@@ -2,11 +2,12 @@
 
     box      a private corner of the machine that vanishes with its first process
     network  hosts, links, processes inside a box
-    mail     real Postfix: the SES stand-in and the mailbox host
-    sites    Kyoten in it: a cloud, gateways, sites with routers and controllers
-    probes   real packets between any two hosts
+    topology, ground   the plan of a world, and its hosts, cables and addresses
+    mail, mail_hosts   real Postfix: the SES stand-in and the mailbox host
+    world    a running Kyoten on its ground
+    probes, controller, devices, rogue   what hosts do: real packets, mail, SSH, a router in the wrong hands
     demo     the main job, shown
-    cli      kyoten-lab: demo, exec, list, down
+    preflight, cli     is this machine able; kyoten-lab: demo, exec, list, down, box
 
 It is a library: tests build smaller or larger worlds from it, several side by side in one box.
 """
