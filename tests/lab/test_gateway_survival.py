@@ -69,14 +69,17 @@ def test_registry_that_goes_away_changes_nothing_in_force(world: GatewayWorld) -
     registry = world.config.state_directory / "registry.sqlite"
     rules = _rules(world)
     away = registry.with_name("away")
+    assert world.daemon is not None
+    earlier = len(world.daemon.log.read_text())
     registry.rename(away)
     try:
         world.ring()
         pause(2.5)
         assert _rules(world) == rules
-        assert world.daemon is not None
         assert world.daemon.running
-        assert "vpn.charon-failed" not in world.daemon.tail()
+        said = world.daemon.log.read_text()[earlier:]
+        assert "registry.unavailable" in said
+        assert "vpn.charon-failed" not in said
     finally:
         for leftover in registry.parent.glob("registry.sqlite*"):
             if not leftover.name.endswith(("-wal", "-shm")):
