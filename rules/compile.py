@@ -1,10 +1,13 @@
 """Policy + Inventory -> RuleSet: the whole decision as data, of which evaluate, render, explain and diff are readings.
 
-A *block* holds the grants that have exactly the same sources. So an address stands once in each set that is made of a
+A packet passes if at least one ``allow`` covers it and no ``deny`` does. The order of statements has no meaning, nor
+has which of them is the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
+
+A *block* holds the clauses that have exactly the same sources. So an address stands once in each set that is made of a
 block, sources with equal policy share their blocks, and a source meets about as many blocks as it has groups, not as
 many as it has statements.
 
-Invariants: every name in a grant belongs to the statement's tenant or is a shared server; the order of files,
+Invariants: every name in a clause belongs to the statement's tenant or is a shared server; the order of files,
 statements and members leaves no trace (``fingerprint``).
 """
 
@@ -15,14 +18,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rules.inventory import check_inventory
-from rules.model import Address, Endpoint, Inventory, Kind, Policy, Service, StatementId, endpoints
+from rules.model import Action, Address, Endpoint, Inventory, Kind, Policy, Service, StatementId, endpoints
 from rules.names import visible
 from rules.problems import PolicyError
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What one statement lets the sources of its block reach."""
+class Clause:
+    """What one statement says about packets from the sources of its block."""
 
     statement: StatementId
     destinations: frozenset[str]
@@ -31,9 +34,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Grants that the same sources have. ``digest`` stands for sources and grants together."""
+    """Clauses about the same sources. ``digest`` stands for sources and clauses together."""
 
-    grants: tuple[Grant, ...]
+    grants: tuple[Clause, ...]
+    denials: tuple[Clause, ...]
     digest: str
 
 
@@ -74,6 +78,7 @@ class RuleSet:
     """Who may reach what. ``sources`` maps an endpoint's name to its blocks; one that is missing may reach nothing.
 
     A device has the blocks of its site besides its own. ``fingerprint`` is equal exactly if everything else is.
+    ``particular`` has the devices, by site, that a clause names: they alone can differ from their sites.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -81,11 +86,12 @@ class RuleSet:
     sources: Mapping[str, tuple[int, ...]]
     fingerprint: str
     whereabouts: Whereabouts = field(compare=False, repr=False)
+    particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
 
-    def grants_of(self, names: Iterable[str]) -> list[Grant]:
-        """The grants of a source that goes by these names (a device's own, and its site's)."""
+    def blocks_of(self, names: Iterable[str]) -> list[Block]:
+        """The blocks of a source that goes by these names (a device's own, and its site's)."""
         numbers = sorted({number for name in names for number in self.sources.get(name, ())})
-        return [grant for number in numbers for grant in self.blocks[number].grants]
+        return [self.blocks[number] for number in numbers]
 
 
 def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
@@ -99,7 +105,7 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
     table = visible(everything.values())
     shared = frozenset(table.get("", {}))
     nameable = {tenant: frozenset(own) | shared for tenant, own in table.items() if tenant}
-    by_sources: dict[frozenset[str], list[Grant]] = {}
+    by_sources: dict[frozenset[str], tuple[list[Clause], list[Clause]]] = {}
     kept: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
     for statement in policy.statements:
         sides = []
@@ -111,32 +117,55 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
         sources, destinations = sides
         if not sources or not destinations or not statement.services:
             continue
-        by_sources.setdefault(sources, []).append(Grant(statement.id, destinations, statement.services))
+        directions = [(sources, destinations)]
         if statement.both and sources != destinations:
-            by_sources.setdefault(destinations, []).append(Grant(statement.id, sources, statement.services))
+            directions.append((destinations, sources))
+        for origin, target in directions:
+            grants, denials = by_sources.setdefault(origin, ([], []))
+            clauses = denials if statement.action is Action.DENY else grants
+            clauses.append(Clause(statement.id, target, statement.services))
     blocks: list[Block] = []
     members: dict[str, list[int]] = {}
-    ordered = sorted(((tuple(sorted(names)), grants) for names, grants in by_sources.items()), key=lambda item: item[0])
-    for number, (source_names, grants) in enumerate(ordered):
-        grants.sort(key=lambda grant: (grant.statement, sorted(grant.destinations)))
-        blocks.append(Block(tuple(grants), _digest(source_names, grants)))
+    ordered = sorted(
+        ((tuple(sorted(names)), *clauses) for names, clauses in by_sources.items()), key=lambda one: one[0]
+    )
+    for number, (source_names, grants, denials) in enumerate(ordered):
+        for clauses in (grants, denials):
+            clauses.sort(key=lambda clause: (clause.statement, sorted(clause.destinations)))
+        blocks.append(Block(tuple(grants), tuple(denials), _digest(source_names, grants, denials)))
         for name in source_names:
             members.setdefault(name, []).append(number)
-    sources_of = {name: tuple(members[name]) for name in sorted(members)}
     return RuleSet(
-        everything, tuple(blocks), sources_of, _fingerprint(everything, blocks), Whereabouts(everything.values())
+        everything,
+        tuple(blocks),
+        {name: tuple(members[name]) for name in sorted(members)},
+        _fingerprint(everything, blocks),
+        Whereabouts(everything.values()),
+        _particular(everything, members, blocks),
     )
 
 
-def _digest(sources: Iterable[str], grants: Iterable[Grant]) -> str:
-    content = [
-        list(sources),
-        [
-            [grant.statement, sorted(grant.destinations), [_plain(service) for service in grant.services]]
-            for grant in grants
-        ],
-    ]
+def _particular(
+    everything: Mapping[str, Endpoint], sources: Iterable[str], blocks: Iterable[Block]
+) -> dict[str, tuple[str, ...]]:
+    named = set(sources)
+    for destinations in {clause.destinations for block in blocks for clause in (*block.grants, *block.denials)}:
+        named |= destinations
+    found: dict[str, list[str]] = {}
+    for name in sorted(named):
+        endpoint = everything[name]
+        if endpoint.kind is Kind.DEVICE and endpoint.site is not None:
+            found.setdefault(endpoint.site, []).append(name)
+    return {site: tuple(names) for site, names in found.items()}
+
+
+def _digest(sources: Iterable[str], grants: Iterable[Clause], denials: Iterable[Clause]) -> str:
+    content = [list(sources), *([_written(clause) for clause in clauses] for clauses in (grants, denials))]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _written(clause: Clause) -> list[object]:
+    return [clause.statement, sorted(clause.destinations), [_plain(service) for service in clause.services]]
 
 
 def _plain(service: Service) -> tuple[int, int, int]:

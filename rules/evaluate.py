@@ -1,21 +1,28 @@
 """May this packet pass? The reading of a rule set that tests, explanations and people trust; the kernel must agree.
 
+A packet passes if at least one ``allow`` covers it and no ``deny`` does. The order of statements has no meaning, nor
+has which of them is the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
+
 Speaks of the first packet of a flow. Replies and related ICMP errors pass with the flow (connection tracking).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 
-from rules.compile import Grant, RuleSet
-from rules.model import Endpoint, Packet, Service, StatementId
+from rules.compile import Clause, RuleSet
+from rules.model import Endpoint, Kind, Packet, Service, StatementId
 from rules.names import never_passes
 from rules.problems import Reason
-from rules.services import merged, of_family
+from rules.services import intersected, merged, of_family, subtracted
+
+#: An endpoint with what else it goes by, the most particular first: (device, site), (site,) or (server,).
+Lineage = tuple[Endpoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``statements`` that allow it (any one would do), or the ``reason`` why it is dropped."""
+    """``statements`` decide it: any one of them would do. ``reason`` is why it is dropped."""
 
     allowed: bool
     statements: tuple[StatementId, ...] = ()
@@ -32,18 +39,26 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
         return Verdict(False, reason=Reason("rules.unknown-destination", {"address": str(packet.destination)}))
     if (impossible := cannot_pass(source[0], destination[0])) is not None:
         return Verdict(False, reason=impossible)
-    statements = sorted(
-        grant.statement
-        for grant in between(rule_set, source, destination)
+    params = {"source": source[0].name, "destination": destination[0].name}
+    denied = _covering(denials(rule_set, source, destination), packet)
+    if denied:
+        return Verdict(False, denied, Reason("rules.denied", {**params, "statements": ", ".join(denied)}))
+    if allowed := _covering(between(rule_set, source, destination), packet):
+        return Verdict(True, allowed)
+    return Verdict(False, reason=Reason("rules.no-statement", params))
+
+
+def _covering(clauses: Iterable[Clause], packet: Packet) -> tuple[StatementId, ...]:
+    """The statements of those clauses that cover the packet, each once."""
+    covering = {
+        clause.statement
+        for clause in clauses
         if any(
             service.covers(packet.protocol, packet.selector)
-            for service in of_family(grant.services, packet.destination.version)
+            for service in of_family(clause.services, packet.destination.version)
         )
-    )
-    if statements:
-        return Verdict(True, tuple(dict.fromkeys(statements)))
-    params = {"source": source[0].name, "destination": destination[0].name}
-    return Verdict(False, reason=Reason("rules.no-statement", params))
+    }
+    return tuple(sorted(covering))
 
 
 def cannot_pass(source: Endpoint, destination: Endpoint) -> Reason | None:
@@ -56,24 +71,75 @@ def cannot_pass(source: Endpoint, destination: Endpoint) -> Reason | None:
     return None
 
 
-def between(rule_set: RuleSet, source: Sequence[Endpoint], destination: Sequence[Endpoint]) -> list[Grant]:
-    """Every grant from one to the other, each given as (device, site), (site,) or (server,)."""
+def between(rule_set: RuleSet, source: Sequence[Endpoint], destination: Sequence[Endpoint]) -> list[Clause]:
+    """Every grant from one to the other."""
     wanted = {endpoint.name for endpoint in destination}
-    grants = rule_set.grants_of(endpoint.name for endpoint in source)
-    return [grant for grant in grants if not wanted.isdisjoint(grant.destinations)]
+    blocks = rule_set.blocks_of(endpoint.name for endpoint in source)
+    return [clause for block in blocks for clause in block.grants if not wanted.isdisjoint(clause.destinations)]
 
 
-def lineage(rule_set: RuleSet, endpoint: Endpoint) -> tuple[Endpoint, ...]:
+def denials(rule_set: RuleSet, source: Sequence[Endpoint], destination: Sequence[Endpoint]) -> list[Clause]:
+    """Every denial from one to the other."""
+    wanted = {endpoint.name for endpoint in destination}
+    blocks = rule_set.blocks_of(endpoint.name for endpoint in source)
+    return [clause for block in blocks for clause in block.denials if not wanted.isdisjoint(clause.destinations)]
+
+
+def lineage(rule_set: RuleSet, endpoint: Endpoint) -> Lineage:
     """The endpoint and, for a device, its site: what it may and may not do follows from both."""
     if endpoint.site is None or endpoint.site == endpoint.name:
         return (endpoint,)
     return (endpoint, rule_set.endpoints[endpoint.site])
 
 
-def allowed_services(rule_set: RuleSet, source: Endpoint, destination: Endpoint) -> tuple[Service, ...]:
-    """Everything that may pass from one to the other, merged; only what exists on their IP version."""
-    if cannot_pass(source, destination) is not None:
-        return ()
-    grants = between(rule_set, lineage(rule_set, source), lineage(rule_set, destination))
-    every = merged(service for grant in grants for service in grant.services)
-    return of_family(every, destination.network.version)
+def parts(rule_set: RuleSet, endpoint: Endpoint) -> tuple[Lineage, ...]:
+    """What the endpoint is made of, as far as clauses tell it apart: a site's addresses at large, then its devices."""
+    devices = rule_set.particular.get(endpoint.name, ()) if endpoint.kind is Kind.SITE else ()
+    return (lineage(rule_set, endpoint), *(lineage(rule_set, rule_set.endpoints[name]) for name in devices))
+
+
+class Offers:
+    """All that one source may open, for asking about many destinations: its clauses are looked through once."""
+
+    def __init__(self, rule_set: RuleSet, source: Lineage) -> None:
+        self._source = source
+        self._granted: dict[str, set[Service]] = {}
+        self._denied: dict[str, set[Service]] = {}
+        for block in rule_set.blocks_of(endpoint.name for endpoint in source):
+            for clauses, table in ((block.grants, self._granted), (block.denials, self._denied)):
+                for clause in clauses:
+                    for name in clause.destinations:
+                        table.setdefault(name, set()).update(clause.services)
+
+    @property
+    def destinations(self) -> Iterable[str]:
+        """Names that something is granted to."""
+        return self._granted.keys()
+
+    def to(self, destination: Lineage) -> tuple[Service, ...]:
+        """All that may pass to this part, merged; only what exists on its IP version."""
+        if cannot_pass(self._source[0], destination[0]) is not None:
+            return ()
+        names = [endpoint.name for endpoint in destination]
+        granted = frozenset(one for name in names for one in self._granted.get(name, ()))
+        denied = frozenset(one for name in names for one in self._denied.get(name, ()))
+        return _left(granted, denied, destination[0].network.version) if granted else ()
+
+
+# Pairs are many, combinations of services few.
+@lru_cache(maxsize=4096)
+def _left(granted: frozenset[Service], denied: frozenset[Service], version: int) -> tuple[Service, ...]:
+    left = subtracted(granted, denied) if denied else merged(granted)
+    return of_family(left, version)
+
+
+def passing(rule_set: RuleSet, source: Lineage, destination: Lineage) -> tuple[Service, ...]:
+    """All that may pass from one part to the other."""
+    return Offers(rule_set, source).to(destination)
+
+
+def everywhere(rule_set: RuleSet, source: Iterable[Lineage], destination: Iterable[Lineage]) -> tuple[Service, ...]:
+    """All that may pass from each part of the source to each part of the destination."""
+    targets = list(destination)
+    found = [offers.to(target) for offers in (Offers(rule_set, part) for part in source) for target in targets]
+    return reduce(intersected, found)

@@ -1,14 +1,15 @@
 """Why can A (not) reach B? Answers with the deciding statements, or with what would have to change."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from rules.compile import RuleSet
-from rules.evaluate import allowed_services, between, cannot_pass, lineage
-from rules.model import Endpoint, Inventory, Policy, Service, Statement
+from rules.compile import Clause, RuleSet
+from rules.evaluate import Lineage, between, cannot_pass, denials, everywhere, parts, passing
+from rules.model import Inventory, Policy, Service, Statement
 from rules.names import nearest
 from rules.problems import PolicyError, Problem, Reason
-from rules.services import BUILT_IN, merged, numeric, of_family, shown, subtracted
+from rules.services import BUILT_IN, intersected, merged, numeric, of_family, shown, subtracted
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +32,51 @@ def explain(
     problems: list[Problem] = []
     from_, to = _end(rule_set, source, problems), _end(rule_set, destination, problems)
     services = asked(service, problems)
-    if from_ is None or to is None or problems:
+    if not from_ or not to or problems:
         raise PolicyError(problems)
     params = {"source": source, "destination": destination, "service": service}
-    for end, name in ((from_, source), (to, destination)):
+    for end, name in ((from_[0][0], source), (to[0][0], destination)):
         if end.site is not None and end.site not in {site.name for site in inventory.sites}:
             return Explanation(False, (), (Reason("rules.why-site-gone", {"name": name, "site": end.site}),))
-    if (impossible := cannot_pass(from_, to)) is not None:
+    if (impossible := cannot_pass(from_[0][0], to[0][0])) is not None:
         return Explanation(False, (), (Reason(impossible.key, {"source": source, "destination": destination}),))
-    grants = between(rule_set, lineage(rule_set, from_), lineage(rule_set, to))
-    services = of_family(services, to.network.version)
-    open_services = allowed_services(rule_set, from_, to)
-    missing = subtracted(services, open_services)
+    services = of_family(services, to[0][0].network.version)
     if not services:
         return Explanation(False, (), (Reason("rules.why-other-family", params),))
     by_id = {statement.id: statement for statement in policy.statements}
-    deciding = sorted({grant.statement for grant in grants if subtracted(services, grant.services) != services})
-    statements = tuple(by_id[identity] for identity in deciding if identity in by_id)
+    pairs = [(one, other) for one in from_ for other in to]
+    missing = merged(one for pair in pairs for one in subtracted(services, passing(rule_set, *pair)))
+    granted = between(rule_set, from_[0], to[0])
+    denied = [clause for pair in pairs for clause in denials(rule_set, *pair) if _touches(clause, services)]
+    clauses = [clause for clause in granted if _touches(clause, services)] + denied
+    statements = tuple(by_id[one] for one in sorted({clause.statement for clause in clauses}) if one in by_id)
     if not missing:
         return Explanation(True, statements, ())
     reasons: list[Reason] = []
-    if statements:
+    open_services = everywhere(rule_set, from_, to)
+    if denied:
+        reasons.append(Reason("rules.why-denied", {**params, "statements": _ids(denied)}))
+    if subtracted(services, missing):
         reasons.append(Reason("rules.why-partly", {**params, "missing": _listed(missing)}))
+    elif not subtracted(services, (one for clause in granted for one in clause.services)):
+        pass  # but for the denials it would pass
     elif open_services:
-        ids = ", ".join(sorted({grant.statement for grant in grants}))
-        reasons.append(
-            Reason("rules.why-other-services", {**params, "open": _listed(open_services), "statements": ids})
-        )
+        found = {**params, "open": _listed(open_services), "statements": _ids(granted)}
+        reasons.append(Reason("rules.why-other-services", found))
     else:
         reasons.append(Reason("rules.why-no-statement", params))
-    if not subtracted(services, allowed_services(rule_set, to, from_)):
-        back = between(rule_set, lineage(rule_set, to), lineage(rule_set, from_))
-        ids = ", ".join(sorted({grant.statement for grant in back}))
-        reasons.append(Reason("rules.why-only-reverse", {**params, "statements": ids}))
+    if not subtracted(services, everywhere(rule_set, to, from_)):
+        back = _ids(between(rule_set, to[0], from_[0]))
+        reasons.append(Reason("rules.why-only-reverse", {**params, "statements": back}))
     return Explanation(False, statements, tuple(reasons))
+
+
+def _touches(clause: Clause, services: tuple[Service, ...]) -> bool:
+    return bool(intersected(clause.services, services))
+
+
+def _ids(clauses: Iterable[Clause]) -> str:
+    return ", ".join(sorted({clause.statement for clause in clauses}))
 
 
 def asked(service: str, problems: list[Problem]) -> tuple[Service, ...]:
@@ -84,21 +96,22 @@ def asked(service: str, problems: list[Problem]) -> tuple[Service, ...]:
     return (one,)
 
 
-def _end(rule_set: RuleSet, written: str, problems: list[Problem]) -> Endpoint | None:
+def _end(rule_set: RuleSet, written: str, problems: list[Problem]) -> tuple[Lineage, ...]:
+    """The parts that the words stand for; a mistake in them is added to ``problems``."""
     if (named := rule_set.endpoints.get(written)) is not None:
-        return named
+        return parts(rule_set, named)
     try:
         address = ip_address(written)
     except ValueError:
         guess = nearest(written, rule_set.endpoints)
         kind = "rules.unknown-end" if guess is None else "rules.unknown-end-similar"
         problems.append(Problem(kind, {"name": written} | ({} if guess is None else {"suggestion": guess})))
-        return None
+        return ()
     found = rule_set.whereabouts.at(address)
     if not found:
         problems.append(Problem("rules.unknown-address", {"address": written}))
-        return None
-    return found[0]
+        return ()
+    return (found,)
 
 
 def _listed(services: tuple[Service, ...]) -> str:

@@ -153,9 +153,16 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
 
+class Action(Enum):
+    """What a statement does to the packets that it covers."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One ``allow``. Sources and destinations are endpoint names, groups already opened up."""
+    """One ``allow`` or ``deny``. Sources and destinations are endpoint names, groups already opened up."""
 
     id: StatementId
     tenant: str
@@ -166,6 +173,7 @@ class Statement:
     owner: str
     reason: str
     place: Place
+    action: Action = Action.ALLOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """RuleSet -> text for ipset restore and iptables-restore, under versioned names: a new one is built beside the old.
 
 The gateway's skeleton comes before: FORWARD's policy is DROP, ESTABLISHED and RELATED are accepted, then it jumps here.
-Behind the entry chain everything ends in ACCEPT by a grant or in DROP. A packet gets to its source's chain only from
-the interface where that source lives, and towards the interface where its destination lives (anti-spoof, both ways).
+Behind the entry chain everything ends in DROP by a denial, in ACCEPT by a grant or in DROP; denials come first. A
+packet gets to its source's chain only from the interface where that source lives, and towards the interface where its
+destination lives (anti-spoof, both ways).
 
 IPv4 only for now: members with IPv6 addresses are left out, so they reach nothing, and a problem names each.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
-from rules.compile import RuleSet
+from rules.compile import Clause, RuleSet
 from rules.dispatch import Level, tree
 from rules.model import SELECTOR_MAX, Endpoint, Kind, Protocol, Service
 from rules.problems import Problem
@@ -55,7 +56,7 @@ class _Writer:
     sets: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
     set_text: list[str] = field(default_factory=list)
     chains: dict[str, list[str]] = field(default_factory=dict)
-    block_rules: dict[int, list[str]] = field(default_factory=dict)
+    block_rules: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     profiles: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ class _Writer:
                 yield self.networks[site.name], rule
 
     def _site_with_devices(self, site: Endpoint, devices: list[Endpoint]) -> str:
-        """Devices with grants of their own first, each with its site's grants too; then the rest of the site."""
+        """Devices with clauses of their own first, each with its site's clauses too; then the rest of the site."""
         cases = [
             (self.networks[device.name], rule)
             for device in devices
@@ -147,26 +148,36 @@ class _Writer:
         rules.append(otherwise)
         return chain
 
-    # -- from the source to its grants ------------------------------------------------------------------------------
+    # -- from the source to its clauses ------------------------------------------------------------------------------
 
     def _profile(self, names: tuple[str, ...]) -> str | None:
-        """The chain for sources with exactly the blocks of ``names``; None if they have none."""
+        """The chain for sources with exactly the blocks of ``names``; None if nothing is granted to them."""
         numbers = tuple(sorted({number for name in names for number in self.rule_set.sources.get(name, ())}))
-        if not numbers:
+        if not any(self.rule_set.blocks[number].grants for number in numbers):
             return None
         if numbers not in self.profiles:
             chain = self.profiles[numbers] = f"{self.prefix}-p{len(self.chains)}"
-            self.chains[chain] = [rule for number in numbers for rule in self._block(number)] + ["-j DROP"]
+            rules = self.chains[chain] = []
+            for target in ("DROP", "ACCEPT"):
+                rules.extend(rule for number in numbers for rule in self._block(number, target))
+            rules.append("-j DROP")
         return self.profiles[numbers]
 
-    def _block(self, number: int) -> list[str]:
-        """The block's rules: one lookup for whole networks, one for single ports, one for each wide range."""
-        if number in self.block_rules:
-            return self.block_rules[number]
+    def _block(self, number: int, target: str) -> list[str]:
+        """The rules of the block's denials or grants, each written once."""
+        if (number, target) not in self.block_rules:
+            block = self.rule_set.blocks[number]
+            self.block_rules[number, target] = self._clauses(
+                block.denials if target == "DROP" else block.grants, target
+            )
+        return self.block_rules[number, target]
+
+    def _clauses(self, clauses: Iterable[Clause], target: str) -> list[str]:
+        """One lookup for whole networks, one for single ports, one for each wide range."""
         offered: dict[str, set[Service]] = {}
-        for grant in self.rule_set.blocks[number].grants:
-            for name in grant.destinations:
-                offered.setdefault(name, set()).update(grant.services)
+        for clause in clauses:
+            for name in clause.destinations:
+                offered.setdefault(name, set()).update(clause.services)
         whole: list[str] = []
         ports: list[str] = []
         wide: dict[Service, list[str]] = {}
@@ -184,12 +195,11 @@ class _Writer:
                 wide.setdefault(part, []).append(network)
         rules = []
         if whole:
-            rules.append(f"-m set --match-set {self._set('n', whole)} dst -j ACCEPT")
+            rules.append(f"-m set --match-set {self._set('n', whole)} dst -j {target}")
         if ports:
-            rules.append(f"-m set --match-set {self._set('p', ports)} dst,dst -j ACCEPT")
+            rules.append(f"-m set --match-set {self._set('p', ports)} dst,dst -j {target}")
         for service in sorted(wide):
-            rules.append(f"{_range_match(service)} -m set --match-set {self._set('n', wide[service])} dst -j ACCEPT")
-        self.block_rules[number] = rules
+            rules.append(f"{_range_match(service)} -m set --match-set {self._set('n', wide[service])} dst -j {target}")
         return rules
 
     def _set(self, kind: str, members: Iterable[str]) -> str:

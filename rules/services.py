@@ -148,3 +148,14 @@ def _concrete(services: Iterable[Service]) -> list[Service]:
         else:
             result.append(service)
     return result
+
+
+def intersected(services: Iterable[Service], others: Iterable[Service]) -> tuple[Service, ...]:
+    """What is in both, merged."""
+    kept = list(others)
+    return merged(
+        Service(one.protocol, max(one.low, other.low), min(one.high, other.high))
+        for one in _concrete(services)
+        for other in _concrete(kept)
+        if one.protocol is other.protocol and one.low <= other.high and other.low <= one.high
+    )

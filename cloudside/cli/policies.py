@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from cloudside.registry.callers import Caller
     from rules.compile import RuleSet
-    from rules.diff import Difference, Reach
+    from rules.diff import Difference
     from rules.model import Inventory, Policy, PolicySource
     from rules.problems import Problem
+    from rules.reach import Reach
 
 app = typer.Typer(no_args_is_help=True, help="Who may reach whom.")
 
@@ -235,7 +236,7 @@ def _hold(session: "Session", caller: "Caller", source: "PolicySource") -> _Held
     if kept is not None:
         stored, _ = parse_stored([PolicySource(kept.tenant_id, kept.file_name, kept.text)], known)
         before = compile_policy(stored, known)
-    return _Held(source, policy, rule_set, before, diff(before, rule_set, known))
+    return _Held(source, policy, rule_set, before, diff(before, rule_set))
 
 
 def _seen_by(known: "Inventory", tenant: str) -> "Inventory":
@@ -274,4 +275,12 @@ def _show_difference(cli: Cli, held: _Held, *, applied: int | None) -> None:
 def _rows(reaches: "Sequence[Reach]") -> list[dict[str, Any]]:
     from rules.services import shown
 
-    return [{"source": one.source, "destination": one.destination, "service": shown(one.service)} for one in reaches]
+    return [
+        {
+            "source": one.source,
+            "destination": one.destination,
+            "service": shown(one.service),
+        }
+        | ({"apart": [" → ".join(pair) for pair in one.apart]} if one.apart else {})
+        for one in reaches
+    ]

@@ -55,6 +55,10 @@ allow:
   - {name: panel, from: acme-2/panel, to: [acme-half, db], services: any}
   - {name: service, from: db, to: everyone, services: [ssh, icmp/13/0]}
   - {name: to-device, from: acme-4, to: acme-1/plc, services: [modbus-tcp, udp]}
+deny:
+  - {name: quiet, from: everyone, to: acme-2/plc, services: icmp/8/1}
+  - {name: locked, from: [acme-2/panel, acme-6], to: web, services: [tcp/8000-8020, https]}
+  - {name: only-devices, from: acme-1/plc, to: [acme-3, web], services: [icmp/8/0, tcp/1-8039]}
 """
 ZETA = """
 tenant: zeta
@@ -62,6 +66,9 @@ allow:
   - {from: zeta-1, to: [vault, web], services: [tcp, icmp]}
   - {from: [web, vault], to: zeta-1/meter, services: [opc-ua, ping]}
   - {from: zeta-2, to: zeta-1, services: udp/1-1024}
+deny:
+  - {from: zeta-1, to: web, services: [tcp/1-400, icmp/8/0]}
+  - {from: zeta-2, to: zeta-1/meter, services: any}
 """
 
 #: Sends the probes of standard input, one raw IPv4 packet each, so that any source can be claimed.
@@ -197,10 +204,12 @@ def _probes() -> list[Probe]:
     services += [(ICMP, kind * 256 + code) for kind, code in ((8, 0), (8, 1), (13, 0), (13, 1), (255, 0), (42, 7))]
     probes = []
     addresses = _addresses()
+    devices = {str(device.address) for device in INVENTORY.devices}
     for number, source in enumerate(addresses):
         for other, destination in enumerate(addresses):
-            # Every pair, with every other service: pairs of the same class differ in which half.
-            chosen = services[(number + other) % 2 :: 2]
+            # Every pair, with every other service: pairs of the same class differ in which half. A device is a class
+            # by itself.
+            chosen = list(services) if devices & {source, destination} else services[(number + other) % 2 :: 2]
             # Without ports both directions are one flow to conntrack: asked in one direction only.
             chosen += [(GRE, 0)] if source < destination else []
             ends = ip_address(source), ip_address(destination)
@@ -279,7 +288,8 @@ def test_probes_notice_what_is_missing_from_the_kernel(wires: None) -> None:
     text = render(rule_set, version=2, tunnel_interface="ipsec0", cloud_interface="lan0")
     grants = [line for line in text.chains.splitlines() if line.endswith("-j ACCEPT")]
     entries = [line for line in text.sets.splitlines() if line.endswith(",tcp:443")]
-    for version, without in enumerate([grants[0], grants[-1], entries[0]], start=2):
+    denials = [line for line in text.chains.splitlines() if "--match-set" in line and line.endswith("-j DROP")]
+    for version, without in enumerate([grants[0], grants[-1], entries[0], denials[0], denials[-1]], start=2):
         _apply(rule_set, version, without=without.replace("ky2", f"ky{version}"))
         assert _disagreements(rule_set, probes) != [], without
 

@@ -91,12 +91,14 @@ def worlds(draw: st.DrawFn) -> World:
         groups = {f"g{number}": draw(group) for number in range(draw(st.integers(0, 3)))}
         member = st.lists(st.sampled_from([*names, *groups]), min_size=1, max_size=3, unique=True)
         services = st.lists(st.sampled_from(list(SERVICES)), min_size=1, max_size=3, unique=True)
-        allow = [
-            {"name": f"n{number}", "from": draw(member), "to": draw(member), "services": draw(services)}
-            | ({"both": True} if draw(st.booleans()) else {})
-            for number in range(draw(st.integers(0, 5)))
-        ]
-        policies[tenant] = {"tenant": tenant, "groups": groups, "services": OWN_SERVICES, "allow": allow}
+        policies[tenant] = {"tenant": tenant, "groups": groups, "services": OWN_SERVICES} | {
+            action: [
+                {"name": f"{action}{number}", "from": draw(member), "to": draw(member), "services": draw(services)}
+                | ({"both": True} if draw(st.booleans()) else {})
+                for number in range(draw(st.integers(0, most)))
+            ]
+            for action, most in (("allow", 5), ("deny", 3))
+        }
     return World(inventory, policies)
 
 

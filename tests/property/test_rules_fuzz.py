@@ -13,7 +13,21 @@ from rules.parse import parse, parse_stored
 from rules.problems import PolicyError
 
 _WORDS = [
-    *("tenant", "groups", "services", "allow", "from", "to", "both", "name", "owner", "reason", "acme", "zeta-1"),
+    *(
+        "tenant",
+        "groups",
+        "services",
+        "allow",
+        "deny",
+        "from",
+        "to",
+        "both",
+        "name",
+        "owner",
+        "reason",
+        "acme",
+        "zeta-1",
+    ),
     *("acme-1", "acme-1/d1", "g", "s0", "tcp/80", "tcp/0", "tcp/9-1", "udp/99999", "icmp/8/300", "any", "true", "yes"),
     *(
         ": ",
@@ -93,8 +107,8 @@ def test_any_text(text: str) -> None:
 
 
 _ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(_WORDS[:24]) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS[:16]), inner, max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(_WORDS[:25]) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS[:17]), inner, max_size=5),
     max_leaves=25,
 )
 

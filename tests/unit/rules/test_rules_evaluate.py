@@ -1,7 +1,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
+import rules.compile
+import rules.evaluate
 from rules.compile import RuleSet, compile_policy
 from rules.evaluate import evaluate
 from rules.model import Inventory, Packet, PolicySource, Server, Site
@@ -83,3 +86,30 @@ def test_a_revoked_site_falls_out_of_a_compiled_policy(inventory: Inventory, pac
     policy = parse([PolicySource("acme", "acme.yaml", text)], inventory)
     rest = replace(inventory, sites=tuple(site for site in inventory.sites if site.name != "tokyo-1"))
     assert _reason(compile_policy(policy, rest), packet("10.10.1.1", "10.10.2.1")) == "unknown-source"
+
+
+def test_deny_goes_before_allow_however_particular(decide: Decide, packet: Ask) -> None:
+    rule_set = decide(
+        "allow:\n- {name: plc, from: osaka-1/plc, to: web, services: http}\n- {from: osaka-1, to: db, services: tcp}\n"
+        "deny:\n- {name: site, from: osaka-1, to: web, services: tcp/80-90}\n"
+        "- {name: one, from: osaka-1/plc, to: db, services: http}"
+    )
+    verdict = evaluate(rule_set, packet("10.10.2.20", "10.200.0.10"))
+    assert (verdict.allowed, verdict.statements) == (False, ("acme/site",))
+    assert _reason(rule_set, packet("10.10.2.20", "10.200.0.11")) == "denied"
+    assert evaluate(rule_set, packet("10.10.2.20", "10.200.0.11", 6, 81)).allowed
+    assert evaluate(rule_set, packet("10.10.2.21", "10.200.0.11")).allowed
+
+
+def test_the_precedence_is_one_paragraph_everywhere() -> None:
+    """What operators predict from: the same words in the guide, the evaluator and the compiler."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.replace("`", "").split())
+
+    guide = plain((Path(__file__).parents[3] / "docs/policy.md").read_text(encoding="utf-8"))
+    start = guide.index("A packet passes if")
+    paragraph = guide[start : guide.index("no allow overrules it.", start)]
+    assert len(paragraph) > 150
+    for module in (rules.compile, rules.evaluate):
+        assert paragraph in plain(module.__doc__ or "")

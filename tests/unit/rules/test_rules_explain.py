@@ -10,6 +10,9 @@ from rules.problems import PolicyError
 TEXT = """allow:
   - {name: web, from: tokyo-1, to: web, services: [https, tcp/8000-8010], owner: Sato}
   - {name: plc, from: osaka-1/plc, to: db, services: any}
+  - {name: all, from: osaka-1, to: web, services: tcp/1-100}
+deny:
+  - {name: no, from: osaka-1/plc, to: web, services: http}
 """
 Why = Callable[[str, str, str], Explanation]
 
@@ -39,7 +42,7 @@ def test_a_device_may_what_its_site_may_not(why: Why) -> None:
 
 
 def test_blocked_says_what_would_have_to_change(why: Why) -> None:
-    assert _keys(why("osaka-1", "web", "ssh")) == ["why-no-statement"]
+    assert _keys(why("osaka-1", "web", "https")) == ["why-other-services"]
     other = why("tokyo-1", "web", "ssh")
     assert _keys(other) == ["why-other-services"]
     assert other.reasons[0].params["open"] == "tcp/443, tcp/8000-8010"
@@ -58,3 +61,12 @@ def test_a_question_about_nothing_is_told_whole(why: Why) -> None:
     assert {found.kind for found in caught.value.problems} == {
         *("rules.unknown-end-similar", "rules.unknown-address", "rules.unknown-service-similar")
     }
+
+
+def test_a_denial_is_named_and_holds_for_the_whole_site_that_was_asked_about(why: Why) -> None:
+    found = why("osaka-1", "web", "http")
+    assert _keys(found) == ["why-denied"]
+    assert [one.id for one in found.statements] == ["acme/all", "acme/no"]
+    assert why("10.10.2.21", "web", "http").allowed
+    assert _keys(why("osaka-1/plc", "web", "http")) == ["why-denied"]
+    assert _keys(why("osaka-1/plc", "web", "tcp/79-80")) == ["why-denied", "why-partly"]

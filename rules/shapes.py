@@ -1,0 +1,117 @@
+"""The shapes of our files: mappings with known keys, lists, texts, services. Mistakes are collected.
+
+Does not know what the keys mean: tenant_file and platform_file do.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from rules.document import Entries, Items, Node, Scalar
+from rules.model import Service
+from rules.names import nearest
+from rules.problems import Problem, problem
+from rules.services import merged, numeric
+
+#: The form of group, service and statement names: a DNS label.
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: Longest owner or reason, in characters: they are shown on one screen line or two.
+TEXT_MAX_CHARS = 500
+
+
+class Shapes:
+    """A file while it is read. ``problems`` is what does not hold so far."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def wrong(self, kind: str, node: Node, **params: str | int) -> None:
+        self.problems.append(problem(kind, node.place, **params))
+
+    def mapping(self, node: Node, known: Sequence[str], needed: Sequence[str]) -> dict[str, Node] | None:
+        """The mapping's values by key; unknown and missing keys are told."""
+        if not isinstance(node, Entries):
+            self.wrong("rules.expected-mapping", node, keys=", ".join(known))
+            return None
+        found: dict[str, Node] = {}
+        for key, value in node.entries:
+            if key.text in known:
+                found[key.text] = value
+            else:
+                self.wrong("rules.unknown-key", key, name=short(key.text), known=", ".join(known))
+        for key_name in needed:
+            if key_name not in found:
+                self.wrong("rules.missing-key", node, name=key_name)
+        return found
+
+    def items(self, node: Node) -> Items | None:
+        if isinstance(node, Items):
+            return node
+        self.wrong("rules.expected-list", node)
+        return None
+
+    def text(self, node: Node) -> Scalar | None:
+        if isinstance(node, Scalar) and node.text and "\x00" not in node.text:
+            return node
+        self.wrong("rules.expected-text", node)
+        return None
+
+    def texts(self, node: Node) -> list[Scalar]:
+        """One text, or a list of texts."""
+        if isinstance(node, Items):
+            if not node.items:
+                self.wrong("rules.empty-list", node)
+            return [text for item in node.items if (text := self.text(item)) is not None]
+        text = self.text(node)
+        return [] if text is None else [text]
+
+    def new_names(self, node: Node) -> list[tuple[Scalar, Node]]:
+        """A mapping from names that the file defines."""
+        if not isinstance(node, Entries):
+            self.wrong("rules.expected-names", node)
+            return []
+        good: list[tuple[Scalar, Node]] = []
+        for key, value in node.entries:
+            if NAME.fullmatch(key.text):
+                good.append((key, value))
+            else:
+                self.wrong("rules.bad-name", key, name=short(key.text))
+        return good
+
+    def service_set(self, node: Node, known: Mapping[str, tuple[Service, ...]]) -> tuple[Service, ...]:
+        """The services of a list of names and numbers, merged."""
+        found: list[Service] = []
+        for text in self.texts(node):
+            if text.text in known:
+                found.extend(known[text.text])
+                continue
+            try:
+                service = numeric(text.text)
+            except ValueError:
+                self.wrong("rules.bad-service-number", text, name=short(text.text))
+                continue
+            if service is not None:
+                found.append(service)
+            elif (guess := nearest(text.text, known)) is not None:
+                self.wrong("rules.unknown-service-similar", text, name=short(text.text), suggestion=guess)
+            else:
+                self.wrong("rules.unknown-service", text, name=short(text.text))
+        return merged(found)
+
+    def flag(self, node: Node | None) -> bool:
+        if node is None:
+            return False
+        if isinstance(node, Scalar) and node.plain and node.text in ("true", "false"):
+            return node.text == "true"
+        self.wrong("rules.expected-true-false", node)
+        return False
+
+    def remark(self, node: Node | None) -> str:
+        text = None if node is None else self.text(node)
+        if text is not None and len(text.text) > TEXT_MAX_CHARS:
+            self.wrong("rules.text-too-long", text, limit=TEXT_MAX_CHARS)
+        return "" if text is None else text.text
+
+
+def short(text: str) -> str:
+    """A name as shown in a message: junk can be long."""
+    return text if len(text) <= 80 else text[:79] + "…"
