@@ -1,7 +1,8 @@
 """Policy + Inventory -> RuleSet: the whole decision as data, of which evaluate, render, explain and diff are readings.
 
-A packet passes if at least one ``allow`` covers it and no ``deny`` does. The order of statements has no meaning, nor
-has which of them is the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
+A packet passes if at least one ``allow`` covers it, no ``deny`` does, and its source is in every nested group that its
+destination is in. The order of statements has no meaning, nor has which of them is the more particular: a deny about a
+site holds for each of its devices, and no allow overrules it.
 
 A *block* holds the clauses that have exactly the same sources. So an address stands once in each set that is made of a
 block, sources with equal policy share their blocks, and a source meets about as many blocks as it has groups, not as
@@ -14,11 +15,11 @@ statements and members leaves no trace (``fingerprint``).
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from rules.inventory import check_inventory
-from rules.model import Action, Address, Endpoint, Inventory, Kind, Policy, Service, StatementId, endpoints
+from rules.model import Action, Address, Endpoint, Inventory, Kind, Nested, Policy, Service, StatementId, endpoints
 from rules.names import visible
 from rules.problems import PolicyError
 
@@ -77,13 +78,16 @@ class Whereabouts:
 class RuleSet:
     """Who may reach what. ``sources`` maps an endpoint's name to its blocks; one that is missing may reach nothing.
 
-    A device has the blocks of its site besides its own. ``fingerprint`` is equal exactly if everything else is.
-    ``particular`` has the devices, by site, that a clause names: they alone can differ from their sites.
+    A device has the blocks of its site besides its own. ``nested`` has each tenant's nested groups; under the empty
+    tenant all of them, for shared servers. ``fingerprint`` is equal exactly if everything else is.
+    ``particular`` has the devices, by site, that a clause or a nested group names: they alone can differ from their
+    sites.
     """
 
     endpoints: Mapping[str, Endpoint]
     blocks: tuple[Block, ...]
     sources: Mapping[str, tuple[int, ...]]
+    nested: Mapping[str, tuple[Nested, ...]]
     fingerprint: str
     whereabouts: Whereabouts = field(compare=False, repr=False)
     particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
@@ -92,6 +96,15 @@ class RuleSet:
         """The blocks of a source that goes by these names (a device's own, and its site's)."""
         numbers = sorted({number for name in names for number in self.sources.get(name, ())})
         return [self.blocks[number] for number in numbers]
+
+    def closed_to(self, source: Sequence[Endpoint]) -> list[Nested]:
+        """The nested groups that the source, given with what else it goes by, is not in."""
+        names = {endpoint.name for endpoint in source}
+        return [one for one in self.nested.get(source[0].tenant or "", ()) if names.isdisjoint(one.members)]
+
+    def closes(self, group: Nested, destination: Sequence[Endpoint]) -> bool:
+        """Whether the destination is in the group, and the group's tenant's own."""
+        return destination[0].tenant == group.tenant and any(one.name in group.members for one in destination)
 
 
 def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
@@ -124,6 +137,7 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
             grants, denials = by_sources.setdefault(origin, ([], []))
             clauses = denials if statement.action is Action.DENY else grants
             clauses.append(Clause(statement.id, target, statement.services))
+    nested = _nested(policy.nested, nameable)
     blocks: list[Block] = []
     members: dict[str, list[int]] = {}
     ordered = sorted(
@@ -139,18 +153,33 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
         everything,
         tuple(blocks),
         {name: tuple(members[name]) for name in sorted(members)},
-        _fingerprint(everything, blocks),
+        nested,
+        _fingerprint(everything, blocks, nested),
         Whereabouts(everything.values()),
-        _particular(everything, members, blocks),
+        _particular(everything, members, blocks, nested),
     )
 
 
+def _nested(groups: Iterable[Nested], nameable: Mapping[str, frozenset[str]]) -> dict[str, tuple[Nested, ...]]:
+    found: dict[str, list[Nested]] = {}
+    for group in groups:
+        kept = replace(group, members=group.members & nameable.get(group.tenant, frozenset()))
+        for tenant in (group.tenant, "") if kept.members else ():
+            found.setdefault(tenant, []).append(kept)
+    return {tenant: tuple(found[tenant]) for tenant in sorted(found)}
+
+
 def _particular(
-    everything: Mapping[str, Endpoint], sources: Iterable[str], blocks: Iterable[Block]
+    everything: Mapping[str, Endpoint],
+    sources: Iterable[str],
+    blocks: Iterable[Block],
+    nested: Mapping[str, tuple[Nested, ...]],
 ) -> dict[str, tuple[str, ...]]:
     named = set(sources)
     for destinations in {clause.destinations for block in blocks for clause in (*block.grants, *block.denials)}:
         named |= destinations
+    for group in nested.get("", ()):
+        named |= group.members
     found: dict[str, list[str]] = {}
     for name in sorted(named):
         endpoint = everything[name]
@@ -172,9 +201,12 @@ def _plain(service: Service) -> tuple[int, int, int]:
     return (int(service.protocol), service.low, service.high)
 
 
-def _fingerprint(everything: Mapping[str, Endpoint], blocks: Iterable[Block]) -> str:
+def _fingerprint(
+    everything: Mapping[str, Endpoint], blocks: Iterable[Block], nested: Mapping[str, tuple[Nested, ...]]
+) -> str:
     content = [
         [[name, one.kind.value, one.tenant, str(one.network)] for name, one in sorted(everything.items())],
         [block.digest for block in blocks],
+        [[one.tenant, one.group, sorted(one.members)] for one in nested.get("", ())],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from rules.compile import RuleSet
 from rules.evaluate import Lineage, Offers, lineage
-from rules.model import Service
+from rules.model import Nested, Service
 from rules.reach import Pair, Reach, homes, rows
 from rules.services import subtracted
 
@@ -73,10 +73,11 @@ def _lineage(rule_set: RuleSet, part: Pair) -> Lineage:
     return ()
 
 
-def _signature(rule_set: RuleSet, part: Pair) -> list[str]:
-    """Equal signatures, equal reach: the blocks' contents, found without opening them."""
-    names = [endpoint.name for endpoint in _lineage(rule_set, part)]
-    return sorted(block.digest for block in rule_set.blocks_of(names))
+def _signature(rule_set: RuleSet, part: Pair) -> tuple[list[str], list[Nested]]:
+    """Equal signatures, equal reach: the blocks' contents, found without opening them, and what is closed."""
+    lined = _lineage(rule_set, part)
+    digests = sorted(block.digest for block in rule_set.blocks_of(endpoint.name for endpoint in lined))
+    return digests, rule_set.closed_to(lined) if lined else []
 
 
 # Pairs are many, combinations of services few.

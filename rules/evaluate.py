@@ -1,7 +1,8 @@
 """May this packet pass? The reading of a rule set that tests, explanations and people trust; the kernel must agree.
 
-A packet passes if at least one ``allow`` covers it and no ``deny`` does. The order of statements has no meaning, nor
-has which of them is the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
+A packet passes if at least one ``allow`` covers it, no ``deny`` does, and its source is in every nested group that its
+destination is in. The order of statements has no meaning, nor has which of them is the more particular: a deny about a
+site holds for each of its devices, and no allow overrules it.
 
 Speaks of the first packet of a flow. Replies and related ICMP errors pass with the flow (connection tracking).
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 
 from rules.compile import Clause, RuleSet
-from rules.model import Endpoint, Kind, Packet, Service, StatementId
+from rules.model import Endpoint, Kind, Nested, Packet, Service, StatementId
 from rules.names import never_passes
 from rules.problems import Reason
 from rules.services import intersected, merged, of_family, subtracted
@@ -40,6 +41,8 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
     if (impossible := cannot_pass(source[0], destination[0])) is not None:
         return Verdict(False, reason=impossible)
     params = {"source": source[0].name, "destination": destination[0].name}
+    if closed := enclosing(rule_set, source, destination):
+        return Verdict(False, reason=Reason("rules.enclosed", {**params, "group": closed[0].group}))
     denied = _covering(denials(rule_set, source, destination), packet)
     if denied:
         return Verdict(False, denied, Reason("rules.denied", {**params, "statements": ", ".join(denied)}))
@@ -85,6 +88,11 @@ def denials(rule_set: RuleSet, source: Sequence[Endpoint], destination: Sequence
     return [clause for block in blocks for clause in block.denials if not wanted.isdisjoint(clause.destinations)]
 
 
+def enclosing(rule_set: RuleSet, source: Lineage, destination: Lineage) -> list[Nested]:
+    """The nested groups that the destination is in and the source is not."""
+    return [group for group in rule_set.closed_to(source) if rule_set.closes(group, destination)]
+
+
 def lineage(rule_set: RuleSet, endpoint: Endpoint) -> Lineage:
     """The endpoint and, for a device, its site: what it may and may not do follows from both."""
     if endpoint.site is None or endpoint.site == endpoint.name:
@@ -103,6 +111,8 @@ class Offers:
 
     def __init__(self, rule_set: RuleSet, source: Lineage) -> None:
         self._source = source
+        self._rule_set = rule_set
+        self._closed = rule_set.closed_to(source)
         self._granted: dict[str, set[Service]] = {}
         self._denied: dict[str, set[Service]] = {}
         for block in rule_set.blocks_of(endpoint.name for endpoint in source):
@@ -119,6 +129,8 @@ class Offers:
     def to(self, destination: Lineage) -> tuple[Service, ...]:
         """All that may pass to this part, merged; only what exists on its IP version."""
         if cannot_pass(self._source[0], destination[0]) is not None:
+            return ()
+        if any(self._rule_set.closes(group, destination) for group in self._closed):
             return ()
         names = [endpoint.name for endpoint in destination]
         granted = frozenset(one for name in names for one in self._granted.get(name, ()))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from rules.compile import Clause, RuleSet
-from rules.evaluate import Lineage, between, cannot_pass, denials, everywhere, parts, passing
+from rules.evaluate import Lineage, between, cannot_pass, denials, enclosing, everywhere, parts, passing
 from rules.model import Inventory, Policy, Service, Statement
 from rules.names import nearest
 from rules.problems import PolicyError, Problem, Reason
@@ -54,6 +54,9 @@ def explain(
         return Explanation(True, statements, ())
     reasons: list[Reason] = []
     open_services = everywhere(rule_set, from_, to)
+    closed = {group.group for pair in pairs for group in enclosing(rule_set, *pair)}
+    if closed:
+        reasons.append(Reason("rules.why-enclosed", {**params, "groups": ", ".join(sorted(closed))}))
     if denied:
         reasons.append(Reason("rules.why-denied", {**params, "statements": _ids(denied)}))
     if subtracted(services, missing):

@@ -177,7 +177,17 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
+class Nested:
+    """A group inside another. ``members`` are endpoint names; those of the tenant are reached only from members."""
+
+    tenant: str
+    group: str
+    members: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """All tenants' statements, ordered by identity."""
+    """All tenants' statements, ordered by identity, and their nested groups."""
 
     statements: tuple[Statement, ...]
+    nested: tuple[Nested, ...] = ()

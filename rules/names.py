@@ -27,6 +27,7 @@ class Names:
         self._own = own
         self._shared = shared
         self._groups: dict[str, frozenset[str]] = {}
+        self._nested: set[str] = set()
 
     def endpoint(self, name: str) -> Endpoint | None:
         """The tenant's own site, device or server of that name, or a shared server."""
@@ -36,9 +37,15 @@ class Names:
         """The members of the group."""
         return self._groups.get(name)
 
-    def add_group(self, name: str, members: Iterable[str]) -> None:
-        """Give the group its members, endpoint names."""
+    def add_group(self, name: str, members: Iterable[str], *, nested: bool) -> None:
+        """Give the group its members, endpoint names. ``nested``: it is inside another."""
         self._groups[name] = frozenset(members)
+        if nested:
+            self._nested.add(name)
+
+    def nested(self) -> list[tuple[str, frozenset[str]]]:
+        """The groups that are inside another, with their members."""
+        return [(name, self._groups[name]) for name in sorted(self._nested)]
 
     def nearest(self, name: str) -> str | None:
         """The name that was probably meant."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from rules.inventory import check_inventory
-from rules.model import Inventory, Policy, PolicySource, Statement, endpoints
+from rules.model import Inventory, Policy, PolicySource, endpoints
 from rules.names import Names, visible
 from rules.problems import PolicyError, Problem
 from rules.tenant_file import COMES_WITH_TIME, TenantFile
@@ -18,7 +18,7 @@ def parse(sources: Sequence[PolicySource], inventory: Inventory) -> Policy:
     problems = check_inventory(inventory) + [found for _, mistakes in read_all for found in mistakes]
     if problems:
         raise PolicyError(problems)
-    return _policy(statements for statements, _ in read_all)
+    return _policy(file for file, _ in read_all)
 
 
 def parse_stored(sources: Sequence[PolicySource], inventory: Inventory) -> tuple[Policy, tuple[Problem, ...]]:
@@ -30,24 +30,29 @@ def parse_stored(sources: Sequence[PolicySource], inventory: Inventory) -> tuple
     """
     if problems := check_inventory(inventory):
         raise PolicyError(problems)
-    kept: list[list[Statement]] = []
+    kept: list[TenantFile] = []
     told: list[Problem] = []
-    for statements, mistakes in _read_all(sources, inventory):
+    for file, mistakes in _read_all(sources, inventory):
         told.extend(mistakes)
         if all(found.kind in COMES_WITH_TIME for found in mistakes):
-            kept.append(statements)
+            kept.append(file)
     return _policy(kept), tuple(told)
 
 
-def _policy(files: Iterable[list[Statement]]) -> Policy:
-    statements = [statement for file in files for statement in file]
-    return Policy(tuple(sorted(statements, key=lambda statement: statement.id)))
+def _policy(files: Iterable[TenantFile]) -> Policy:
+    read = list(files)
+    statements = [statement for file in read for statement in file.statements]
+    nested = [one for file in read for one in file.nested]
+    return Policy(
+        tuple(sorted(statements, key=lambda statement: statement.id)),
+        tuple(sorted(nested, key=lambda one: (one.tenant, one.group))),
+    )
 
 
-def _read_all(sources: Sequence[PolicySource], inventory: Inventory) -> list[tuple[list[Statement], list[Problem]]]:
+def _read_all(sources: Sequence[PolicySource], inventory: Inventory) -> list[tuple[TenantFile, list[Problem]]]:
     table = visible(endpoints(inventory).values())
     shared = table.get("", {})
-    results: list[tuple[list[Statement], list[Problem]]] = []
+    results: list[tuple[TenantFile, list[Problem]]] = []
     seen: dict[str, str] = {}
     for source in sources:
         reader = TenantFile(source, Names(table.get(source.tenant, {}), shared))
@@ -56,5 +61,5 @@ def _read_all(sources: Sequence[PolicySource], inventory: Inventory) -> list[tup
             params = {"tenant": source.tenant, "first": earlier}
             reader.problems.append(Problem("rules.two-files", params, source.file_name, 1, 1))
         seen[source.tenant] = source.file_name
-        results.append((reader.statements, reader.problems))
+        results.append((reader, reader.problems))
     return results

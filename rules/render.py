@@ -14,13 +14,10 @@ from ipaddress import IPv4Network
 
 from rules.compile import Clause, RuleSet
 from rules.dispatch import Level, tree
-from rules.model import SELECTOR_MAX, Endpoint, Kind, Protocol, Service
+from rules.match import Form, form, range_match
+from rules.model import Endpoint, Kind, Service
 from rules.problems import Problem
-from rules.services import merged
 
-#: A range of at most this many ports is written into the sets; ipset stores each port of each network by itself, so a
-#: wider one becomes a rule that compares the range and asks a set of networks.
-EXPAND_MAX_PORTS = 16
 #: Names stay within the kernel's 28 (chain) and 31 (set) characters up to this version.
 VERSION_MAX = 10**15
 _SET_TYPES = {"n": "hash:net", "p": "hash:net,port"}
@@ -57,7 +54,10 @@ class _Writer:
     set_text: list[str] = field(default_factory=list)
     chains: dict[str, list[str]] = field(default_factory=dict)
     block_rules: dict[tuple[int, str], list[str]] = field(default_factory=dict)
-    profiles: dict[tuple[int, ...], str] = field(default_factory=dict)
+    profiles: dict[tuple[tuple[int, ...], tuple[str, ...]], str] = field(default_factory=dict)
+
+    homes: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)
+    inside: dict[tuple[tuple[str, frozenset[str]], ...], tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.networks = {
@@ -106,8 +106,9 @@ class _Writer:
     def _sites(self, of_kind: Mapping[Kind, list[Endpoint]]) -> Iterable[tuple[IPv4Network, str]]:
         """For each site that may reach something (or a device of which may) the rule that leads on."""
         particular: dict[str, list[Endpoint]] = {}
+        inside = {name for group in self.rule_set.nested.get("", ()) for name in group.members}
         for device in of_kind[Kind.DEVICE]:
-            if device.site is not None and device.name in self.rule_set.sources:
+            if device.site is not None and (device.name in self.rule_set.sources or device.name in inside):
                 particular.setdefault(device.site, []).append(device)
         for site in of_kind[Kind.SITE]:
             rule = self._leaf(site, (site.name,))
@@ -151,17 +152,51 @@ class _Writer:
     # -- from the source to its clauses ------------------------------------------------------------------------------
 
     def _profile(self, names: tuple[str, ...]) -> str | None:
-        """The chain for sources with exactly the blocks of ``names``; None if nothing is granted to them."""
+        """The chain for sources with the blocks of ``names`` and their closed groups; None if they have no grants."""
         numbers = tuple(sorted({number for name in names for number in self.rule_set.sources.get(name, ())}))
         if not any(self.rule_set.blocks[number].grants for number in numbers):
             return None
-        if numbers not in self.profiles:
-            chain = self.profiles[numbers] = f"{self.prefix}-p{len(self.chains)}"
+        key = numbers, self._closed(names, numbers)
+        if key not in self.profiles:
+            chain = self.profiles[key] = f"{self.prefix}-p{len(self.chains)}"
             rules = self.chains[chain] = []
+            if closed := key[1]:
+                rules.append(f"-m set --match-set {self._set('n', closed)} dst -j DROP")
             for target in ("DROP", "ACCEPT"):
                 rules.extend(rule for number in numbers for rule in self._block(number, target))
             rules.append("-j DROP")
-        return self.profiles[numbers]
+        return self.profiles[key]
+
+    def _closed(self, names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[str, ...]:
+        """The networks inside nested groups that the source is not in, if a grant leads there."""
+        groups = self.rule_set.closed_to([self.rule_set.endpoints[name] for name in names])
+        if not groups:
+            return ()
+        granted = [clause.destinations for number in numbers for clause in self.rule_set.blocks[number].grants]
+        return self._networks_inside(
+            tuple(
+                (group.tenant, group.members)
+                for group in groups
+                if any(not self._homes(group.members).isdisjoint(self._homes(names)) for names in granted)
+            )
+        )
+
+    def _homes(self, names: frozenset[str]) -> frozenset[str]:
+        """The sites of the names, and the servers among them."""
+        if names not in self.homes:
+            self.homes[names] = frozenset(self.rule_set.endpoints[name].site or name for name in names)
+        return self.homes[names]
+
+    def _networks_inside(self, groups: tuple[tuple[str, frozenset[str]], ...]) -> tuple[str, ...]:
+        if groups not in self.inside:
+            found = {
+                name
+                for tenant, members in groups
+                for name in members & self.networks.keys()
+                if self.rule_set.endpoints[name].tenant == tenant
+            }
+            self.inside[groups] = tuple(self.networks_text[name] for name in sorted(found))
+        return self.inside[groups]
 
     def _block(self, number: int, target: str) -> list[str]:
         """The rules of the block's denials or grants, each written once."""
@@ -182,16 +217,16 @@ class _Writer:
         ports: list[str] = []
         wide: dict[Service, list[str]] = {}
         # Destinations are many, what is offered to them is one of a few combinations: each is worked out once.
-        forms: dict[frozenset[Service], _Form] = {}
+        forms: dict[frozenset[Service], Form] = {}
         for name in sorted(offered.keys() & self.networks.keys()):
             services = frozenset(offered[name])
             if services not in forms:
-                forms[services] = _form(services)
-            form, network = forms[services], self.networks_text[name]
-            if form.whole:
+                forms[services] = form(services)
+            written, network = forms[services], self.networks_text[name]
+            if written.whole:
                 whole.append(network)
-            ports.extend(f"{network},{entry}" for entry in form.entries)
-            for part in form.wide:
+            ports.extend(f"{network},{entry}" for entry in written.entries)
+            for part in written.wide:
                 wide.setdefault(part, []).append(network)
         rules = []
         if whole:
@@ -199,7 +234,7 @@ class _Writer:
         if ports:
             rules.append(f"-m set --match-set {self._set('p', ports)} dst,dst -j {target}")
         for service in sorted(wide):
-            rules.append(f"{_range_match(service)} -m set --match-set {self._set('n', wide[service])} dst -j {target}")
+            rules.append(f"{range_match(service)} -m set --match-set {self._set('n', wide[service])} dst -j {target}")
         return rules
 
     def _set(self, kind: str, members: Iterable[str]) -> str:
@@ -212,65 +247,3 @@ class _Writer:
             self.set_text.append(f"create {name} {_SET_TYPES[kind]} family inet hashsize {size} maxelem {limit}")
             self.set_text.extend(f"add {name} {entry}" for entry in entries)
         return self.sets[kind, entries]
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """How services are written: ``whole`` for any, ``entries`` for sets with ports, ``wide`` for rules of their own."""
-
-    whole: bool
-    entries: tuple[str, ...]
-    wide: tuple[Service, ...]
-
-
-def _form(services: Iterable[Service]) -> _Form:
-    together = merged(services)
-    parts = [part for service in together for part in _parts(service)]
-    entries = tuple(entry for part in parts if _expands(part) for entry in _set_entries(part))
-    wide = tuple(part for part in parts if not _expands(part))
-    return _Form(any(service.protocol is Protocol.ANY for service in together), entries, wide)
-
-
-def _parts(service: Service) -> Iterable[Service]:
-    """The service in pieces that one rule or a few set entries can say: of ICMP one type, or all of it."""
-    if service.protocol in (Protocol.TCP, Protocol.UDP):
-        yield service
-    elif service.protocol is Protocol.ICMP:
-        if _is_all(service):
-            yield service
-            return
-        for kind in range(service.low // 256, service.high // 256 + 1):
-            low, high = max(service.low, kind * 256), min(service.high, kind * 256 + 255)
-            yield Service(Protocol.ICMP, low, high)
-
-
-def _expands(part: Service) -> bool:
-    """Whether the part goes into a set value by value. ICMP type 255 has to: to iptables it means any type."""
-    if _is_all(part):
-        return False
-    width = part.high - part.low + 1
-    if part.protocol is Protocol.ICMP:
-        return width < 256 or part.low == 255 * 256
-    return width <= EXPAND_MAX_PORTS
-
-
-def _is_all(service: Service) -> bool:
-    return (service.low, service.high) == (0, SELECTOR_MAX)
-
-
-def _set_entries(part: Service) -> Iterable[str]:
-    """Port parts of hash:net,port entries, one each; ipset keeps ICMP's type and code where the port stands."""
-    for selector in range(part.low, part.high + 1):
-        if part.protocol is Protocol.ICMP:
-            yield f"icmp:{selector // 256}/{selector % 256}"
-        else:
-            yield f"{part.protocol.name.lower()}:{selector}"
-
-
-def _range_match(part: Service) -> str:
-    name = part.protocol.name.lower()
-    if _is_all(part):
-        return f"-p {name}"
-    if part.protocol is Protocol.ICMP:
-        return f"-p icmp -m icmp --icmp-type {part.low // 256}"
-    return f"-p {name} -m {name} --dport {part.low}:{part.high}"

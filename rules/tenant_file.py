@@ -6,13 +6,14 @@ Does not decide what passes (compile does) and keeps no order between statements
 import hashlib
 
 from rules.document import Node, Scalar, read
-from rules.model import Action, PolicySource, Service, Statement, StatementId
+from rules.groups import check_dual_membership, nested_groups, read_groups
+from rules.model import Action, Nested, PolicySource, Service, Statement, StatementId
 from rules.names import Names, never_passes
 from rules.problems import PolicyError
 from rules.services import BUILT_IN, shown
 from rules.shapes import NAME, Shapes, short
 
-_TOP_KEYS = ("tenant", "groups", "services", "allow", "deny")
+_TOP_KEYS = ("tenant", "groups", "forbid-dual-membership", "services", "allow", "deny")
 _STATEMENT_KEYS = ("name", "from", "to", "services", "both", "owner", "reason")
 #: Problems that a policy comes to have while it is in force: a site it names was retired, so that a statement has
 #: nobody left, or a site, server or built-in service came to be that has the name of one of its groups or services.
@@ -39,6 +40,7 @@ class TenantFile(Shapes):
         self._services: dict[str, tuple[Service, ...]] = dict(BUILT_IN)
         self._by_id: dict[StatementId, Statement] = {}
         self.statements: list[Statement] = []
+        self.nested: list[Nested] = []
 
     def read(self, *, known_tenant: bool) -> None:
         try:
@@ -55,7 +57,10 @@ class TenantFile(Shapes):
             elif not known_tenant:
                 self.wrong("rules.no-such-tenant", written, tenant=written.text)
         if "groups" in top:
-            self._read_groups(top["groups"])
+            read_groups(self, top["groups"], self._names, self._unknown)
+            self.nested = nested_groups(self._source.tenant, self._names)
+        if "forbid-dual-membership" in top:
+            check_dual_membership(self, top["forbid-dual-membership"], self._names)
         if "services" in top:
             self._read_services(top["services"])
         for action in Action:
@@ -64,22 +69,6 @@ class TenantFile(Shapes):
                     self._read_statement(item, action)
 
     # -- definitions --------------------------------------------------------------------------------------------
-
-    def _read_groups(self, node: Node) -> None:
-        definitions = self.new_names(node)
-        group_names = {key.text for key, _ in definitions}
-        for key, value in definitions:
-            if self._names.endpoint(key.text) is not None:
-                self.wrong("rules.name-taken", key, name=key.text)
-            members: list[str] = []
-            for member in self.texts(value):
-                if member.text in group_names:
-                    self.wrong("rules.group-in-group", member, name=member.text)
-                elif self._names.endpoint(member.text) is not None:
-                    members.append(member.text)
-                else:
-                    self._unknown(member)
-            self._names.add_group(key.text, members)
 
     def _read_services(self, node: Node) -> None:
         for key, value in self.new_names(node):

@@ -6,6 +6,7 @@ Receivers see whether a packet arrived, so replies and their own fate do not blu
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ INVENTORY = Inventory(
         Device("acme-1", "plc", ip_address("10.10.1.20")),
         Device("acme-2", "plc", ip_address("10.10.2.20")),
         Device("acme-2", "panel", ip_address("10.10.2.21")),
+        Device("acme-10", "plc", ip_address("10.10.10.77")),
         Device("zeta-1", "meter", ip_address("10.20.15.254")),
     ),
     servers=(
@@ -49,8 +51,11 @@ tenant: acme
 groups:
   plant: [acme-1, acme-2/plc, acme-3]
   everyone: [acme-1, acme-2, acme-3, acme-4, acme-5, acme-6, acme-7, acme-8, acme-9, acme-10, acme-11, acme-half]
+  vault: {members: [acme-8, acme-9, acme-10/plc, db], inside: everyone}
+  safe: {members: [acme-9], inside: vault}
 allow:
   - {name: mesh, from: plant, to: plant, services: [bacnet-ip, icmp/8], both: true}
+  - {name: inner, from: everyone, to: [everyone, acme-9], services: [opc-ua, ping]}
   - {name: web, from: everyone, to: web, services: [https, tcp/8000-8040, icmp/255]}
   - {name: panel, from: acme-2/panel, to: [acme-half, db], services: any}
   - {name: service, from: db, to: everyone, services: [ssh, icmp/13/0]}
@@ -288,8 +293,10 @@ def test_probes_notice_what_is_missing_from_the_kernel(wires: None) -> None:
     text = render(rule_set, version=2, tunnel_interface="ipsec0", cloud_interface="lan0")
     grants = [line for line in text.chains.splitlines() if line.endswith("-j ACCEPT")]
     entries = [line for line in text.sets.splitlines() if line.endswith(",tcp:443")]
-    denials = [line for line in text.chains.splitlines() if "--match-set" in line and line.endswith("-j DROP")]
-    for version, without in enumerate([grants[0], grants[-1], entries[0], denials[0], denials[-1]], start=2):
+    denied = [line for line in text.sets.splitlines() if line.endswith(" 10.10.2.20/32,icmp:8/1")]
+    closed = {line.split()[-4] for line in text.chains.splitlines() if re.search(r"-A \S+ -m set .* dst -j DROP", line)}
+    inside = [line for line in text.sets.splitlines() if line in {f"add {name} 10.10.8.0/24" for name in closed}]
+    for version, without in enumerate([grants[0], grants[-1], entries[0], denied[0], inside[0]], start=2):
         _apply(rule_set, version, without=without.replace("ky2", f"ky{version}"))
         assert _disagreements(rule_set, probes) != [], without
 

@@ -88,7 +88,11 @@ def worlds(draw: st.DrawFn) -> World:
     for tenant in TENANTS:
         names = names_of(inventory, tenant)
         group = st.lists(st.sampled_from(names), min_size=1, max_size=4, unique=True)
-        groups = {f"g{number}": draw(group) for number in range(draw(st.integers(0, 3)))}
+        groups: dict[str, object] = {}
+        for number in range(draw(st.integers(0, 4))):
+            outer = draw(st.sampled_from([None, *groups]))
+            members = draw(group)
+            groups[f"g{number}"] = members if outer is None else {"members": members, "inside": outer}
         member = st.lists(st.sampled_from([*names, *groups]), min_size=1, max_size=3, unique=True)
         services = st.lists(st.sampled_from(list(SERVICES)), min_size=1, max_size=3, unique=True)
         policies[tenant] = {"tenant": tenant, "groups": groups, "services": OWN_SERVICES} | {

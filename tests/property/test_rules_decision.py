@@ -33,11 +33,25 @@ def _plainly_allowed(world: World, packet: Packet) -> bool:
     for tenant, data in world.policies.items():
         mine = names_of(inventory, tenant)
 
-        def covers(written, address, mine=mine, data=data):  # type: ignore[no-untyped-def]
-            names = [member for name in written for member in data["groups"].get(name, [name])]
+        def members(group, data=data):  # type: ignore[no-untyped-def]
+            written = data["groups"][group]
+            found = list(written if isinstance(written, list) else written["members"])
+            for name, other in data["groups"].items():
+                if isinstance(other, dict) and other["inside"] == group:
+                    found += members(name)
+            return found
+
+        def covers(written, address, mine=mine, data=data, members=members):  # type: ignore[no-untyped-def]
+            names = [member for name in written for member in (members(name) if name in data["groups"] else [name])]
             assert set(names) <= set(mine)
             return any(address in network_of(inventory, name) for name in names)
 
+        for name, written in data["groups"].items():
+            own = [
+                one for one in members(name) if not any(one == s.name and s.tenant is None for s in inventory.servers)
+            ]
+            if isinstance(written, dict) and covers(own, packet.destination) and not covers([name], packet.source):
+                return False
         for action in found:
             for statement in data[action]:
                 if not any(SERVICES[name](packet.protocol, number or 0, code) for name in statement["services"]):
@@ -123,7 +137,10 @@ def test_the_order_of_anything_leaves_no_trace(world: World, chance: random.Rand
             ]
             for action in ("allow", "deny")
         }
-        groups = {name: shuffled(data["groups"][name]) for name in shuffled(data["groups"])}
+        groups = {
+            name: shuffled(members) if isinstance(members := data["groups"][name], list) else members
+            for name in shuffled(data["groups"])
+        }
         policies[tenant] = data | {"groups": groups} | statements
     inventory = Inventory(
         {tenant: world.inventory.tenants[tenant] for tenant in shuffled(world.inventory.tenants)},

@@ -19,6 +19,9 @@ _WORDS = [
         "services",
         "allow",
         "deny",
+        "forbid-dual-membership",
+        "members",
+        "inside",
         "from",
         "to",
         "both",
@@ -107,8 +110,8 @@ def test_any_text(text: str) -> None:
 
 
 _ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(_WORDS[:25]) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS[:17]), inner, max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(_WORDS[:28]) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS[:20]), inner, max_size=5),
     max_leaves=25,
 )
 

@@ -101,6 +101,22 @@ def test_deny_goes_before_allow_however_particular(decide: Decide, packet: Ask) 
     assert evaluate(rule_set, packet("10.10.2.21", "10.200.0.11")).allowed
 
 
+def test_what_is_in_a_nested_group_is_reached_from_within_only(decide: Decide, packet: Ask) -> None:
+    rule_set = decide(
+        "groups:\n  outer: [tokyo-1, db]\n  inner: {members: [osaka-1/plc, db, web], inside: outer}\n"
+        "allow:\n- {name: all, from: [outer, osaka-1, web], to: [outer, osaka-1, web, tokyo-1], services: http}"
+    )
+    assert _reason(rule_set, packet("10.10.1.1", "10.10.2.20")) == "enclosed"
+    assert evaluate(rule_set, packet("10.10.1.1", "10.10.2.21")).allowed
+    assert evaluate(rule_set, packet("10.200.0.11", "10.10.2.20")).allowed
+    assert evaluate(rule_set, packet("10.200.0.10", "10.10.2.20")).allowed
+    assert evaluate(rule_set, packet("10.10.2.20", "10.10.1.1")).allowed
+    assert evaluate(rule_set, packet("10.10.2.20", "10.200.0.11")).allowed
+    assert _reason(rule_set, packet("10.10.2.21", "10.200.0.11")) == "enclosed"
+    # A shared server inside opens the way in; it is not closed to anyone.
+    assert evaluate(rule_set, packet("10.10.1.1", "10.200.0.10")).allowed
+
+
 def test_the_precedence_is_one_paragraph_everywhere() -> None:
     """What operators predict from: the same words in the guide, the evaluator and the compiler."""
 

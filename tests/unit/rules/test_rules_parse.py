@@ -91,6 +91,25 @@ def test_what_never_passes_the_gateway_is_no_statement(read: Read, ends: str, ki
     assert _problems(read, f"allow: [{{{ends}, services: any}}]") == [(kind, 2, 9)]
 
 
+def test_groups_inside_groups_hand_their_members_up(read: Read) -> None:
+    policy = read(
+        "groups:\n  c: {members: [web], inside: b}\n  b: {members: [osaka-1/plc], inside: a}\n  a: [tokyo-1]\n"
+        "allow: [{from: a, to: osaka-1, services: ssh}]"
+    )
+    assert policy.statements[0].sources == {"tokyo-1", "osaka-1/plc", "web"}
+    assert [(one.group, set(one.members)) for one in policy.nested] == [
+        *(("b", {"osaka-1/plc", "web"}), ("c", {"web"}))
+    ]
+
+
+def test_groups_that_may_share_no_site(read: Read) -> None:
+    text = "groups: {a: [tokyo-1, web], b: [osaka-1/plc, web], c: [osaka-1]}\nforbid-dual-membership: [[%s]]"
+    read(text % "a, b")
+    assert _problems(read, text % "a, b, c") == [("dual-membership", 3, 33)]
+    assert _problems(read, text % "a, x") == [("unknown-group", 3, 30)]
+    assert _problems(read, text % "a") == [("two-groups-needed", 3, 26)]
+
+
 def test_a_group_may_speak_to_itself(read: Read) -> None:
     assert len(read("groups: {g: [tokyo-1, osaka-1]}\nallow: [{from: g, to: g, services: ping}]").statements) == 1
 
@@ -112,6 +131,10 @@ def test_a_group_may_speak_to_itself(read: Read) -> None:
         ("allow: [{from: {}, to: web, services: ssh}]", "expected-text", 2),
         ("allow: [{from: tokyo-1, to: web, services: ssh, owner: " + "x" * 501 + "}]", "text-too-long", 2),
         ("groups: {tokyo-1: [web]}", "name-taken", 2),
+        ("groups: {a: {members: [web], inside: a}}", "group-cycle", 2),
+        ("groups:\n a: {members: [web], inside: b}\n b: {members: [web], inside: a}", "group-cycle", 4),
+        ("groups: {a: {members: [web], inside: b}}", "unknown-group", 2),
+        ("groups: {a: {inside: a}}", "missing-key", 2),
     ],
 )
 def test_malformed(read: Read, text: str, kind: str, line: int) -> None:
