@@ -6,7 +6,7 @@ inventory   is the inventory itself sound?
 document    YAML text -> a small tree with places
 services    named and numeric services, arithmetic on them
 names       what a tenant's names mean
-parse       policy files -> Policy; tenant_file, groups: one of them; shapes: what files are made of
+parse       policy files -> Policy; tenant_file, groups, platform_file: one of them; shapes: what files are made of
 compile     Policy + Inventory -> RuleSet, the decision as data
 evaluate    may this packet pass?
 dispatch    sources -> prefix tree; match: services -> set entries; render: RuleSet -> ipset and iptables text

@@ -1,8 +1,8 @@
 """Policy + Inventory -> RuleSet: the whole decision as data, of which evaluate, render, explain and diff are readings.
 
-A packet passes if at least one ``allow`` covers it, no ``deny`` does, and its source is in every nested group that its
-destination is in. The order of statements has no meaning, nor has which of them is the more particular: a deny about a
-site holds for each of its devices, and no allow overrules it.
+A packet passes if at least one ``allow`` covers it, no ``deny`` does, the platform does not forbid it, and its source
+is in every nested group that its destination is in. The order of statements has no meaning, nor has which of them is
+the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
 
 A *block* holds the clauses that have exactly the same sources. So an address stands once in each set that is made of a
 block, sources with equal policy share their blocks, and a source meets about as many blocks as it has groups, not as
@@ -19,9 +19,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rules.inventory import check_inventory
-from rules.model import Action, Address, Endpoint, Inventory, Kind, Nested, Policy, Service, StatementId, endpoints
+from rules.model import (
+    Action,
+    Address,
+    Endpoint,
+    Inventory,
+    Kind,
+    Nested,
+    Platform,
+    Policy,
+    Restriction,
+    Service,
+    StatementId,
+    endpoints,
+)
 from rules.names import visible
 from rules.problems import PolicyError
+from rules.services import ANY, intersected
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,7 @@ class RuleSet:
     blocks: tuple[Block, ...]
     sources: Mapping[str, tuple[int, ...]]
     nested: Mapping[str, tuple[Nested, ...]]
+    platform: Platform
     fingerprint: str
     whereabouts: Whereabouts = field(compare=False, repr=False)
     particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
@@ -134,9 +149,11 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
         if statement.both and sources != destinations:
             directions.append((destinations, sources))
         for origin, target in directions:
-            grants, denials = by_sources.setdefault(origin, ([], []))
-            clauses = denials if statement.action is Action.DENY else grants
-            clauses.append(Clause(statement.id, target, statement.services))
+            if statement.action is Action.DENY:
+                by_sources.setdefault(origin, ([], []))[1].append(Clause(statement.id, target, statement.services))
+                continue
+            for some, others, services in _unrestricted(origin, target, statement.services, policy.platform.servers):
+                by_sources.setdefault(some, ([], []))[0].append(Clause(statement.id, others, services))
     nested = _nested(policy.nested, nameable)
     blocks: list[Block] = []
     members: dict[str, list[int]] = {}
@@ -154,7 +171,8 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
         tuple(blocks),
         {name: tuple(members[name]) for name in sorted(members)},
         nested,
-        _fingerprint(everything, blocks, nested),
+        policy.platform,
+        _fingerprint(everything, blocks, nested, policy.platform),
         Whereabouts(everything.values()),
         _particular(everything, members, blocks, nested),
     )
@@ -167,6 +185,34 @@ def _nested(groups: Iterable[Nested], nameable: Mapping[str, frozenset[str]]) ->
         for tenant in (group.tenant, "") if kept.members else ():
             found.setdefault(tenant, []).append(kept)
     return {tenant: tuple(found[tenant]) for tenant in sorted(found)}
+
+
+_Pieces = Iterable[tuple[frozenset[str], frozenset[str], tuple[Service, ...]]]
+
+
+def _unrestricted(
+    sources: frozenset[str],
+    destinations: frozenset[str],
+    services: tuple[Service, ...],
+    servers: Mapping[str, Restriction],
+) -> _Pieces:
+    """What the platform leaves of a grant: each restricted server in it becomes a grant of its own."""
+    if servers.keys().isdisjoint(sources) and servers.keys().isdisjoint(destinations):
+        yield sources, destinations, services
+        return
+    for some, opens in _sides(sources, {name: one.opens for name, one in servers.items()}):
+        for others, offers in _sides(destinations, {name: one.offers for name, one in servers.items()}):
+            if left := intersected(intersected(services, opens), offers):
+                yield some, others, left
+
+
+def _sides(
+    names: frozenset[str], limited: Mapping[str, tuple[Service, ...]]
+) -> Iterable[tuple[frozenset[str], tuple[Service, ...]]]:
+    if free := names.difference(limited):
+        yield free, (ANY,)
+    for name in sorted(names.intersection(limited)):
+        yield frozenset([name]), limited[name]
 
 
 def _particular(
@@ -202,11 +248,19 @@ def _plain(service: Service) -> tuple[int, int, int]:
 
 
 def _fingerprint(
-    everything: Mapping[str, Endpoint], blocks: Iterable[Block], nested: Mapping[str, tuple[Nested, ...]]
+    everything: Mapping[str, Endpoint],
+    blocks: Iterable[Block],
+    nested: Mapping[str, tuple[Nested, ...]],
+    platform: Platform,
 ) -> str:
     content = [
         [[name, one.kind.value, one.tenant, str(one.network)] for name, one in sorted(everything.items())],
         [block.digest for block in blocks],
         [[one.tenant, one.group, sorted(one.members)] for one in nested.get("", ())],
+        [_plain(service) for service in platform.forbidden],
+        [
+            [name, *([_plain(service) for service in side] for side in (one.offers, one.opens))]
+            for name, one in sorted(platform.servers.items())
+        ],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

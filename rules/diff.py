@@ -25,12 +25,13 @@ def diff(old: RuleSet | None, new: RuleSet) -> Difference:
     Speaks of names: a site that moved to another prefix and may reach the same is no difference.
     """
     rule_sets = [new] if old is None else [old, new]
+    same_platform = old is not None and old.platform == new.platform
     opened: list[Reach] = []
     closed: list[Reach] = []
     for source in sorted({name for one in rule_sets for name in homes(one, one.sources)}):
         origins = _parts(rule_sets, source)
-        if len(rule_sets) == 2 and all(
-            _signature(rule_sets[0], origin) == _signature(rule_sets[1], origin) for origin in origins
+        if same_platform and all(
+            _signature(rule_sets[0], origin) == _signature(rule_sets[-1], origin) for origin in origins
         ):
             continue
         offers = [

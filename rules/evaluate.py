@@ -1,8 +1,8 @@
 """May this packet pass? The reading of a rule set that tests, explanations and people trust; the kernel must agree.
 
-A packet passes if at least one ``allow`` covers it, no ``deny`` does, and its source is in every nested group that its
-destination is in. The order of statements has no meaning, nor has which of them is the more particular: a deny about a
-site holds for each of its devices, and no allow overrules it.
+A packet passes if at least one ``allow`` covers it, no ``deny`` does, the platform does not forbid it, and its source
+is in every nested group that its destination is in. The order of statements has no meaning, nor has which of them is
+the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
 
 Speaks of the first packet of a flow. Replies and related ICMP errors pass with the flow (connection tracking).
 """
@@ -41,6 +41,9 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
     if (impossible := cannot_pass(source[0], destination[0])) is not None:
         return Verdict(False, reason=impossible)
     params = {"source": source[0].name, "destination": destination[0].name}
+    platform = rule_set.platform
+    if _in(platform.forbidden, packet):
+        return Verdict(False, reason=Reason("rules.forbidden", params))
     if closed := enclosing(rule_set, source, destination):
         return Verdict(False, reason=Reason("rules.enclosed", {**params, "group": closed[0].group}))
     denied = _covering(denials(rule_set, source, destination), packet)
@@ -48,20 +51,24 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
         return Verdict(False, denied, Reason("rules.denied", {**params, "statements": ", ".join(denied)}))
     if allowed := _covering(between(rule_set, source, destination), packet):
         return Verdict(True, allowed)
+    opens, offers = platform.servers.get(source[0].name), platform.servers.get(destination[0].name)
+    for server, services in (
+        (source[0], None if opens is None else opens.opens),
+        (destination[0], None if offers is None else offers.offers),
+    ):
+        if services is not None and not _in(services, packet):
+            return Verdict(False, reason=Reason("rules.server-restricted", {**params, "server": server.name}))
     return Verdict(False, reason=Reason("rules.no-statement", params))
 
 
 def _covering(clauses: Iterable[Clause], packet: Packet) -> tuple[StatementId, ...]:
     """The statements of those clauses that cover the packet, each once."""
-    covering = {
-        clause.statement
-        for clause in clauses
-        if any(
-            service.covers(packet.protocol, packet.selector)
-            for service in of_family(clause.services, packet.destination.version)
-        )
-    }
-    return tuple(sorted(covering))
+    return tuple(sorted({clause.statement for clause in clauses if _in(clause.services, packet)}))
+
+
+def _in(services: Iterable[Service], packet: Packet) -> bool:
+    existing = of_family(services, packet.destination.version)
+    return any(service.covers(packet.protocol, packet.selector) for service in existing)
 
 
 def cannot_pass(source: Endpoint, destination: Endpoint) -> Reason | None:
@@ -112,6 +119,7 @@ class Offers:
     def __init__(self, rule_set: RuleSet, source: Lineage) -> None:
         self._source = source
         self._rule_set = rule_set
+        self._forbidden = rule_set.platform.forbidden
         self._closed = rule_set.closed_to(source)
         self._granted: dict[str, set[Service]] = {}
         self._denied: dict[str, set[Service]] = {}
@@ -134,7 +142,7 @@ class Offers:
             return ()
         names = [endpoint.name for endpoint in destination]
         granted = frozenset(one for name in names for one in self._granted.get(name, ()))
-        denied = frozenset(one for name in names for one in self._denied.get(name, ()))
+        denied = frozenset(one for name in names for one in self._denied.get(name, ())).union(self._forbidden)
         return _left(granted, denied, destination[0].network.version) if granted else ()
 
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from rules.compile import Clause, RuleSet
 from rules.evaluate import Lineage, between, cannot_pass, denials, enclosing, everywhere, parts, passing
-from rules.model import Inventory, Policy, Service, Statement
+from rules.model import Endpoint, Inventory, Policy, Restriction, Service, Statement
 from rules.names import nearest
 from rules.problems import PolicyError, Problem, Reason
 from rules.services import BUILT_IN, intersected, merged, numeric, of_family, shown, subtracted
@@ -57,6 +57,9 @@ def explain(
     closed = {group.group for pair in pairs for group in enclosing(rule_set, *pair)}
     if closed:
         reasons.append(Reason("rules.why-enclosed", {**params, "groups": ", ".join(sorted(closed))}))
+    restricted = _restrictions(rule_set, from_[0][0], to[0][0])
+    if blocked := subtracted(services, restricted):
+        reasons.append(Reason("rules.why-platform", {**params, "blocked": _listed(blocked)}))
     if denied:
         reasons.append(Reason("rules.why-denied", {**params, "statements": _ids(denied)}))
     if subtracted(services, missing):
@@ -72,6 +75,14 @@ def explain(
         back = _ids(between(rule_set, to[0], from_[0]))
         reasons.append(Reason("rules.why-only-reverse", {**params, "statements": back}))
     return Explanation(False, statements, tuple(reasons))
+
+
+def _restrictions(rule_set: RuleSet, source: Endpoint, destination: Endpoint) -> tuple[Service, ...]:
+    """What the platform leaves open between the two."""
+    platform = rule_set.platform
+    opens = platform.servers.get(source.name, Restriction()).opens
+    offers = platform.servers.get(destination.name, Restriction()).offers
+    return intersected(subtracted(opens, platform.forbidden), offers)
 
 
 def _touches(clause: Clause, services: tuple[Service, ...]) -> bool:

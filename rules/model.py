@@ -5,7 +5,7 @@ is built from statements can cross tenants.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NewType
@@ -177,6 +177,43 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
+class PlatformSource:
+    """The platform file as written."""
+
+    file_name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """What tenants may let sites use of a shared server (``offers``), and let it use of sites (``opens``)."""
+
+    offers: tuple[Service, ...] = (Service(Protocol.ANY),)
+    opens: tuple[Service, ...] = (Service(Protocol.ANY),)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one tenant's file may hold; None: no limit. ``members`` is for each group."""
+
+    groups: int | None = None
+    members: int | None = None
+    services: int | None = None
+    statements: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What no tenant may override. ``tenants`` has limits of their own for some; ``limits`` hold for the others."""
+
+    services: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
+    forbidden: tuple[Service, ...] = ()
+    servers: Mapping[str, Restriction] = field(default_factory=dict)
+    limits: Limits = Limits()
+    tenants: Mapping[str, Limits] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Nested:
     """A group inside another. ``members`` are endpoint names; those of the tenant are reached only from members."""
 
@@ -187,7 +224,8 @@ class Nested:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All tenants' statements, ordered by identity, and their nested groups."""
+    """All tenants' statements, ordered by identity, their nested groups, and what stands above them."""
 
     statements: tuple[Statement, ...]
     nested: tuple[Nested, ...] = ()
+    platform: Platform = Platform()

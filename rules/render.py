@@ -20,6 +20,8 @@ from rules.problems import Problem
 
 #: Names stay within the kernel's 28 (chain) and 31 (set) characters up to this version.
 VERSION_MAX = 10**15
+#: All of IPv4, as hash:net can say it: it has no /0.
+EVERYWHERE = ("0.0.0.0/1", "128.0.0.0/1")
 _SET_TYPES = {"n": "hash:net", "p": "hash:net,port"}
 
 
@@ -95,6 +97,8 @@ class _Writer:
             for server in of_kind[Kind.SERVER]
             if (rule := self._leaf(server, (server.name,))) is not None
         )
+        forbidden = frozenset(self.rule_set.platform.forbidden)
+        entry.extend(self._rules([(half, forbidden) for half in EVERYWHERE if forbidden], "DROP"))
         entry.append(f"-i {tunnel} -o {tunnel} -m set --match-set {sites} dst -g {from_sites}")
         entry.append(f"-i {tunnel} -o {cloud} -m set --match-set {servers} dst -g {from_sites}")
         entry.append(f"-i {cloud} -o {tunnel} -m set --match-set {sites} dst -g {from_servers}")
@@ -208,21 +212,24 @@ class _Writer:
         return self.block_rules[number, target]
 
     def _clauses(self, clauses: Iterable[Clause], target: str) -> list[str]:
-        """One lookup for whole networks, one for single ports, one for each wide range."""
         offered: dict[str, set[Service]] = {}
         for clause in clauses:
             for name in clause.destinations:
                 offered.setdefault(name, set()).update(clause.services)
+        named = sorted(offered.keys() & self.networks.keys())
+        return self._rules(((self.networks_text[name], frozenset(offered[name])) for name in named), target)
+
+    def _rules(self, offered: Iterable[tuple[str, frozenset[Service]]], target: str) -> list[str]:
+        """One lookup for whole networks, one for single ports, one for each wide range."""
         whole: list[str] = []
         ports: list[str] = []
         wide: dict[Service, list[str]] = {}
         # Destinations are many, what is offered to them is one of a few combinations: each is worked out once.
         forms: dict[frozenset[Service], Form] = {}
-        for name in sorted(offered.keys() & self.networks.keys()):
-            services = frozenset(offered[name])
+        for network, services in offered:
             if services not in forms:
                 forms[services] = form(services)
-            written, network = forms[services], self.networks_text[name]
+            written = forms[services]
             if written.whole:
                 whole.append(network)
             ports.extend(f"{network},{entry}" for entry in written.entries)

@@ -4,19 +4,21 @@ Does not decide what passes (compile does) and keeps no order between statements
 """
 
 import hashlib
+from collections.abc import Mapping
 
-from rules.document import Node, Scalar, read
+from rules.document import Entries, Items, Node, Scalar, read
 from rules.groups import check_dual_membership, nested_groups, read_groups
-from rules.model import Action, Nested, PolicySource, Service, Statement, StatementId
+from rules.model import Action, Nested, Platform, PolicySource, Service, Statement, StatementId
 from rules.names import Names, never_passes
 from rules.problems import PolicyError
-from rules.services import BUILT_IN, shown
+from rules.services import BUILT_IN, shown, subtracted
 from rules.shapes import NAME, Shapes, short
 
 _TOP_KEYS = ("tenant", "groups", "forbid-dual-membership", "services", "allow", "deny")
 _STATEMENT_KEYS = ("name", "from", "to", "services", "both", "owner", "reason")
 #: Problems that a policy comes to have while it is in force: a site it names was retired, so that a statement has
-#: nobody left, or a site, server or built-in service came to be that has the name of one of its groups or services.
+#: nobody left, or a site, server or built-in service came to be that has the name of one of its groups or services; or
+#: the platform's file changed above it.
 COMES_WITH_TIME = frozenset(
     {
         "rules.unknown-name",
@@ -26,6 +28,12 @@ COMES_WITH_TIME = frozenset(
         "rules.mixed-families",
         "rules.name-taken",
         "rules.service-built-in",
+        "rules.service-forbidden",
+        "rules.no-shared-server",
+        "rules.limit-groups",
+        "rules.limit-members",
+        "rules.limit-services",
+        "rules.limit-statements",
     }
 )
 
@@ -33,11 +41,13 @@ COMES_WITH_TIME = frozenset(
 class TenantFile(Shapes):
     """One file while it is read: what holds so far, and what does not."""
 
-    def __init__(self, source: PolicySource, names: Names) -> None:
+    def __init__(self, source: PolicySource, names: Names, platform: Platform) -> None:
         super().__init__()
         self._source = source
         self._names = names
-        self._services: dict[str, tuple[Service, ...]] = dict(BUILT_IN)
+        self._platform = platform
+        self._given = {**BUILT_IN, **platform.services}
+        self._services: dict[str, tuple[Service, ...]] = dict(self._given)
         self._by_id: dict[StatementId, Statement] = {}
         self.statements: list[Statement] = []
         self.nested: list[Nested] = []
@@ -63,6 +73,7 @@ class TenantFile(Shapes):
             check_dual_membership(self, top["forbid-dual-membership"], self._names)
         if "services" in top:
             self._read_services(top["services"])
+        self._check_limits(top)
         for action in Action:
             if action.value in top and (listed := self.items(top[action.value])) is not None:
                 for item in listed.items:
@@ -72,9 +83,26 @@ class TenantFile(Shapes):
 
     def _read_services(self, node: Node) -> None:
         for key, value in self.new_names(node):
-            if key.text in BUILT_IN or key.text in ("tcp", "udp", "icmp", "icmpv6"):
+            if key.text in self._given or key.text in ("tcp", "udp", "icmp", "icmpv6"):
                 self.wrong("rules.service-built-in", key, name=key.text)
-            self._services[key.text] = self.service_set(value, BUILT_IN)
+            self._services[key.text] = self.service_set(value, self._given)
+
+    def _check_limits(self, top: Mapping[str, Node]) -> None:
+        """Tell what there is more of than the platform grants this tenant."""
+        limits = self._platform.tenants.get(self._source.tenant, self._platform.limits)
+
+        def check(kind: str, node: Node | None, found: int, limit: int | None) -> None:
+            if node is not None and limit is not None and found > limit:
+                self.wrong(kind, node, found=found, limit=limit)
+
+        groups, services = top.get("groups"), top.get("services")
+        check("rules.limit-groups", groups, _length(groups), limits.groups)
+        check("rules.limit-services", services, _length(services), limits.services)
+        for key, _ in groups.entries if isinstance(groups, Entries) else ():
+            check("rules.limit-members", key, len(self._names.group(key.text) or ()), limits.members)
+        listed = [top[action.value] for action in Action if action.value in top]
+        if listed:
+            check("rules.limit-statements", listed[0], sum(map(_length, listed)), limits.statements)
 
     # -- statements ---------------------------------------------------------------------------------------------
 
@@ -91,6 +119,8 @@ class TenantFile(Shapes):
         owner, reason = self.remark(keys.get("owner")), self.remark(keys.get("reason"))
         if sources and destinations and (why := self._nothing_passes(sources, destinations)) is not None:
             self.wrong(why, node, source=_listed(written_from), destination=_listed(written_to))
+        if action is Action.ALLOW and services and not subtracted(services, self._platform.forbidden):
+            self.wrong("rules.service-forbidden", keys["services"], services=", ".join(map(shown, services)))
         if (
             any(found.kind not in COMES_WITH_TIME for found in self.problems[before:])
             or not sources
@@ -157,3 +187,9 @@ class TenantFile(Shapes):
 
 def _listed(names: list[str]) -> str:
     return ", ".join(short(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _length(node: Node | None) -> int:
+    if isinstance(node, Items):
+        return len(node.items)
+    return len(node.entries) if isinstance(node, Entries) else 0

@@ -19,7 +19,7 @@ from linux.netfilter import Netfilter
 from linux.runner import SubprocessRunner
 from rules.compile import RuleSet, compile_policy
 from rules.evaluate import evaluate
-from rules.model import Device, Inventory, Packet, PolicySource, Protocol, Server, Site
+from rules.model import Device, Inventory, Packet, PlatformSource, PolicySource, Protocol, Server, Site
 from rules.parse import parse
 from rules.render import render
 
@@ -74,6 +74,11 @@ allow:
 deny:
   - {from: zeta-1, to: web, services: [tcp/1-400, icmp/8/0]}
   - {from: zeta-2, to: zeta-1/meter, services: any}
+"""
+PLATFORM = """
+forbidden: [tcp/8020, icmp/42, udp/1025-2000]
+servers:
+  web: {offers: [https, tcp/8000-8040, tcp/21, icmp], opens: [opc-ua]}
 """
 
 #: Sends the probes of standard input, one raw IPv4 packet each, so that any source can be claimed.
@@ -170,7 +175,7 @@ def wires() -> Iterator[None]:
 
 def _rule_set() -> RuleSet:
     sources = [PolicySource("acme", "acme.yaml", ACME), PolicySource("zeta", "zeta.yaml", ZETA)]
-    return compile_policy(parse(sources, INVENTORY), INVENTORY)
+    return compile_policy(parse(sources, INVENTORY, PlatformSource("platform.yaml", PLATFORM)), INVENTORY)
 
 
 def _apply(rule_set: RuleSet, version: int, *, without: str | None = None) -> None:

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 from hypothesis import strategies as st
 
-from rules.model import Address, Device, Inventory, Network, Packet, PolicySource, Server, Site
+from rules.model import Address, Device, Inventory, Network, Packet, PlatformSource, PolicySource, Server, Site
 
 TENANTS = {"acme": ip_network("10.1.0.0/16"), "zeta": ip_network("10.2.0.0/16")}
 
@@ -27,6 +27,10 @@ SERVICES: dict[str, Callable[[int, int, int], bool]] = {
     "icmp": lambda protocol, number, code: protocol == 1,
     "own": lambda protocol, number, code: (protocol, number) in ((6, 502), (17, 502)),
 }
+FORBIDDABLE: dict[str, Callable[[int, int, int], bool]] = {
+    "tcp/445-449": lambda protocol, number, code: protocol == 6 and 445 <= number <= 449,
+    "udp": lambda protocol, number, code: protocol == 17,
+}
 OWN_SERVICES = {"own": ["tcp/502", "udp/502"]}
 
 _SELECTORS = [
@@ -44,6 +48,10 @@ class World:
 
     inventory: Inventory
     policies: dict[str, dict[str, object]]
+    platform: dict[str, object] | None = None
+
+    def platform_source(self) -> PlatformSource | None:
+        return None if self.platform is None else PlatformSource("platform.yaml", json.dumps(self.platform))
 
     def sources(self) -> list[PolicySource]:
         return [PolicySource(tenant, f"{tenant}.yaml", json.dumps(data)) for tenant, data in self.policies.items()]
@@ -103,7 +111,13 @@ def worlds(draw: st.DrawFn) -> World:
             ]
             for action, most in (("allow", 5), ("deny", 3))
         }
-    return World(inventory, policies)
+    platform: dict[str, object] | None = None
+    if draw(st.booleans()):
+        shared = [server.name for server in inventory.servers if server.tenant is None]
+        some = st.lists(st.sampled_from([one for one in SERVICES if one != "own"]), min_size=1, max_size=2, unique=True)
+        platform = {"forbidden": draw(st.lists(st.sampled_from(["https", "icmp/8", "tcp/445-449", "udp"]), min_size=1))}
+        platform["servers"] = {name: {"offers": draw(some), "opens": draw(some)} for name in shared}
+    return World(inventory, policies, platform)
 
 
 def network_of(inventory: Inventory, name: str) -> Network:

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rules_interpreter import Kernel
-from rules_worlds import SERVICES, World, names_of, network_of, packets, worlds
+from rules_worlds import FORBIDDABLE, SERVICES, World, names_of, network_of, packets, worlds
 
 from rules.compile import RuleSet, compile_policy
 from rules.evaluate import evaluate
@@ -15,7 +15,7 @@ from rules.render import render
 
 
 def _compiled(world: World) -> RuleSet:
-    policy, _ = parse_stored(world.sources(), world.inventory)
+    policy, _ = parse_stored(world.sources(), world.inventory, world.platform_source())
     return compile_policy(policy, world.inventory)
 
 
@@ -29,6 +29,17 @@ def _plainly_allowed(world: World, packet: Packet) -> bool:
     if homes[0] == homes[1]:  # within a site, between servers, or unknown on both sides
         return False
     number, code = (packet.icmp_type, packet.icmp_code) if packet.protocol == 1 else (packet.port, 0)
+    if world.platform is not None:
+        said = {**SERVICES, **FORBIDDABLE}
+        if any(said[name](packet.protocol, number or 0, code) for name in world.platform["forbidden"]):
+            return False
+        for address, side in ((packet.source, "opens"), (packet.destination, "offers")):
+            for server in inventory.servers:
+                limit = world.platform["servers"].get(server.name)
+                if server.address != address or limit is None:
+                    continue
+                if not any(SERVICES[name](packet.protocol, number or 0, code) for name in limit[side]):
+                    return False
     found = {"allow": False, "deny": False}
     for tenant, data in world.policies.items():
         mine = names_of(inventory, tenant)
@@ -148,7 +159,7 @@ def test_the_order_of_anything_leaves_no_trace(world: World, chance: random.Rand
         tuple(shuffled(world.inventory.devices)),
         tuple(shuffled(world.inventory.servers)),
     )
-    one, other = _compiled(world), _compiled(World(inventory, policies))
+    one, other = _compiled(world), _compiled(World(inventory, policies, world.platform))
     assert one.fingerprint == other.fingerprint
     assert one == other
     texts = [render(each, version=5, tunnel_interface="tun", cloud_interface="lan") for each in (one, other)]

@@ -12,7 +12,7 @@ from rules.parse import parse_stored
 
 
 def _compiled(world: World) -> RuleSet:
-    policy, _ = parse_stored(world.sources(), world.inventory)
+    policy, _ = parse_stored(world.sources(), world.inventory, world.platform_source())
     return compile_policy(policy, world.inventory)
 
 
@@ -33,9 +33,9 @@ def _holds(rule_set: RuleSet, reach: tuple[Reach, ...], packet: Packet) -> bool:
 @settings(max_examples=40, deadline=None)
 def test_opened_and_closed_are_what_changed(data: st.DataObject) -> None:
     first = data.draw(worlds())
-    second = World(first.inventory, data.draw(worlds()).policies)
+    second = World(first.inventory, data.draw(worlds()).policies, data.draw(st.sampled_from([None, first.platform])))
     if data.draw(st.booleans()):  # a small change: one tenant's policy stays
-        second = World(first.inventory, second.policies | {"acme": first.policies["acme"]})
+        second = World(first.inventory, second.policies | {"acme": first.policies["acme"]}, second.platform)
     old, new = _compiled(first), _compiled(second)
     found = diff(old, new)
     for packet in data.draw(st.lists(packets(first.inventory), min_size=30, max_size=30)):
