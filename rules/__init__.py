@@ -5,6 +5,7 @@ problems    what is wrong with a policy, as data; PolicyError carries all of it
 inventory   is the inventory itself sound?
 document    YAML text -> a small tree with places
 services    named and numeric services, arithmetic on them
+validity    when a statement holds
 names       what a tenant's names mean
 parse       policy files -> Policy; tenant_file, groups, platform_file: one of them; shapes: what files are made of
 compile     Policy + Inventory -> RuleSet, the decision as data

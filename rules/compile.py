@@ -17,6 +17,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from rules.inventory import check_inventory
 from rules.model import (
@@ -36,6 +37,7 @@ from rules.model import (
 from rules.names import visible
 from rules.problems import PolicyError
 from rules.services import ANY, intersected
+from rules.validity import holds, next_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class RuleSet:
     fingerprint: str
     whereabouts: Whereabouts = field(compare=False, repr=False)
     particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
+    #: When the next statement begins or ends to hold: compile again then.
+    next_change: datetime | None = field(default=None, compare=False)
 
     def blocks_of(self, names: Iterable[str]) -> list[Block]:
         """The blocks of a source that goes by these names (a device's own, and its site's)."""
@@ -122,11 +126,14 @@ class RuleSet:
         return destination[0].tenant == group.tenant and any(one.name in group.members for one in destination)
 
 
-def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
-    """Decide. Names that the inventory no longer has, or that are not the statement's tenant's, fall away.
+def compile_policy(policy: Policy, inventory: Inventory, *, at: datetime | None = None) -> RuleSet:
+    """Decide for the instant ``at``; it may be left out if no statement has a validity. Names that the inventory no
+    longer has, or that are not the statement's tenant's, fall away.
 
     Raises PolicyError if the inventory is inconsistent: with overlapping prefixes there is no right decision.
     """
+    if at is None and any(statement.validity is not None for statement in policy.statements):
+        raise ValueError("a policy with validities is compiled for an instant")
     if problems := check_inventory(inventory):
         raise PolicyError(problems)
     everything = endpoints(inventory)
@@ -135,7 +142,13 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
     nameable = {tenant: frozenset(own) | shared for tenant, own in table.items() if tenant}
     by_sources: dict[frozenset[str], tuple[list[Clause], list[Clause]]] = {}
     kept: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
+    changes: list[datetime] = []
     for statement in policy.statements:
+        if statement.validity is not None and at is not None:
+            if (change := next_change(statement.validity, at)) is not None:
+                changes.append(change)
+            if not holds(statement.validity, at):
+                continue
         sides = []
         for names in (statement.sources, statement.destinations):
             key = (statement.tenant, names)
@@ -175,6 +188,7 @@ def compile_policy(policy: Policy, inventory: Inventory) -> RuleSet:
         _fingerprint(everything, blocks, nested, policy.platform),
         Whereabouts(everything.values()),
         _particular(everything, members, blocks, nested),
+        min(changes, default=None),
     )
 
 

@@ -6,6 +6,7 @@ is built from statements can cross tenants.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NewType
@@ -153,6 +154,25 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Hours:
+    """A stretch of each week: ``day`` 0 is Monday; minutes from that day's midnight, the end may be in the next day."""
+
+    day: int
+    start_min: int
+    end_min: int
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """When a statement holds. Instants are in UTC; no ``weekly`` means all hours."""
+
+    zone: str
+    start: datetime | None = None
+    until: datetime | None = None
+    weekly: tuple[Hours, ...] = ()
+
+
 class Action(Enum):
     """What a statement does to the packets that it covers."""
 
@@ -174,6 +194,7 @@ class Statement:
     reason: str
     place: Place
     action: Action = Action.ALLOW
+    validity: Validity | None = None
 
 
 @dataclass(frozen=True, slots=True)

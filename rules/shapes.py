@@ -5,15 +5,20 @@ Does not know what the keys mean: tenant_file and platform_file do.
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rules.document import Entries, Items, Node, Scalar
-from rules.model import Service
+from rules.model import Hours, Service, Validity
 from rules.names import nearest
 from rules.problems import Problem, problem
 from rules.services import merged, numeric
+from rules.validity import holds, moment, next_change, weekly
 
 #: The form of group, service and statement names: a DNS label.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: The form of a zone's name in the IANA database.
+ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,60}")
 #: Longest owner or reason, in characters: they are shown on one screen line or two.
 TEXT_MAX_CHARS = 500
 
@@ -96,6 +101,45 @@ class Shapes:
             else:
                 self.wrong("rules.unknown-service", text, name=short(text.text))
         return merged(found)
+
+    def validity(self, node: Node) -> Validity | None:
+        """When a statement holds; None with a mistake told."""
+        keys = self.mapping(node, ("from", "until", "weekly", "zone"), ("zone",))
+        zone_text = self.text(keys["zone"]) if keys and "zone" in keys else None
+        if keys is None or zone_text is None:
+            return None
+        try:
+            if not ZONE.fullmatch(zone_text.text):
+                raise ValueError(zone_text.text)
+            zone = ZoneInfo(zone_text.text)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            self.wrong("rules.unknown-zone", zone_text, name=short(zone_text.text))
+            return None
+        start = self._moment(keys.get("from"), zone)
+        until = self._moment(keys.get("until"), zone)
+        hours: list[Hours] = []
+        for text in self.texts(keys["weekly"]) if "weekly" in keys else ():
+            try:
+                hours.extend(weekly(text.text))
+            except ValueError:
+                self.wrong("rules.bad-hours", text, name=short(text.text))
+        found = Validity(zone_text.text, start, until, tuple(sorted(set(hours))))
+        if start is not None and until is not None:
+            if until <= start:
+                self.wrong("rules.until-before-from", keys["until"])
+            elif not holds(found, start) and next_change(found, start) is None:
+                self.wrong("rules.never-valid", node)
+        return found
+
+    def _moment(self, node: Node | None, zone: ZoneInfo) -> datetime | None:
+        text = None if node is None else self.text(node)
+        if text is None:
+            return None
+        try:
+            return moment(text.text, zone)
+        except ValueError:
+            self.wrong("rules.bad-moment", text, name=short(text.text))
+            return None
 
     def flag(self, node: Node | None) -> bool:
         if node is None:

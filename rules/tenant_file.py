@@ -15,7 +15,7 @@ from rules.services import BUILT_IN, shown, subtracted
 from rules.shapes import NAME, Shapes, short
 
 _TOP_KEYS = ("tenant", "groups", "forbid-dual-membership", "services", "allow", "deny")
-_STATEMENT_KEYS = ("name", "from", "to", "services", "both", "owner", "reason")
+_STATEMENT_KEYS = ("name", "from", "to", "services", "both", "valid", "owner", "reason")
 #: Problems that a policy comes to have while it is in force: a site it names was retired, so that a statement has
 #: nobody left, or a site, server or built-in service came to be that has the name of one of its groups or services; or
 #: the platform's file changed above it.
@@ -116,6 +116,7 @@ class TenantFile(Shapes):
         written_to, destinations = self._members(keys.get("to"))
         services = self.service_set(keys["services"], self._services) if "services" in keys else ()
         both = self.flag(keys.get("both"))
+        validity = self.validity(keys["valid"]) if "valid" in keys else None
         owner, reason = self.remark(keys.get("owner")), self.remark(keys.get("reason"))
         if sources and destinations and (why := self._nothing_passes(sources, destinations)) is not None:
             self.wrong(why, node, source=_listed(written_from), destination=_listed(written_to))
@@ -130,6 +131,7 @@ class TenantFile(Shapes):
         if not name:
             content = repr((sorted(written_from), sorted(written_to), [shown(one) for one in services], both))
             content += "" if action is Action.ALLOW else action.value
+            content += "" if validity is None else repr(validity)
             name = "~" + hashlib.sha256(content.encode()).hexdigest()[:12]
         identity = StatementId(f"{self._source.tenant}/{name}")
         if (first := self._by_id.get(identity)) is not None:
@@ -137,7 +139,17 @@ class TenantFile(Shapes):
             self.wrong(kind, node, name=name, first_line=first.place.line)
             return
         statement = Statement(
-            identity, self._source.tenant, sources, destinations, services, both, owner, reason, node.place, action
+            identity,
+            self._source.tenant,
+            sources,
+            destinations,
+            services,
+            both,
+            owner,
+            reason,
+            node.place,
+            action,
+            validity,
         )
         self._by_id[identity] = statement
         self.statements.append(statement)

@@ -13,6 +13,7 @@ from cloudside.messages import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy.orm import Session
 
@@ -53,7 +54,7 @@ def check(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> 
     cli = cli_of(context)
     source = _source(cli, file)
     with cli.read() as (session, caller):
-        held = _hold(session, caller, source)
+        held = _hold(session, caller, source, cli.now)
     document = {"tenant": source.tenant, "statements": len(held.policy.statements), "problems": []}
     done(cli, document, "cli.policy-good", file=source.file_name, statements=len(held.policy.statements))
 
@@ -64,7 +65,7 @@ def plan(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> N
     cli = cli_of(context)
     source = _source(cli, file)
     with cli.read() as (session, caller):
-        held = _hold(session, caller, source)
+        held = _hold(session, caller, source, cli.now)
     _show_difference(cli, held, applied=None)
 
 
@@ -76,9 +77,9 @@ def apply(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> 
     cli = cli_of(context)
     source = _source(cli, file)
     with cli.read() as (session, caller):
-        _hold(session, caller, source)  # a mistake is told without keeping other writers waiting
+        _hold(session, caller, source, cli.now)  # a mistake is told without keeping other writers waiting
     with cli.write("gateway") as (session, caller):
-        held = _hold(session, caller, source)  # what counts: nothing can change between this and the commit
+        held = _hold(session, caller, source, cli.now)  # what counts: nothing can change between this and the commit
         kept = policies.add_version(
             session,
             caller,
@@ -157,7 +158,7 @@ def why(
                 raise InputError("cli.site-out-of-service", site=gone)
     try:
         policy, _ = parse_stored(sources, known)
-        answer = explain(policy, compile_policy(policy, known), known, source, destination, service)
+        answer = explain(policy, compile_policy(policy, known, at=cli.now), known, source, destination, service)
     except PolicyError as error:
         # The question is wrong, not a file: only the end or the service that does not exist is named.
         raise combined([InputError(one.kind, **one.params) for one in error.problems]) from None
@@ -215,7 +216,7 @@ def _tenant_in(written: str) -> str:
     return node.text if isinstance(node, Scalar) else ""
 
 
-def _hold(session: "Session", caller: "Caller", source: "PolicySource") -> _Held:
+def _hold(session: "Session", caller: "Caller", source: "PolicySource", now: "datetime") -> _Held:
     """Raises InputErrors: every problem of the file; InputError: another tenant's."""
     from cloudside.registry import inventory, policies, tenants
     from rules.compile import compile_policy
@@ -230,12 +231,12 @@ def _hold(session: "Session", caller: "Caller", source: "PolicySource") -> _Held
     except PolicyError as error:
         raise InputErrors([_placed(one) for one in error.problems]) from None
     tenants.get(session, caller, source.tenant)
-    rule_set = compile_policy(policy, known)
+    rule_set = compile_policy(policy, known, at=now)
     kept = policies.in_force(session, caller, source.tenant)
     before = None
     if kept is not None:
         stored, _ = parse_stored([PolicySource(kept.tenant_id, kept.file_name, kept.text)], known)
-        before = compile_policy(stored, known)
+        before = compile_policy(stored, known, at=now)
     return _Held(source, policy, rule_set, before, diff(before, rule_set))
 
 

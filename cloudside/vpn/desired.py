@@ -53,7 +53,7 @@ def read(database: Database, config: Config, *, now: datetime) -> Desired:
             troubles.append(of(error.key, error.params))
     policy, mistakes = parse_stored(sources, found)
     troubles += [of_rule(mistake) for mistake in mistakes]
-    return Desired(found, compile_policy(policy, found), credentials, tuple(troubles), revocations)
+    return Desired(found, compile_policy(policy, found, at=now), credentials, tuple(troubles), revocations)
 
 
 def of_rule(mistake: RuleProblem) -> Problem:

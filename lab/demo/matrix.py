@@ -8,6 +8,7 @@ other there.
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 from rich.table import Table
@@ -127,7 +128,7 @@ def rule_set(world: World) -> RuleSet:
         sources = policy_sources(session)
     database.close()
     policy, _problems = parse_stored(sources, inventory)  # as the gateway reads it: a revoked site is no mistake
-    return compile_policy(policy, inventory)
+    return compile_policy(policy, inventory, at=datetime.now(UTC))
 
 
 def _services() -> Iterator[tuple[str, str, int]]:
