@@ -173,10 +173,15 @@ def compile_policy(policy: Policy, inventory: Inventory, *, at: datetime | None 
     ordered = sorted(
         ((tuple(sorted(names)), *clauses) for names, clauses in by_sources.items()), key=lambda one: one[0]
     )
+    # Clauses share their sets of names (groups): each set is put in words once.
+    worded: dict[frozenset[str], str] = {}
     for number, (source_names, grants, denials) in enumerate(ordered):
+        for clause in (*grants, *denials):
+            if clause.destinations not in worded:
+                worded[clause.destinations] = _hashed(sorted(clause.destinations))
         for clauses in (grants, denials):
-            clauses.sort(key=lambda clause: (clause.statement, sorted(clause.destinations)))
-        blocks.append(Block(tuple(grants), tuple(denials), _digest(source_names, grants, denials)))
+            clauses.sort(key=lambda clause: (clause.statement, worded[clause.destinations], clause.services))
+        blocks.append(Block(tuple(grants), tuple(denials), _digest(source_names, grants, denials, worded)))
         for name in source_names:
             members.setdefault(name, []).append(number)
     return RuleSet(
@@ -248,13 +253,28 @@ def _particular(
     return {site: tuple(names) for site, names in found.items()}
 
 
-def _digest(sources: Iterable[str], grants: Iterable[Clause], denials: Iterable[Clause]) -> str:
-    content = [list(sources), *([_written(clause) for clause in clauses] for clauses in (grants, denials))]
+def _digest(
+    sources: Iterable[str],
+    grants: Iterable[Clause],
+    denials: Iterable[Clause],
+    worded: Mapping[frozenset[str], str],
+) -> str:
+    return _hashed(
+        [
+            list(sources),
+            *(
+                [
+                    [one.statement, worded[one.destinations], [_plain(service) for service in one.services]]
+                    for one in clauses
+                ]
+                for clauses in (grants, denials)
+            ),
+        ]
+    )
+
+
+def _hashed(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _written(clause: Clause) -> list[object]:
-    return [clause.statement, sorted(clause.destinations), [_plain(service) for service in clause.services]]
 
 
 def _plain(service: Service) -> tuple[int, int, int]:
@@ -277,4 +297,4 @@ def _fingerprint(
             for name, one in sorted(platform.servers.items())
         ],
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return _hashed(content)

@@ -7,6 +7,7 @@ becomes a huge one); scalars stay text.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import yaml
 
@@ -20,9 +21,8 @@ DEPTH_MAX = 20
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A text. ``plain`` is false if it was quoted or a block."""
+class Scalar(NamedTuple):
+    """A text. ``plain`` is false if it was quoted or a block. A tuple, like Place: half a million are made at once."""
 
     text: str
     plain: bool
@@ -67,7 +67,7 @@ def read(text: str, file_name: str) -> tuple[Node, list[Problem]]:
         raise PolicyError([problem("rules.too-large", top, characters=len(text), limit=TEXT_MAX_CHARS)])
     try:
         text.encode("utf-8")
-        return _build(yaml.parse(text, Loader=_LOADER), top)
+        return _build(_events(text), top)
     except UnicodeEncodeError:
         raise PolicyError([problem("rules.not-yaml", top, reason="not Unicode text")]) from None
     except yaml.reader.ReaderError as error:
@@ -83,34 +83,45 @@ def read(text: str, file_name: str) -> tuple[Node, list[Problem]]:
         raise PolicyError([problem("rules.not-yaml", top, reason=str(error))]) from None
 
 
+def _events(text: str) -> Iterator[yaml.Event]:
+    """What yaml.parse does, without asking twice for each event: they are most of the cost of a large policy."""
+    loader = _LOADER(text)
+    try:
+        while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
+            yield event
+    finally:
+        loader.dispose()
+
+
 def _build(events: Iterator[yaml.Event], top: Place) -> tuple[Node, list[Problem]]:
     open_nodes: list[_Open] = []
     problems: list[Problem] = []
     root: Node | None = None
     for event in events:
-        if isinstance(event, (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentEndEvent)):
+        kind = type(event)
+        if kind in _SILENT:
             continue
-        mark = event.start_mark
-        place = Place(top.file, mark.line + 1, mark.column + 1) if mark else top
-        if isinstance(event, yaml.DocumentStartEvent):
-            if root is not None:
-                raise PolicyError([*problems, problem("rules.many-documents", place)])
-            continue
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise PolicyError([*problems, problem("rules.alias", place)])
-        if (tag := getattr(event, "tag", None)) is not None:
-            problems.append(problem("rules.tag", place, tag=str(tag)))
         node: Node
-        if isinstance(event, yaml.ScalarEvent):
-            node = Scalar(event.value, not event.style, place)
-        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            if len(open_nodes) >= DEPTH_MAX:
-                raise PolicyError([*problems, problem("rules.too-deep", place, limit=DEPTH_MAX)])
-            open_nodes.append(_Open(isinstance(event, yaml.MappingStartEvent), place, []))
-            continue
-        else:
+        if kind in _ENDS:
             done = open_nodes.pop()
             node = _entries(done, problems) if done.mapping else Items(tuple(done.nodes), done.place)
+        else:
+            mark = event.start_mark
+            place = Place(top.file, mark.line + 1, mark.column + 1) if mark else top
+            if kind is yaml.DocumentStartEvent:
+                if root is not None:
+                    raise PolicyError([*problems, problem("rules.many-documents", place)])
+                continue
+            if kind is yaml.AliasEvent or getattr(event, "anchor", None) is not None:
+                raise PolicyError([*problems, problem("rules.alias", place)])
+            if (tag := getattr(event, "tag", None)) is not None:
+                problems.append(problem("rules.tag", place, tag=str(tag)))
+            if not isinstance(event, yaml.ScalarEvent):
+                if len(open_nodes) >= DEPTH_MAX:
+                    raise PolicyError([*problems, problem("rules.too-deep", place, limit=DEPTH_MAX)])
+                open_nodes.append(_Open(kind is yaml.MappingStartEvent, place, []))
+                continue
+            node = Scalar(event.value, not event.style, place)
         if open_nodes:
             open_nodes[-1].nodes.append(node)
         else:
@@ -118,6 +129,10 @@ def _build(events: Iterator[yaml.Event], top: Place) -> tuple[Node, list[Problem
     if root is None:
         raise PolicyError([problem("rules.empty", top)])
     return root, problems
+
+
+_SILENT = frozenset({yaml.StreamStartEvent, yaml.DocumentEndEvent})
+_ENDS = frozenset({yaml.MappingEndEvent, yaml.SequenceEndEvent})
 
 
 def _entries(done: _Open, problems: list[Problem]) -> Entries:
