@@ -24,11 +24,6 @@ class SiteGround:
     nat: Host | None
     controllers: dict[str, Host]
 
-    @property
-    def uplink_interface(self) -> str:
-        """The router's interface towards the Internet."""
-        return "wwan0" if self.plan.uplink == "mobile" else "wan0"
-
 
 @dataclass(frozen=True, slots=True)
 class Ground:

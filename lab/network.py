@@ -40,11 +40,6 @@ class Process:
         """Whether it still runs."""
         return self._popen.poll() is None
 
-    @property
-    def exit_status(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
-        return self._popen.poll()
-
     def rss_mib(self) -> float:
         """Resident memory in MiB, of this process alone."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

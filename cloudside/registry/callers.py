@@ -11,10 +11,6 @@ class Caller:
 
     tenant: str | None
 
-    def sees(self, tenant_id: str) -> bool:
-        """Whether objects of this tenant exist for the caller."""
-        return self.tenant is None or self.tenant == tenant_id
-
     def require_operator(self) -> None:
         """Raise RefusedError unless the caller is an operator: blocks and servers are not a customer's to give."""
         if self.tenant is not None:

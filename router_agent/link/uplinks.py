@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
-from linux.routes import InterfaceState, Network, Route
+from linux.routes import InterfaceState, Route
 
 
 class UplinkKind(Enum):
@@ -64,11 +64,6 @@ def _usable(kinds: Mapping[str, UplinkKind], state: InterfaceState | None, versi
     own = (address.ip for address in state.addresses if address.version == version and not address.is_link_local)
     address = next(own, None)
     return None if address is None else Uplink(kinds[state.name], state.name, address)
-
-
-def connected_prefixes(kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState]) -> frozenset[Network]:
-    """The networks that lie directly on the lines. Carriers use private addresses too, even the overlay's."""
-    return frozenset(own.network for state in interfaces if state.name in kinds for own in state.addresses)
 
 
 @dataclass(frozen=True, slots=True)
