@@ -5,7 +5,6 @@ from pathlib import Path
 from cloudside.pki.store import KeyStore
 from cloudside.registry import devices
 from cloudside.registry.callers import OPERATOR
-from cloudside.registry.database import Database
 from lab.network import Process, wait_until
 from lab.world import World
 from linux.runner import SubprocessRunner
@@ -40,8 +39,6 @@ def start_ssh(world: World, site: str, device: str, *, pin: bool = True) -> Proc
     wait_until(f"sshd on {host.name}", lambda: "listening" in process.tail(), timeout_s=10)
     if pin:
         public = key.with_suffix(".pub").read_text().strip()
-        database = Database(world.config.registry_url)
-        with database.write() as session:
+        with world.writing() as session:
             devices.pin_host_key(session, OPERATOR, site_id=site, name=device, ssh_host_key=public)
-        database.close()
     return process

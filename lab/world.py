@@ -6,6 +6,8 @@ registry goes through the library in this process, because a command's start-up 
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import Message
@@ -13,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sqlalchemy.orm import Session
 
 from cloudside.config import Config
 from cloudside.config import load as load_config
 from cloudside.pki import enrolment, initialise
 from cloudside.registry import devices, policies, reports, servers, sites, tenants
 from cloudside.registry.callers import OPERATOR
-from cloudside.registry.database import Database
+from cloudside.registry.database import Database, Doorbell
 from cloudside.vpn.connections import CONNECTION
 from lab import ground, mail_hosts, topology
 from lab.ground import Ground
@@ -131,13 +134,22 @@ class World:
 
     def heard_of(self) -> set[str]:
         """Sites that have sent a heartbeat through their tunnel, as the registry has it."""
-        database = Database(self.config.registry_url)
-        try:
-            with database.read() as session:
-                found = reports.heartbeats(session, OPERATOR)
-                return {site for site, beat in found.items() if beat.source in self.config.gateway.overlay}
-        finally:
-            database.close()
+        with self.reading() as session:
+            found = reports.heartbeats(session, OPERATOR)
+        return {site for site, beat in found.items() if beat.source in self.config.gateway.overlay}
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A reading session of the registry."""
+        with closing(Database(self.config.registry_url)) as database, database.read() as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A writing session of the registry; after the commit the gateway is told, as a command would."""
+        with closing(Database(self.config.registry_url)) as database, database.write() as session:
+            yield session
+        Doorbell(self.config.runtime_directory, "gateway").ring()
 
     def close(self) -> None:
         """End everything of this world."""
@@ -211,9 +223,9 @@ sender = "kyoten@kyoten.example"
 def _fill_registry(world: World) -> None:
     config, plan, now = world.config, world.plan, datetime.now(UTC)
     config.state_directory.mkdir(mode=0o700, parents=True)
-    database = Database(config.registry_url)
-    database.migrate()
-    with database.write() as session:
+    with closing(Database(config.registry_url)) as database:
+        database.migrate()
+    with world.writing() as session:
         initialise.initialise(session, config, now=now)
         for tenant, block in plan.tenants.items():
             tenants.add(session, OPERATOR, tenant_id=tenant, overlay=config.gateway.overlay, block=block, now=now)
@@ -233,7 +245,6 @@ def _fill_registry(world: World) -> None:
             policies.add_version(
                 session, OPERATOR, tenant_id=tenant, text=text, file_name=f"{tenant}.yaml", author="lab", now=now
             )
-    database.close()
     for site in plan.sites:
         enrol(world, site.name)
 
@@ -241,9 +252,7 @@ def _fill_registry(world: World) -> None:
 def enrol(world: World, site: str) -> Path:
     """Write the enrolment bundle of a registered site; returns and remembers its path."""
     output = world.ground.network.directory / f"{site}.bundle"
-    database = Database(world.config.registry_url)
-    with database.write() as session:
+    with world.writing() as session:
         enrolment.enrol(session, world.config, OPERATOR, site_id=site, output=output, now=datetime.now(UTC), force=True)
-    database.close()
     world.bundles[site] = output
     return output

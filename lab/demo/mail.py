@@ -13,6 +13,9 @@ SENDER, RECIPIENT, NOBODY = "alarm@acme.example", "facilities@acme.example", "le
 
 DELIVERED_WITHIN_S, BOUNCED_WITHIN_S, ALARMED_WITHIN_S = 20.0, 30.0, 15.0
 
+#: The relay looks for untold incidents each second: a second notice of the same one would have come by then.
+SECOND_ALARM_S = 2.5
+
 
 def delivered(world: World) -> list[Line]:
     """A controller's mail reaches the mailbox, through relay and smarthost."""
@@ -49,21 +52,21 @@ def bounced(world: World) -> list[Line]:
 def flood(world: World) -> list[Line]:
     """More mail than the site's hourly limit, twice over: staff hear of it once."""
     limit = world.config.relay.hourly_limit_per_site
-    count = limit * 2 + 5
+    count, subject = limit * 2 + 5, "Stuck relay"
     host = world.ground.sites["nagoya-1"].controllers["plc"]
     answers = send_mail(
         host, server=str(topology.SERVICE_ADDRESS), sender="alarm@birch.example",
-        recipients=["facilities@birch.example"], subject="Stuck relay", count=count,
+        recipients=["facilities@birch.example"], subject=subject, count=count,
     )  # fmt: skip
     start = time.monotonic()
     wait_until("the alarm in staff's mailbox", lambda: bool(_alarms(world)), timeout_s=ALARMED_WITHIN_S)
     took = time.monotonic() - start
-    subject = "Stuck relay"
     wait_until(
         "every mail of the flood delivered",
         lambda: len(_found(world, "facilities@birch.example", subject)) >= count,
         timeout_s=DELIVERED_WITHIN_S,
     )
+    time.sleep(SECOND_ALARM_S)
     alarms = _alarms(world)
     arrived = len(_found(world, "facilities@birch.example", subject))
     accepted = sum(answer.code == 250 for answer in answers)

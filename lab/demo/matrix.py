@@ -13,7 +13,6 @@ from ipaddress import IPv4Address
 
 from rich.table import Table
 
-from cloudside.registry.database import Database
 from cloudside.registry.inventory import load, policy_sources
 from lab.network import Host
 from lab.probes import Probe, Target, run, start_responder
@@ -122,11 +121,9 @@ def start_responders(world: World) -> None:
 
 def rule_set(world: World) -> RuleSet:
     """The rules as the registry states them now."""
-    database = Database(world.config.registry_url)
-    with database.read() as session:
+    with world.reading() as session:
         inventory = load(session)
         sources = policy_sources(session)
-    database.close()
     policy, _problems = parse_stored(sources, inventory)  # as the gateway reads it: a revoked site is no mistake
     return compile_policy(policy, inventory, at=datetime.now(UTC))
 

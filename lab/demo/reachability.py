@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 from cloudside.registry import sites
 from cloudside.registry.callers import OPERATOR
-from cloudside.registry.database import Database
 from lab import rogue
 from lab.demo import matrix
 from lab.demo.report import Line
@@ -83,10 +82,8 @@ def forged_source(world: World) -> list[Line]:
 
 def stolen_subnet(world: World) -> list[Line]:
     """A router with a valid certificate of its own claims other sites' subnets."""
-    database = Database(world.config.registry_url)
-    with database.write() as session:
+    with world.writing() as session:
         thief = sites.add(session, OPERATOR, site_id="thief-1", tenant_id="birch", now=datetime.now(UTC))
-    database.close()
     bundle = enrol(world, "thief-1")
     network = world.ground.network
     host = network.add_host("thief-1")
@@ -135,10 +132,8 @@ def revoked_site(world: World) -> list[Line]:
 
 
 def _revoked_at(world: World, site: str) -> datetime:
-    database = Database(world.config.registry_url)
-    with database.read() as session:
+    with world.reading() as session:
         revoked_at = sites.get(session, OPERATOR, site).revoked_at
-    database.close()
     if revoked_at is None:
         raise LabError(f"{site} is not revoked in the registry")
     return revoked_at

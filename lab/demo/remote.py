@@ -1,6 +1,5 @@
 """Remote work: a log pulled, a setting that would cut the router off, SSH into a device, the mobile-line rule."""
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,7 +56,8 @@ def ssh_into_device(world: World) -> list[Line]:
         Line(
             "SSH to the router and into a device on its LAN",
             ended.status == 0 and inside in ended.stdout and router.status == 0,
-            f"the device's own address there is {inside}; {took:.1f} s {ended.stderr.strip()}{router.stderr.strip()}",
+            f"the device says: {' '.join(ended.stdout.split()[1:4])}; {took:.1f} s "
+            f"{ended.stderr.strip()}{router.stderr.strip()}",
         ),
         Line(
             "a device with another host key is refused",
@@ -90,7 +90,7 @@ def mobile_line(world: World) -> list[Line]:
 
 def status_in_words(world: World) -> list[Line]:
     """The fleet's status names every site with its tunnel and uplink."""
-    shown = {entry["site"]: entry for entry in json.loads(world.kyoten("status", "--json").stdout)["sites"]}
+    shown = {entry["site"]: entry for entry in world.kyoten_json("status")["sites"]}
     uplinks = {name: shown.get(name, {}).get("uplink") for name in world.ground.sites}
     wanted = {name: "mobile" if site.plan.uplink == "mobile" else "wired" for name, site in world.ground.sites.items()}
     measured = ", ".join(f"{name} {uplink}" for name, uplink in uplinks.items())

@@ -13,7 +13,6 @@ import pytest
 from cloudside.mail import view
 from cloudside.pki import enrolment
 from cloudside.registry.callers import OPERATOR
-from cloudside.registry.database import Database
 from lab import box, rogue, topology
 from lab.controller import send_mail
 from lab.demo import matrix, steps
@@ -106,10 +105,8 @@ def test_an_expired_certificate_does_not_get_in(worlds: tuple[World, World]) -> 
     world.kyoten("site", "add", "nara-3", "--tenant", "acme")
     long_ago = datetime.now(UTC) - timedelta(days=3 * 365)
     bundle = world.ground.network.directory / "expired.bundle"
-    database = Database(world.config.registry_url)
-    with database.write() as session:
+    with world.writing() as session:
         enrolment.enrol(session, world.config, OPERATOR, site_id="nara-3", output=bundle, now=long_ago)
-    database.close()
     with tarfile.open(bundle) as archive:
         assert "site.crt" in archive.getnames()
     host = world.ground.network.add_host("nara-3")
