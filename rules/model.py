@@ -243,9 +243,42 @@ class Nested:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """All tenants' statements, ordered by identity, their nested groups, and what stands above them."""
+class Expectation:
+    """A test kept with a policy: whether all of ``services`` passes from one name to the other."""
 
+    source: str
+    destination: str
+    services: tuple[Service, ...]
+    reachable: bool
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """What one file says, ordered by identity. Names are as written: which of them exist is the inventory's affair.
+
+    Whoever keeps the object of an unchanged text knows by its identity, without looking, that nothing changed.
+    """
+
+    tenant: str
     statements: tuple[Statement, ...]
     nested: tuple[Nested, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All tenants' policies, and what stands above them."""
+
+    tenants: Mapping[str, TenantPolicy]
     platform: Platform = Platform()
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """All statements, ordered by identity."""
+        return tuple(sorted((one for own in self.tenants.values() for one in own.statements), key=lambda one: one.id))
+
+    @property
+    def nested(self) -> tuple[Nested, ...]:
+        """All nested groups, by tenant and name."""
+        return tuple(one for _, own in sorted(self.tenants.items()) for one in own.nested)

@@ -37,7 +37,7 @@ def parse_stored(
         raise PolicyError(problems)
     above, told = _read_platform(platform, inventory)
     if any(found.kind not in COMES_WITH_TIME | {"rules.no-such-tenant"} for found in told):
-        return Policy(()), tuple(told)
+        return Policy({}), tuple(told)
     kept: list[TenantFile] = []
     for file in _read_all(sources, inventory, above):
         told.extend(file.problems)
@@ -55,14 +55,8 @@ def _read_platform(source: PlatformSource | None, inventory: Inventory) -> tuple
 
 
 def _policy(files: Iterable[TenantFile], platform: Platform) -> Policy:
-    read = list(files)
-    statements = [statement for file in read for statement in file.statements]
-    nested = [one for file in read for one in file.nested]
-    return Policy(
-        tuple(sorted(statements, key=lambda statement: statement.id)),
-        tuple(sorted(nested, key=lambda one: (one.tenant, one.group))),
-        platform,
-    )
+    own = {file.tenant: file.policy() for file in files}
+    return Policy({tenant: own[tenant] for tenant in sorted(own)}, platform)
 
 
 def _read_all(sources: Sequence[PolicySource], inventory: Inventory, platform: Platform) -> list[TenantFile]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from rules.document import Entries, Items, Node, Scalar, read
 from rules.groups import check_dual_membership, nested_groups, read_groups
-from rules.model import Action, Nested, Platform, PolicySource, Service, Statement, StatementId
+from rules.model import Action, Nested, Platform, PolicySource, Service, Statement, StatementId, TenantPolicy
 from rules.names import Names, never_passes
 from rules.problems import PolicyError
 from rules.services import BUILT_IN, shown, subtracted
@@ -78,6 +78,16 @@ class TenantFile(Shapes):
             if action.value in top and (listed := self.items(top[action.value])) is not None:
                 for item in listed.items:
                     self._read_statement(item, action)
+
+    @property
+    def tenant(self) -> str:
+        """Whose file it is."""
+        return self._source.tenant
+
+    def policy(self) -> TenantPolicy:
+        """What the file says."""
+        statements = sorted(self.statements, key=lambda statement: statement.id)
+        return TenantPolicy(self.tenant, tuple(statements), tuple(sorted(self.nested, key=lambda one: one.group)))
 
     # -- definitions --------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from rules_worlds import FORBIDDABLE, SERVICES, World, names_of, network_of, pac
 
 from rules.compile import RuleSet, compile_policy
 from rules.evaluate import evaluate
-from rules.model import Inventory, Packet, Policy, Statement
+from rules.model import Inventory, Packet, Policy, Statement, TenantPolicy
 from rules.parse import parse_stored
 from rules.render import render
 
@@ -115,10 +115,16 @@ def test_nothing_crosses_tenants_even_if_a_statement_says_so(data: st.DataObject
     world = data.draw(worlds())
     policy, _ = parse_stored(world.sources(), world.inventory)
     every_name = frozenset(name for tenant in world.policies for name in names_of(world.inventory, tenant))
-    forged = tuple(
-        Statement(one.id, one.tenant, every_name, every_name, one.services, True, "", "", one.place)
-        for one in policy.statements
-    )
+    forged = {
+        tenant: TenantPolicy(
+            tenant,
+            tuple(
+                Statement(one.id, one.tenant, every_name, every_name, one.services, True, "", "", one.place)
+                for one in own.statements
+            ),
+        )
+        for tenant, own in policy.tenants.items()
+    }
     rule_set = compile_policy(Policy(forged), world.inventory)
     rendered = render(rule_set, version=1, tunnel_interface="tun", cloud_interface="lan")
     kernel = Kernel.read(rendered.sets, rendered.chains)
