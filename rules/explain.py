@@ -1,116 +1,249 @@
-"""Why can A (not) reach B? Answers with the deciding statements, or with what would have to change."""
+"""Why can A (not) reach B? Answers with the deciding statements, or with the whole blocked path: every setting that
+would have to change, in the order in which they stand in the way.
 
-from collections.abc import Iterable
+The verdict is the evaluator's. The path is read from the statements, those that do not hold at this instant too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import ip_address
 
-from rules.compile import Clause, RuleSet
-from rules.evaluate import Lineage, between, cannot_pass, denials, enclosing, everywhere, parts, passing
-from rules.model import Endpoint, Inventory, Policy, Restriction, Service, Statement
+from rules.compile import RuleSet
+from rules.covering import Covering, by_identity
+from rules.evaluate import Lineage, cannot_pass, enclosing, everywhere, parts, passing
+from rules.model import Action, Inventory, Policy, Protocol, Restriction, Service, Statement
 from rules.names import nearest
-from rules.problems import PolicyError, Problem, Reason
+from rules.problems import Parameter, PolicyError, Problem, Reason
 from rules.services import BUILT_IN, intersected, merged, numeric, of_family, shown, subtracted
+from rules.validity import holds, next_change
+from rules.written import moment_in, statement_line
+
+Services = tuple[Service, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """``allowed`` only if all of the service may pass. ``statements`` decide it; ``reasons`` say why it is blocked."""
+    """``allowed`` only if all of the service may pass. ``statements`` decide it; ``reasons`` are the blocked path."""
 
     allowed: bool
     statements: tuple[Statement, ...]
     reasons: tuple[Reason, ...]
 
 
-def explain(
-    policy: Policy, rule_set: RuleSet, inventory: Inventory, source: str, destination: str, service: str
-) -> Explanation:
-    """Explain one question. Ends are names (``tokyo-1``, ``tokyo-1/plc``, ``web``) or addresses; the service is a
-    built-in name or a number. For a site's name the answer holds for every address of the site.
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question whose names exist. ``tenant`` is the one whose statements may be about it."""
 
-    Raises PolicyError if the question itself names something that does not exist.
+    source: tuple[Lineage, ...]
+    destination: tuple[Lineage, ...]
+    services: Services
+    tenant: str
+    params: Mapping[str, Parameter]
+
+    @property
+    def pairs(self) -> list[tuple[Lineage, Lineage]]:
+        return [(one, other) for one in self.source for other in self.destination]
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """The statements about a question. ``missing`` is what of its services no allow that holds covers everywhere."""
+
+    granting: tuple[Statement, ...]
+    denying: tuple[Statement, ...]
+    dormant: tuple[Statement, ...]
+    missing: Services
+
+
+class Explainer:
+    """For many questions about one rule set: what depends on the policy alone is made once.
+
+    ``at`` is the instant the rule set was compiled for. ``gone`` are sites, each with ``revoked`` or ``retired``, that
+    inventory and rule set hold as if they were in service, so that all that blocks them can be told.
     """
-    problems: list[Problem] = []
-    from_, to = _end(rule_set, source, problems), _end(rule_set, destination, problems)
-    services = asked(service, problems)
-    if not from_ or not to or problems:
-        raise PolicyError(problems)
-    params = {"source": source, "destination": destination, "service": service}
-    for end, name in ((from_[0][0], source), (to[0][0], destination)):
-        if end.site is not None and end.site not in {site.name for site in inventory.sites}:
-            return Explanation(False, (), (Reason("rules.why-site-gone", {"name": name, "site": end.site}),))
-    if (impossible := cannot_pass(from_[0][0], to[0][0])) is not None:
-        return Explanation(False, (), (Reason(impossible.key, {"source": source, "destination": destination}),))
-    services = of_family(services, to[0][0].network.version)
-    if not services:
-        return Explanation(False, (), (Reason("rules.why-other-family", params),))
-    by_id = {statement.id: statement for statement in policy.statements}
-    pairs = [(one, other) for one in from_ for other in to]
-    missing = merged(one for pair in pairs for one in subtracted(services, passing(rule_set, *pair)))
-    granted = between(rule_set, from_[0], to[0])
-    denied = [clause for pair in pairs for clause in denials(rule_set, *pair) if _touches(clause, services)]
-    clauses = [clause for clause in granted if _touches(clause, services)] + denied
-    statements = tuple(by_id[one] for one in sorted({clause.statement for clause in clauses}) if one in by_id)
-    if not missing:
-        return Explanation(True, statements, ())
-    reasons: list[Reason] = []
-    open_services = everywhere(rule_set, from_, to)
-    closed = {group.group for pair in pairs for group in enclosing(rule_set, *pair)}
-    if closed:
-        reasons.append(Reason("rules.why-enclosed", {**params, "groups": ", ".join(sorted(closed))}))
-    restricted = _restrictions(rule_set, from_[0][0], to[0][0])
-    if blocked := subtracted(services, restricted):
-        reasons.append(Reason("rules.why-platform", {**params, "blocked": _listed(blocked)}))
-    if denied:
-        reasons.append(Reason("rules.why-denied", {**params, "statements": _ids(denied)}))
-    if subtracted(services, missing):
-        reasons.append(Reason("rules.why-partly", {**params, "missing": _listed(missing)}))
-    elif not subtracted(services, (one for clause in granted for one in clause.services)):
-        pass  # but for the denials it would pass
-    elif open_services:
-        found = {**params, "open": _listed(open_services), "statements": _ids(granted)}
-        reasons.append(Reason("rules.why-other-services", found))
-    else:
-        reasons.append(Reason("rules.why-no-statement", params))
-    if not subtracted(services, everywhere(rule_set, to, from_)):
-        back = _ids(between(rule_set, to[0], from_[0]))
-        reasons.append(Reason("rules.why-only-reverse", {**params, "statements": back}))
-    return Explanation(False, statements, tuple(reasons))
+
+    def __init__(
+        self,
+        policy: Policy,
+        rule_set: RuleSet,
+        inventory: Inventory,
+        *,
+        at: datetime | None = None,
+        gone: Mapping[str, str] | None = None,
+    ) -> None:
+        self._rule_set = rule_set
+        self._covering = Covering(policy)
+        self._sites = frozenset(site.name for site in inventory.sites)
+        self._at = at
+        self._gone = gone or {}
+
+    def explain(self, source: str, destination: str, service: str) -> Explanation:
+        """Explain one question. Ends are names (``tokyo-1``, ``tokyo-1/plc``, ``web``) or addresses; the service is a
+        name that every policy knows, or a number. For a site's name the answer holds for every address of the site.
+
+        Raises PolicyError if the question itself names something that does not exist.
+        """
+        problems: list[Problem] = []
+        from_, to = end_of(self._rule_set, source, problems), end_of(self._rule_set, destination, problems)
+        services = asked(service, problems, self._rule_set.platform.services)
+        if not from_ or not to or problems:
+            raise PolicyError(problems)
+        params: dict[str, Parameter] = {"source": source, "destination": destination, "service": service}
+        reasons = [*self._out_of_service(from_, source), *self._out_of_service(to, destination)]
+        if any(reason.key == "rules.why-site-gone" for reason in reasons):
+            return Explanation(False, (), tuple(reasons))
+        if (impossible := cannot_pass(from_[0][0], to[0][0])) is not None:
+            reasons.append(Reason(impossible.key, {"source": source, "destination": destination}))
+            return Explanation(False, (), tuple(reasons))
+        services = of_family(services, to[0][0].network.version)
+        if not services:
+            return Explanation(False, (), (*reasons, Reason("rules.why-other-family", params)))
+        tenant = from_[0][0].tenant or to[0][0].tenant or ""
+        question = _Question(from_, to, services, tenant, params)
+        about = self._about(question)
+        deciding = by_identity((*about.granting, *about.denying))
+        if not merged(one for pair in question.pairs for one in subtracted(services, passing(self._rule_set, *pair))):
+            return Explanation(not reasons, deciding, tuple(reasons))
+        return Explanation(False, deciding, (*reasons, *self._above(question), *self._in_policy(question, about)))
+
+    def _out_of_service(self, end: Sequence[Lineage], name: str) -> Iterable[Reason]:
+        site = end[0][0].site
+        if site is None:
+            return
+        if site not in self._sites:
+            yield Reason("rules.why-site-gone", {"name": name, "site": site})
+        elif site in self._gone:
+            key = "rules.why-site-retired" if self._gone[site] == "retired" else "rules.why-site-revoked"
+            yield Reason(key, {"name": name, "site": site})
+
+    def _above(self, question: _Question) -> Iterable[Reason]:
+        """What stands above the statements: the platform's file, nested groups."""
+        platform = self._rule_set.platform
+        services, params = question.services, question.params
+        if blocked := intersected(services, platform.forbidden):
+            yield Reason("rules.why-forbidden", {**params, "blocked": _listed(blocked)})
+        for name, side in ((question.source[0][0].name, "opens"), (question.destination[0][0].name, "offers")):
+            restriction = platform.servers.get(name, Restriction())
+            use = restriction.opens if side == "opens" else restriction.offers
+            if blocked := subtracted(services, (*use, *platform.forbidden)):
+                found = {**params, "server": name, "blocked": _listed(blocked), "key": side}
+                yield Reason("rules.why-server-restricted", found)
+        closed = {group.group for pair in question.pairs for group in enclosing(self._rule_set, *pair)}
+        if closed:
+            yield Reason("rules.why-enclosed", {**params, "groups": ", ".join(sorted(closed))})
+
+    def _in_policy(self, question: _Question, about: _About) -> Iterable[Reason]:
+        """What the tenant's own statements would have to say."""
+        services, params = question.services, question.params
+        if about.denying:
+            denied = intersected(services, (one for statement in about.denying for one in statement.services))
+            found = {**params, "statements": _placed(about.denying), "blocked": _listed(denied)}
+            yield Reason("rules.why-denied", found)
+        if not about.missing:
+            return
+        params = {**params, "statement": self._ready_made(question, about.missing)}
+        for one in about.dormant:
+            yield self._not_now(question, one)
+        open_services = everywhere(self._rule_set, question.source, question.destination)
+        if subtracted(services, about.missing):
+            yield Reason("rules.why-partly", {**params, "missing": _listed(about.missing)})
+        elif open_services:
+            granting = self._granting(question, question.source, question.destination)
+            found = {**params, "open": _listed(open_services), "statements": _placed(granting)}
+            yield Reason("rules.why-other-services", found)
+        elif not about.dormant:
+            yield Reason("rules.why-no-statement", params)
+        if not subtracted(services, everywhere(self._rule_set, question.destination, question.source)):
+            back = self._granting(question, question.destination, question.source)
+            back = [one for one in back if intersected(one.services, services)]
+            yield Reason("rules.why-only-reverse", {**question.params, "statements": _placed(back)})
+
+    def _about(self, question: _Question) -> _About:
+        granting: list[Statement] = []
+        denying: list[Statement] = []
+        dormant: list[Statement] = []
+        missing: list[Service] = []
+        for source, destination in question.pairs:
+            allowed: list[Service] = []
+            for one in self._statements(question, [source], [destination]):
+                if not intersected(one.services, question.services):
+                    continue
+                if not self._holds(one):
+                    dormant.append(one)
+                elif one.action is Action.DENY:
+                    denying.append(one)
+                else:
+                    granting.append(one)
+                    allowed.extend(one.services)
+            missing.extend(subtracted(question.services, allowed))
+        lacking = merged(missing)
+        sleeping = [one for one in dormant if one.action is Action.ALLOW and intersected(one.services, lacking)]
+        return _About(by_identity(granting), by_identity(denying), by_identity(sleeping), lacking)
+
+    def _statements(
+        self, question: _Question, source: Iterable[Lineage], destination: Iterable[Lineage]
+    ) -> list[Statement]:
+        from_ = [endpoint.name for lined in source for endpoint in lined]
+        to = [endpoint.name for lined in destination for endpoint in lined]
+        return self._covering.about(question.tenant, from_, to)
+
+    def _granting(
+        self, question: _Question, source: Iterable[Lineage], destination: Iterable[Lineage]
+    ) -> list[Statement]:
+        found = self._statements(question, source, destination)
+        return [one for one in found if one.action is Action.ALLOW and self._holds(one)]
+
+    def _holds(self, statement: Statement) -> bool:
+        return statement.validity is None or self._at is None or holds(statement.validity, self._at)
+
+    def _not_now(self, question: _Question, statement: Statement) -> Reason:
+        params: dict[str, Parameter] = {**question.params, "statements": _placed([statement])}
+        validity = statement.validity
+        change = next_change(validity, self._at) if validity is not None and self._at is not None else None
+        if validity is None or change is None:
+            return Reason("rules.why-no-longer", params)
+        return Reason("rules.why-not-now", {**params, "next": moment_in(validity.zone, change)})
+
+    def _ready_made(self, question: _Question, missing: Services) -> str:
+        whole = missing == merged(question.services) or any(one.protocol is Protocol.OTHER for one in missing)
+        written = [str(question.params["service"])] if whole else [shown(one) for one in missing]
+        return statement_line(question.source[0][0].name, question.destination[0][0].name, written)
 
 
-def _restrictions(rule_set: RuleSet, source: Endpoint, destination: Endpoint) -> tuple[Service, ...]:
-    """What the platform leaves open between the two."""
-    platform = rule_set.platform
-    opens = platform.servers.get(source.name, Restriction()).opens
-    offers = platform.servers.get(destination.name, Restriction()).offers
-    return intersected(subtracted(opens, platform.forbidden), offers)
+def explain(
+    policy: Policy,
+    rule_set: RuleSet,
+    inventory: Inventory,
+    source: str,
+    destination: str,
+    service: str,
+    *,
+    at: datetime | None = None,
+) -> Explanation:
+    """One question alone; see Explainer."""
+    return Explainer(policy, rule_set, inventory, at=at).explain(source, destination, service)
 
 
-def _touches(clause: Clause, services: tuple[Service, ...]) -> bool:
-    return bool(intersected(clause.services, services))
-
-
-def _ids(clauses: Iterable[Clause]) -> str:
-    return ", ".join(sorted({clause.statement for clause in clauses}))
-
-
-def asked(service: str, problems: list[Problem]) -> tuple[Service, ...]:
+def asked(service: str, problems: list[Problem], platform: Mapping[str, Services] | None = None) -> Services:
     """The service of a question; a mistake in it is added to ``problems``."""
-    if service in BUILT_IN:
-        return merged(BUILT_IN[service])
+    known = {**BUILT_IN, **(platform or {})}
+    if service in known:
+        return merged(known[service])
     try:
         one = numeric(service)
     except ValueError:
         problems.append(Problem("rules.bad-service-number", {"name": service}))
         return ()
     if one is None:
-        guess = nearest(service, BUILT_IN)
+        guess = nearest(service, known)
         kind = "rules.unknown-service" if guess is None else "rules.unknown-service-similar"
         problems.append(Problem(kind, {"name": service} | ({} if guess is None else {"suggestion": guess})))
         return ()
     return (one,)
 
 
-def _end(rule_set: RuleSet, written: str, problems: list[Problem]) -> tuple[Lineage, ...]:
+def end_of(rule_set: RuleSet, written: str, problems: list[Problem]) -> tuple[Lineage, ...]:
     """The parts that the words stand for; a mistake in them is added to ``problems``."""
     if (named := rule_set.endpoints.get(written)) is not None:
         return parts(rule_set, named)
@@ -128,5 +261,10 @@ def _end(rule_set: RuleSet, written: str, problems: list[Problem]) -> tuple[Line
     return (found,)
 
 
-def _listed(services: tuple[Service, ...]) -> str:
+def _placed(statements: Iterable[Statement]) -> str:
+    """The statements with their places, so that they can be found and changed."""
+    return ", ".join(f"{one.id} ({one.place})" for one in by_identity(statements))
+
+
+def _listed(services: Iterable[Service]) -> str:
     return ", ".join(shown(service) for service in services)
