@@ -4,8 +4,9 @@ tables, migrations     the schema and its history
 database               sessions; the doorbell that tells daemons of a change
 callers                on whose behalf a query runs: every query starts there and can only narrow
 tenants, sites, devices, servers, policies, settings     what operators and customers state
+platform_policies, grants     the file above all policies; reachability for a limited time
 routers, reports, log_requests, credentials              what the fleet reports and proves itself with
 certificates           what the PKI issued and revoked
 names, addresses, allocation     pure: valid names, LAN to overlay, first free prefix
-inventory              what the rules need to know, as rules.model
+inventory, revisions   what the rules need to know, as rules.model; which tenants' changed since
 """

@@ -21,12 +21,13 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from cloudside.errors import ConfigurationError, UnavailableError
+from cloudside.registry.revisions import WritingSession
 
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
 #: The newest migration. Written out, because every command asks and Alembic takes 0.2 s to import; a test checks it.
-SCHEMA = "0001"
+SCHEMA = "0002"
 
 #: How long a writer waits for another one before it gives up, in seconds.
 LOCK_WAIT_S = 5.0
@@ -91,7 +92,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A session that commits when the block ends, and leaves nothing behind when it raises. Raises as read does."""
         self._require_file()
-        with self._translated(), Session(self._writing_engine(), expire_on_commit=False) as session:
+        with self._translated(), WritingSession(self._writing_engine(), expire_on_commit=False) as session:
             session.connection()  # takes the write lock now, before the caller reads what it will decide on
             yield session
             session.commit()

@@ -2,45 +2,233 @@
 
 Revoked and retired sites and their devices are left out: for the rules they do not exist, so nothing is
 permitted to them.
+
+Columns are read, not objects: at 10,000 sites those cost seconds. InventoryReader reads again only what a writing
+session marked as changed (see revisions).
 """
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
-from cloudside.registry import policies
-from cloudside.registry.callers import OPERATOR
-from cloudside.registry.devices import overlay_address_of
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased
+
+from cloudside.registry.addresses import overlay_address
+from cloudside.registry.revisions import SHARED
 from cloudside.registry.sites import Phase
-from cloudside.registry.tables import Device, Server, Site, Tenant
+from cloudside.registry.tables import Device, PlatformPolicy, Policy, RuleRevision, Server, Site, Tenant
 from rules import model
+
+_NOTHING = model.Inventory({}, (), (), ())
+_NAME = attrgetter("name")
+_SITE_AND_NAME = attrgetter("site", "name")
+
+#: From so many changed tenants on, one reading of everything is cheaper than one of each (measured: 1 ms a tenant).
+READ_ALL_FROM_TENANTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPart:
+    """What the rules need to know of one tenant, each part sorted by name. ``policy`` None: none in force."""
+
+    tenant: str
+    block: model.Network
+    sites: tuple[model.Site, ...]
+    devices: tuple[model.Device, ...]
+    servers: tuple[model.Server, ...]
+    policy: model.PolicySource | None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPart:
+    """What is above all tenants: the servers that each may use, and the platform's file if one is in force."""
+
+    servers: tuple[model.Server, ...]
+    platform: model.PlatformSource | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that the rules are compiled from, as of one reading.
+
+    ``changed`` are the tenants that may differ from the reading before, and SHARED if what they share may. Those with
+    a new grant or one that was ended are among them. Objects of the others are the very objects of the reading before.
+    """
+
+    inventory: model.Inventory
+    policies: tuple[model.PolicySource, ...]
+    platform: model.PlatformSource | None
+    changed: frozenset[str]
 
 
 def load(session: Session) -> model.Inventory:
     """The whole inventory, each part sorted by name."""
-    tenants = session.scalars(select(Tenant).order_by(Tenant.id))
-    sites = list(
-        session.scalars(
-            select(Site).where(Site.revoked_at.is_(None), Site.phase != Phase.RETIRED.value).order_by(Site.id)
-        )
-    )
-    by_id = {site.id: site for site in sites}
-    devices = session.scalars(select(Device).order_by(Device.site_id, Device.name))
-    servers = session.scalars(select(Server).order_by(Server.id))
-    return model.Inventory(
-        tenants={tenant.id: tenant.block for tenant in tenants},
-        sites=tuple(model.Site(site.id, site.tenant_id, site.overlay) for site in sites),
-        devices=tuple(
-            model.Device(device.site_id, device.name, overlay_address_of(by_id[device.site_id], device))
-            for device in devices
-            if device.site_id in by_id
-        ),
-        servers=tuple(model.Server(server.id, server.tenant_id, server.address) for server in servers),
-    )
+    return _replaced(_NOTHING, frozenset(), _tenant_parts(session, None).values(), load_shared(session).servers)
 
 
 def policy_sources(session: Session) -> tuple[model.PolicySource, ...]:
     """The policy in force of each tenant that has one, by tenant."""
-    return tuple(
-        model.PolicySource(policy.tenant_id, policy.file_name, policy.text)
-        for policy in policies.all_in_force(session, OPERATOR)
+    found = _policies(session, None)
+    return tuple(found[tenant] for tenant in sorted(found))
+
+
+def platform_source(session: Session) -> model.PlatformSource | None:
+    """The platform's file in force, for our own code on whoever's behalf; None: there is none."""
+    query = select(PlatformPolicy.file_name, PlatformPolicy.text).order_by(PlatformPolicy.version.desc()).limit(1)
+    row = session.execute(query).first()
+    return None if row is None else model.PlatformSource(row.file_name, row.text)
+
+
+def revisions(session: Session) -> Mapping[str, int]:
+    """A number for each tenant, and for SHARED, that is another one after each change of what the rules read of it.
+
+    Numbers have no order: any difference means a change, as does a scope that is new or gone.
+    """
+    return {row.scope: row.revision for row in session.execute(select(RuleRevision.scope, RuleRevision.revision))}
+
+
+def load_tenant(session: Session, tenant_id: str) -> TenantPart | None:
+    """One tenant's part; None: there is no such tenant."""
+    return _tenant_parts(session, [tenant_id]).get(tenant_id)
+
+
+def load_shared(session: Session) -> SharedPart:
+    """What is above all tenants."""
+    query = select(Server.id, Server.address).where(Server.tenant_id.is_(None))
+    servers = sorted((model.Server(name, None, address) for name, address in session.execute(query)), key=_NAME)
+    return SharedPart(tuple(servers), platform_source(session))
+
+
+class InventoryReader:
+    """Reads the registry again and again, each time only what changed. One for each daemon; not for several threads."""
+
+    def __init__(self) -> None:
+        self._revisions: Mapping[str, int] = {}
+        self._parts: Mapping[str, TenantPart] = {}
+        self._shared = SharedPart((), None)
+        self._inventory = _NOTHING
+
+    def read(self, session: Session, *, whole: bool = False) -> Snapshot:
+        """What holds now. ``whole``: read everything and compare, whatever the revisions say; to be done now and then.
+
+        A reading that raises leaves the reader as it was: what it would have found is found by the next.
+        """
+        # First of all: a change that slips in between, on an engine without snapshots, is read twice and never missed.
+        found = revisions(session)
+        stale = {scope for scope in {*found, *self._revisions} if found.get(scope) != self._revisions.get(scope)}
+        everything = whole or not self._revisions or len(stale) >= READ_ALL_FROM_TENANTS
+        wanted = stale - {SHARED}
+        fresh: Mapping[str, TenantPart] = {}
+        if everything or wanted:
+            fresh = _tenant_parts(session, None if everything else wanted)
+        shared = load_shared(session) if everything or SHARED in stale else self._shared
+        parts = dict(self._parts)
+        moved: set[str] = set()
+        for tenant in {*fresh, *parts} if everything else wanted:
+            old, new = parts.pop(tenant, None), fresh.get(tenant)
+            if old != new:
+                stale.add(tenant)
+            if _holdings(old) != _holdings(new):
+                moved.add(tenant)
+            if new is not None:
+                parts[tenant] = _known_again(old, new)
+        if shared != self._shared:
+            stale.add(SHARED)
+            moved.add(SHARED)
+        inventory = self._inventory
+        if moved:
+            arrived = [parts[tenant] for tenant in moved if tenant in parts]
+            inventory = _replaced(inventory, moved, arrived, shared.servers if SHARED in moved else ())
+        self._revisions, self._parts, self._shared, self._inventory = found, parts, shared, inventory
+        policies = sorted((part.policy for part in parts.values() if part.policy), key=attrgetter("tenant"))
+        return Snapshot(inventory, tuple(policies), shared.platform, frozenset(stale))
+
+
+def _holdings(part: TenantPart | None) -> tuple[object, ...]:
+    return () if part is None else (part.block, part.sites, part.devices, part.servers)
+
+
+def _known_again(old: TenantPart | None, new: TenantPart) -> TenantPart:
+    """The new part with the very objects of the old one where they are equal: readers know them by their identity."""
+    if old == new and old is not None:
+        return old
+    return new if old is None or old.policy != new.policy else replace(new, policy=old.policy)
+
+
+def _replaced(
+    inventory: model.Inventory,
+    gone: Collection[str],
+    arrived: Collection[TenantPart],
+    shared: Iterable[model.Server],
+) -> model.Inventory:
+    """The inventory without what belongs to the scopes ``gone``, and with what arrived.
+
+    What stays is in order already, so that sorting costs one pass over it.
+    """
+    gone_sites = {site.name for site in inventory.sites if site.tenant in gone}
+    blocks = {tenant: block for tenant, block in inventory.tenants.items() if tenant not in gone}
+    sites = [site for site in inventory.sites if site.tenant not in gone]
+    devices = [device for device in inventory.devices if device.site not in gone_sites]
+    servers = [server for server in inventory.servers if (server.tenant or SHARED) not in gone]
+    for part in arrived:
+        blocks[part.tenant] = part.block
+        sites += part.sites
+        devices += part.devices
+        servers += part.servers
+    servers += shared
+    return model.Inventory(
+        tenants=dict(sorted(blocks.items())),
+        sites=tuple(sorted(sites, key=_NAME)),
+        devices=tuple(sorted(devices, key=_SITE_AND_NAME)),
+        servers=tuple(sorted(servers, key=_NAME)),
     )
+
+
+def _tenant_parts(session: Session, wanted: Collection[str] | None) -> dict[str, TenantPart]:
+    """The parts of the wanted tenants that exist; None wants all."""
+    blocks = select(Tenant.id, Tenant.block)
+    exists = Site.revoked_at.is_(None) & (Site.phase != Phase.RETIRED.value)
+    site_rows = select(Site.id, Site.tenant_id, Site.overlay).where(exists)
+    device_rows = (
+        select(Site.tenant_id, Site.lan, Site.overlay, Device.site_id, Device.name, Device.lan_address)
+        .join(Site, Site.id == Device.site_id)
+        .where(exists)
+    )
+    server_rows = select(Server.id, Server.tenant_id, Server.address).where(Server.tenant_id.is_not(None))
+    if wanted is not None:
+        blocks = blocks.where(Tenant.id.in_(wanted))
+        site_rows = site_rows.where(Site.tenant_id.in_(wanted))
+        device_rows = device_rows.where(Site.tenant_id.in_(wanted))
+        server_rows = server_rows.where(Server.tenant_id.in_(wanted))
+    sites: dict[str, list[model.Site]] = {}
+    for name, tenant, overlay in session.execute(site_rows):
+        sites.setdefault(tenant, []).append(model.Site(name, tenant, overlay))
+    devices: dict[str, list[model.Device]] = {}
+    for tenant, lan, overlay, site, name, address in session.execute(device_rows):
+        device = model.Device(site, name, overlay_address(lan, overlay, address))
+        devices.setdefault(tenant, []).append(device)
+    servers: dict[str, list[model.Server]] = {}
+    for name, owner, address in session.execute(server_rows):
+        servers.setdefault(owner or SHARED, []).append(model.Server(name, owner, address))
+    policies = _policies(session, wanted)
+    return {
+        tenant: TenantPart(
+            tenant,
+            block,
+            tuple(sorted(sites.get(tenant, ()), key=_NAME)),
+            tuple(sorted(devices.get(tenant, ()), key=_SITE_AND_NAME)),
+            tuple(sorted(servers.get(tenant, ()), key=_NAME)),
+            policies.get(tenant),
+        )
+        for tenant, block in session.execute(blocks)
+    }
+
+
+def _policies(session: Session, wanted: Collection[str] | None) -> dict[str, model.PolicySource]:
+    other = aliased(Policy)
+    newest = select(func.max(other.version)).where(other.tenant_id == Policy.tenant_id).scalar_subquery()
+    query = select(Policy.tenant_id, Policy.file_name, Policy.text).where(Policy.version == newest)
+    if wanted is not None:
+        query = query.where(Policy.tenant_id.in_(wanted))
+    return {tenant: model.PolicySource(tenant, file_name, text) for tenant, file_name, text in session.execute(query)}

@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, String, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -91,7 +101,7 @@ class Site(Table):
 
     __tablename__ = "sites"
     id: Mapped[str] = mapped_column(String(63), primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True, active_history=True)
     overlay: Mapped[Network] = mapped_column(unique=True)
     lan: Mapped[Network]
     phase: Mapped[str] = mapped_column(String(20), default="operation")
@@ -129,7 +139,7 @@ class Server(Table):
 
     __tablename__ = "servers"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"), active_history=True)
     address: Mapped[Address] = mapped_column(unique=True)
 
 
@@ -143,6 +153,49 @@ class Policy(Table):
     file_name: Mapped[str] = mapped_column(String(200))
     author: Mapped[str] = mapped_column(String(100))
     applied_at: Mapped[datetime]
+
+
+class PlatformPolicy(Table):
+    """One version of the platform's file, as written. The highest version is in force."""
+
+    __tablename__ = "platform_policies"
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]
+    file_name: Mapped[str] = mapped_column(String(200))
+    author: Mapped[str] = mapped_column(String(100))
+    applied_at: Mapped[datetime]
+
+
+class Grant(Table):
+    """Reachability for a limited time, beside a tenant's policy: for a visit.
+
+    ``source`` and ``destination`` are names as policies use them; the source may be a single address. ``services`` is
+    as written. It holds from ``starts_at``, inclusive, to ``ends_at``, exclusive, unless it was ended before.
+    """
+
+    __tablename__ = "grants"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True, active_history=True)
+    source: Mapped[str] = mapped_column(String(110))
+    destination: Mapped[str] = mapped_column(String(110))
+    services: Mapped[str] = mapped_column(String(500))
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(String(500))
+    author: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class RuleRevision(Table):
+    """Marks the state of all that the rules read of a tenant; the empty scope is what tenants share.
+
+    A random number, not a counter: a registry restored from a backup counts the same numbers again for other content.
+    """
+
+    __tablename__ = "rule_revisions"
+    scope: Mapped[str] = mapped_column(String(40), primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger)
 
 
 class Certificate(Table):

@@ -36,10 +36,10 @@ def add(
     problems = names.problems_of("tenant", tenant_id)
     if session.get(Tenant, tenant_id) is not None:
         problems.append(InputError("registry.tenant-exists", tenant=tenant_id))
-    taken = [*_taken(session), *((str(prefix), prefix) for prefix in reserved)]
+    used = [*taken(session), *((str(prefix), prefix) for prefix in reserved)]
     chosen: Network | None = None
     try:
-        chosen = _choose(block, overlay, taken)
+        chosen = _choose(block, overlay, used)
     except InputError as problem:
         problems.append(problem)
     if problems or chosen is None:
@@ -70,7 +70,8 @@ def get(session: Session, caller: Caller, tenant_id: str) -> Tenant:
     return tenant
 
 
-def _taken(session: Session) -> list[tuple[str, Network]]:
+def taken(session: Session) -> list[tuple[str, Network]]:
+    """What of the overlay belongs to somebody, with its owner: all tenants' blocks and all servers. For checks only."""
     blocks: list[tuple[str, Network]] = [(tenant.id, tenant.block) for tenant in session.scalars(select(Tenant))]
     for server in session.scalars(select(Server)):
         blocks.append((server.id, read_prefix(str(server.address))))
