@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from lab import box, preflight
+from lab.vm import machine
+from lab.vm.cache import VmError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A whole Kyoten world on one machine.")
 
@@ -16,7 +18,7 @@ def main() -> None:
     """Entry point; a lab error is one sentence and exit status 2."""
     try:
         app()
-    except box.BoxError as error:
+    except (box.BoxError, VmError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -109,3 +111,20 @@ def execute(
 def run_in_box(command: Annotated[list[str], typer.Argument(help="What to run.")]) -> None:
     """Run a command in a box of its own: namespaces, processes and routes in it end with it."""
     sys.exit(box.run(command))
+
+
+@app.command("vm", context_settings={"ignore_unknown_options": True})
+def run_in_vm(
+    command: Annotated[list[str], typer.Argument(help="What to run.")],
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds it may take, boot included.")] = (
+        machine.TIMEOUT_S
+    ),
+) -> None:
+    """Run a command as root in a virtual machine with Debian's whole kernel (ESP, IPVS, PPP, netem ...).
+
+    It sees this machine's files at the same paths, read-only, and has no network but what it makes.
+    """
+    ended = machine.run(command, timeout_s=timeout_s, relay=True)
+    if ended.timed_out:
+        sys.stderr.write(f"error: not done after {timeout_s:g} s, ended: give it more time with --timeout\n")
+    sys.exit(ended.status)

@@ -5,6 +5,7 @@
 #
 #   lab/setup.sh          everything (needs root)
 #   lab/setup.sh venv     the virtual environment only (no root; for `make check`)
+#   lab/setup.sh vm       everything, and the virtual machine of `kyoten-lab vm`: an emulator and a kernel (100 MB)
 set -eu
 cd "$(dirname "$0")/.."
 venv=.venv
@@ -12,7 +13,10 @@ what=${1:-all}
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
-wanted_packages() { grep -v '^[[:space:]]*\(#\|$\)' lab/debian-packages.txt; }
+wanted_packages() {
+    grep -hv '^[[:space:]]*\(#\|$\)' lab/debian-packages.txt
+    [ "$what" != vm ] || grep -hv '^[[:space:]]*\(#\|$\)' lab/debian-packages-vm.txt
+}
 
 missing_packages() {
     for package in $(wanted_packages); do
@@ -64,7 +68,7 @@ make_venv() {
     echo "$stamp" > $venv/.stamp
 }
 
-if [ "$what" = all ]; then
+if [ "$what" != venv ]; then
     [ "$(id -u)" = 0 ] || fail "root is needed (namespaces, iptables, packages); run it as root"
     [ -e /etc/debian_version ] || fail "this set-up knows Debian only (12 or newer)"
     missing=$(missing_packages | tr '\n' ' ')
@@ -72,3 +76,4 @@ if [ "$what" = all ]; then
     [ -z "$missing" ] || install_packages $missing
 fi
 make_venv
+[ "$what" != vm ] || [ -e /var/cache/kyoten-lab/vm/kernel/order ] || $venv/bin/python -m lab.vm.kernel
