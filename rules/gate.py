@@ -85,9 +85,8 @@ def assess(
         was = None if old is None else compile_policy(old, inventory, at=at)
         difference = diff(was, compile_policy(new, inventory, at=at))
     known = endpoints(inventory)
-    earlier = (
-        set() if before is None else {_subject(one) for one in _disguised(at_any_time(None, before, at)[1], known)}
-    )
+    widest = [at_any_time(None, one, at)[1] for one in (before, after) if one is not None]
+    earlier = {_subject(one) for policy in widest[:-1] for one in _disguised(policy, known)}
     crossings = (
         *_across_tenants(difference.opened, known),
         *_misplaced(known.values(), inventory.tenants),
