@@ -7,12 +7,14 @@ Columns are read, not objects: at 10,000 sites those cost seconds. InventoryRead
 session marked as changed (see revisions).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from cloudside.registry.addresses import overlay_address
 from cloudside.registry.revisions import SHARED
@@ -20,7 +22,9 @@ from cloudside.registry.sites import Phase
 from cloudside.registry.tables import Device, PlatformPolicy, Policy, RuleRevision, Server, Site, Tenant
 from rules import model
 
-_NOTHING = model.Inventory({}, (), (), ())
+_Columns = TypeVarTuple("_Columns")
+_Member = TypeVar("_Member")
+
 _NAME = attrgetter("name")
 _SITE_AND_NAME = attrgetter("site", "name")
 
@@ -62,9 +66,46 @@ class Snapshot:
     changed: frozenset[str]
 
 
+class _Query(Generic[*_Columns]):
+    """Rows of all tenants or of some. Made once: to make a statement takes as long as to run it."""
+
+    def __init__(self, of_all: Select[*_Columns], owner: InstrumentedAttribute[Any]) -> None:
+        self._of_all = of_all
+        self._of_some = of_all.where(owner.in_(bindparam("wanted", expanding=True)))
+
+    def rows(self, session: Session, wanted: Collection[str] | None) -> Sequence[Row[*_Columns]]:
+        """Those of the wanted tenants; None wants all."""
+        if wanted is None:
+            return _connection(session).execute(self._of_all).all()
+        return _connection(session).execute(self._of_some, {"wanted": sorted(wanted)}).all()
+
+
+_ALIVE = Site.revoked_at.is_(None) & (Site.phase != Phase.RETIRED.value)
+_LATER = aliased(Policy)
+_NEWEST = select(func.max(_LATER.version)).where(_LATER.tenant_id == Policy.tenant_id).scalar_subquery()
+
+_BLOCKS = _Query(select(Tenant.id, Tenant.block), Tenant.id)
+_SITES = _Query(select(Site.id, Site.tenant_id, Site.overlay).where(_ALIVE), Site.tenant_id)
+_DEVICES = _Query(
+    select(Site.tenant_id, Site.lan, Site.overlay, Device.site_id, Device.name, Device.lan_address)
+    .join(Site, Site.id == Device.site_id)
+    .where(_ALIVE),
+    Site.tenant_id,
+)
+_SERVERS = _Query(
+    select(Server.id, Server.tenant_id, Server.address).where(Server.tenant_id.is_not(None)), Server.tenant_id
+)
+_POLICIES = _Query(
+    select(Policy.tenant_id, Policy.file_name, Policy.text).where(Policy.version == _NEWEST), Policy.tenant_id
+)
+_SHARED_SERVERS = select(Server.id, Server.address).where(Server.tenant_id.is_(None))
+_PLATFORM = select(PlatformPolicy.file_name, PlatformPolicy.text).order_by(PlatformPolicy.version.desc()).limit(1)
+_REVISIONS = select(RuleRevision.scope, RuleRevision.revision)
+
+
 def load(session: Session) -> model.Inventory:
     """The whole inventory, each part sorted by name."""
-    return _replaced(_NOTHING, frozenset(), _tenant_parts(session, None).values(), load_shared(session).servers)
+    return _assembled(_tenant_parts(session, None).values(), load_shared(session))
 
 
 def policy_sources(session: Session) -> tuple[model.PolicySource, ...]:
@@ -75,8 +116,7 @@ def policy_sources(session: Session) -> tuple[model.PolicySource, ...]:
 
 def platform_source(session: Session) -> model.PlatformSource | None:
     """The platform's file in force, for our own code on whoever's behalf; None: there is none."""
-    query = select(PlatformPolicy.file_name, PlatformPolicy.text).order_by(PlatformPolicy.version.desc()).limit(1)
-    row = session.execute(query).first()
+    row = _connection(session).execute(_PLATFORM).first()
     return None if row is None else model.PlatformSource(row.file_name, row.text)
 
 
@@ -85,7 +125,7 @@ def revisions(session: Session) -> Mapping[str, int]:
 
     Numbers have no order: any difference means a change, as does a scope that is new or gone.
     """
-    return {row.scope: row.revision for row in session.execute(select(RuleRevision.scope, RuleRevision.revision))}
+    return dict(_connection(session).execute(_REVISIONS).all())
 
 
 def load_tenant(session: Session, tenant_id: str) -> TenantPart | None:
@@ -95,8 +135,8 @@ def load_tenant(session: Session, tenant_id: str) -> TenantPart | None:
 
 def load_shared(session: Session) -> SharedPart:
     """What is above all tenants."""
-    query = select(Server.id, Server.address).where(Server.tenant_id.is_(None))
-    servers = sorted((model.Server(name, None, address) for name, address in session.execute(query)), key=_NAME)
+    rows = _connection(session).execute(_SHARED_SERVERS)
+    servers = sorted((model.Server(name, None, address) for name, address in rows), key=_NAME)
     return SharedPart(tuple(servers), platform_source(session))
 
 
@@ -107,7 +147,7 @@ class InventoryReader:
         self._revisions: Mapping[str, int] = {}
         self._parts: Mapping[str, TenantPart] = {}
         self._shared = SharedPart((), None)
-        self._inventory = _NOTHING
+        self._inventory = _assembled((), self._shared)
 
     def read(self, session: Session, *, whole: bool = False) -> Snapshot:
         """What holds now. ``whole``: read everything and compare, whatever the revisions say; to be done now and then.
@@ -135,11 +175,13 @@ class InventoryReader:
                 parts[tenant] = _known_again(old, new)
         if shared != self._shared:
             stale.add(SHARED)
-            moved.add(SHARED)
         inventory = self._inventory
-        if moved:
+        if everything and moved:
+            inventory = _assembled(parts.values(), shared)
+        elif moved or shared.servers != self._shared.servers:
+            gone = [self._parts[tenant] for tenant in moved if tenant in self._parts]
             arrived = [parts[tenant] for tenant in moved if tenant in parts]
-            inventory = _replaced(inventory, moved, arrived, shared.servers if SHARED in moved else ())
+            inventory = _replaced(inventory, gone, arrived, (self._shared, shared))
         self._revisions, self._parts, self._shared, self._inventory = found, parts, shared, inventory
         policies = sorted((part.policy for part in parts.values() if part.policy), key=attrgetter("tenant"))
         return Snapshot(inventory, tuple(policies), shared.platform, frozenset(stale))
@@ -156,60 +198,80 @@ def _known_again(old: TenantPart | None, new: TenantPart) -> TenantPart:
     return new if old is None or old.policy != new.policy else replace(new, policy=old.policy)
 
 
-def _replaced(
-    inventory: model.Inventory,
-    gone: Collection[str],
-    arrived: Collection[TenantPart],
-    shared: Iterable[model.Server],
-) -> model.Inventory:
-    """The inventory without what belongs to the scopes ``gone``, and with what arrived.
-
-    What stays is in order already, so that sorting costs one pass over it.
-    """
-    gone_sites = {site.name for site in inventory.sites if site.tenant in gone}
-    blocks = {tenant: block for tenant, block in inventory.tenants.items() if tenant not in gone}
-    sites = [site for site in inventory.sites if site.tenant not in gone]
-    devices = [device for device in inventory.devices if device.site not in gone_sites]
-    servers = [server for server in inventory.servers if (server.tenant or SHARED) not in gone]
-    for part in arrived:
-        blocks[part.tenant] = part.block
-        sites += part.sites
-        devices += part.devices
-        servers += part.servers
-    servers += shared
+def _assembled(parts: Collection[TenantPart], shared: SharedPart) -> model.Inventory:
+    blocks = {part.tenant: part.block for part in parts}
+    servers = [*shared.servers, *(server for part in parts for server in part.servers)]
     return model.Inventory(
         tenants=dict(sorted(blocks.items())),
-        sites=tuple(sorted(sites, key=_NAME)),
-        devices=tuple(sorted(devices, key=_SITE_AND_NAME)),
+        sites=tuple(sorted((site for part in parts for site in part.sites), key=_NAME)),
+        devices=tuple(sorted((device for part in parts for device in part.devices), key=_SITE_AND_NAME)),
         servers=tuple(sorted(servers, key=_NAME)),
     )
 
 
+def _replaced(
+    inventory: model.Inventory,
+    gone: Collection[TenantPart],
+    arrived: Collection[TenantPart],
+    shared: tuple[SharedPart, SharedPart],
+) -> model.Inventory:
+    """The inventory with some tenants' parts and the shared servers exchanged; the rest is not looked at."""
+    blocks = dict(inventory.tenants)
+    for part in gone:
+        del blocks[part.tenant]
+    blocks.update((part.tenant, part.block) for part in arrived)
+    own_servers = [server for part in gone for server in part.servers]
+    new_servers = [server for part in arrived for server in part.servers]
+    return model.Inventory(
+        tenants=dict(sorted(blocks.items())),
+        sites=_exchanged(
+            inventory.sites,
+            [site for part in gone for site in part.sites],
+            [site for part in arrived for site in part.sites],
+            _NAME,
+        ),
+        devices=_exchanged(
+            inventory.devices,
+            [device for part in gone for device in part.devices],
+            [device for part in arrived for device in part.devices],
+            _SITE_AND_NAME,
+        ),
+        servers=_exchanged(
+            inventory.servers, [*own_servers, *shared[0].servers], [*new_servers, *shared[1].servers], _NAME
+        ),
+    )
+
+
+def _exchanged(
+    members: tuple[_Member, ...],
+    gone: Iterable[_Member],
+    arrived: Iterable[_Member],
+    key: Callable[[_Member], Any],
+) -> tuple[_Member, ...]:
+    """Members in order of their keys, which are unique: some taken out, others put in."""
+    before, after = {key(one): one for one in gone}, {key(one): one for one in arrived}
+    kept = list(members)
+    for name, one in before.items():
+        if after.get(name) == one:
+            del after[name]
+        else:
+            del kept[kept.index(one, bisect_left(kept, name, key=key))]
+    for one in after.values():
+        insort(kept, one, key=key)
+    return tuple(kept)
+
+
 def _tenant_parts(session: Session, wanted: Collection[str] | None) -> dict[str, TenantPart]:
     """The parts of the wanted tenants that exist; None wants all."""
-    blocks = select(Tenant.id, Tenant.block)
-    exists = Site.revoked_at.is_(None) & (Site.phase != Phase.RETIRED.value)
-    site_rows = select(Site.id, Site.tenant_id, Site.overlay).where(exists)
-    device_rows = (
-        select(Site.tenant_id, Site.lan, Site.overlay, Device.site_id, Device.name, Device.lan_address)
-        .join(Site, Site.id == Device.site_id)
-        .where(exists)
-    )
-    server_rows = select(Server.id, Server.tenant_id, Server.address).where(Server.tenant_id.is_not(None))
-    if wanted is not None:
-        blocks = blocks.where(Tenant.id.in_(wanted))
-        site_rows = site_rows.where(Site.tenant_id.in_(wanted))
-        device_rows = device_rows.where(Site.tenant_id.in_(wanted))
-        server_rows = server_rows.where(Server.tenant_id.in_(wanted))
     sites: dict[str, list[model.Site]] = {}
-    for name, tenant, overlay in session.execute(site_rows):
+    for name, tenant, overlay in _SITES.rows(session, wanted):
         sites.setdefault(tenant, []).append(model.Site(name, tenant, overlay))
     devices: dict[str, list[model.Device]] = {}
-    for tenant, lan, overlay, site, name, address in session.execute(device_rows):
+    for tenant, lan, overlay, site, name, address in _DEVICES.rows(session, wanted):
         device = model.Device(site, name, overlay_address(lan, overlay, address))
         devices.setdefault(tenant, []).append(device)
     servers: dict[str, list[model.Server]] = {}
-    for name, owner, address in session.execute(server_rows):
+    for name, owner, address in _SERVERS.rows(session, wanted):
         servers.setdefault(owner or SHARED, []).append(model.Server(name, owner, address))
     policies = _policies(session, wanted)
     return {
@@ -221,14 +283,16 @@ def _tenant_parts(session: Session, wanted: Collection[str] | None) -> dict[str,
             tuple(sorted(servers.get(tenant, ()), key=_NAME)),
             policies.get(tenant),
         )
-        for tenant, block in session.execute(blocks)
+        for tenant, block in _BLOCKS.rows(session, wanted)
     }
 
 
 def _policies(session: Session, wanted: Collection[str] | None) -> dict[str, model.PolicySource]:
-    other = aliased(Policy)
-    newest = select(func.max(other.version)).where(other.tenant_id == Policy.tenant_id).scalar_subquery()
-    query = select(Policy.tenant_id, Policy.file_name, Policy.text).where(Policy.version == newest)
-    if wanted is not None:
-        query = query.where(Policy.tenant_id.in_(wanted))
-    return {tenant: model.PolicySource(tenant, file_name, text) for tenant, file_name, text in session.execute(query)}
+    rows = _POLICIES.rows(session, wanted)
+    return {tenant: model.PolicySource(tenant, file_name, text) for tenant, file_name, text in rows}
+
+
+def _connection(session: Session) -> Connection:
+    """Past the session's own execute, which takes thrice the time; like it, what waits to be written is seen."""
+    session.flush()
+    return session.connection()

@@ -49,7 +49,7 @@ def _mark_objects(session: Session, _flush: UOWTransaction, _objects: object) ->
     for row in (*session.new, *changed, *session.deleted):
         if type(row) in _OWNER:
             (homes if isinstance(row, Device) else scopes).update(_owners(row))
-    # A site that is new in this flush has no row yet, and is marked by itself.
+    # A site that is written in this flush may have no row yet; it is marked by itself.
     ordered = sorted(homes)
     for start in range(0, len(ordered), _CHUNK):
         query = select(Site.tenant_id).where(Site.id.in_(ordered[start : start + _CHUNK])).distinct()
