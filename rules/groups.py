@@ -1,29 +1,25 @@
 """The groups of a tenant's file: flat ones, groups inside groups, groups that no site may share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rules.document import Entries, Node, Scalar
-from rules.model import Nested
-from rules.names import Names
+from rules.draft import Group
+from rules.keys import GROUP
 from rules.shapes import Shapes, short
 
-_KEYS = ("members", "inside")
-#: As many names of a long list as a message shows.
-_SHOWN = 5
 
-
-def read_groups(file: Shapes, node: Node, names: Names, unknown: Callable[[Scalar], None]) -> None:
-    """Give ``names`` the groups; members of a group are members of the groups around it too."""
+def read_groups(file: Shapes, node: Node, mention: Callable[[Scalar], None]) -> dict[str, Group]:
+    """The groups by name; members of a group are members of the groups around it too. Each member that is to be an
+    endpoint is given to ``mention``.
+    """
     definitions = file.new_names(node)
     group_names = {key.text for key, _ in definitions}
     members: dict[str, set[str]] = {}
     inside: dict[str, Scalar] = {}
     for key, value in definitions:
-        if names.endpoint(key.text) is not None:
-            file.wrong("rules.name-taken", key, name=key.text)
         listed: Node | None = value
         if isinstance(value, Entries):
-            keys = file.mapping(value, _KEYS, ("members",)) or {}
+            keys = file.mapping(value, GROUP) or {}
             listed = keys.get("members")
             outer = file.text(keys["inside"]) if "inside" in keys else None
             if outer is not None and outer.text in group_names:
@@ -34,18 +30,16 @@ def read_groups(file: Shapes, node: Node, names: Names, unknown: Callable[[Scala
         for member in [] if listed is None else file.texts(listed):
             if member.text in group_names:
                 file.wrong("rules.group-in-group", member, name=member.text)
-            elif names.endpoint(member.text) is not None:
-                members[key.text].add(member.text)
             else:
-                unknown(member)
+                members[key.text].add(member.text)
+                mention(member)
     around = {name: _around(name, inside) for name in members}
     for name, outers in around.items():
         if name in outers:
             file.wrong("rules.group-cycle", inside[name], name=name)
         for outer_name in outers:
             members[outer_name] |= members[name]
-    for name, found in members.items():
-        names.add_group(name, found, nested=name in inside)
+    return {key.text: Group(key, frozenset(members[key.text]), key.text in inside) for key, _ in definitions}
 
 
 def _around(name: str, inside: dict[str, Scalar]) -> list[str]:
@@ -57,29 +51,21 @@ def _around(name: str, inside: dict[str, Scalar]) -> list[str]:
     return found
 
 
-def nested_groups(tenant: str, names: Names) -> list[Nested]:
-    """The groups that are inside another."""
-    return [Nested(tenant, name, members) for name, members in names.nested()]
-
-
-def check_dual_membership(file: Shapes, node: Node, names: Names) -> None:
-    """Tell each site that is, with any of its devices, in two groups that may share none."""
+def read_apart(
+    file: Shapes, node: Node, groups: Mapping[str, Group]
+) -> tuple[tuple[tuple[Scalar, frozenset[str]], ...], ...]:
+    """The lists of groups that may share no site, with their members."""
     listed = file.items(node)
+    rows = []
     for item in [] if listed is None else listed.items:
         written = file.texts(item)
         if len(written) < 2:
             file.wrong("rules.two-groups-needed", item)
-        seen: list[tuple[str, set[str]]] = []
+        row = []
         for text in written:
-            members = names.group(text.text)
-            if members is None:
+            if (group := groups.get(text.text)) is None:
                 file.wrong("rules.unknown-group", text, name=short(text.text))
-                continue
-            sites = {
-                one.site for member in members if (one := names.endpoint(member)) is not None and one.site is not None
-            }
-            for other, theirs in seen:
-                if both := sorted(sites & theirs):
-                    shown = ", ".join(both[:_SHOWN]) + (", …" if len(both) > _SHOWN else "")
-                    file.wrong("rules.dual-membership", text, first=other, second=text.text, sites=shown)
-            seen.append((text.text, sites))
+            else:
+                row.append((text, group.members))
+        rows.append(tuple(row))
+    return tuple(rows)

@@ -244,12 +244,23 @@ class Nested:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """A test kept with a policy: whether all of ``services`` passes from one name to the other."""
+    """A test kept with a policy, between two endpoints' names: that all of ``services`` passes from everywhere in one
+    to everywhere in the other, or, if not ``reachable``, that nothing of them passes between any parts of the two.
+    """
 
     source: str
     destination: str
     services: tuple[Service, ...]
     reachable: bool
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something in a file that says nothing: a message's key and parameters, and the place. No mistake."""
+
+    key: str
+    params: Mapping[str, str | int]
     place: Place
 
 
@@ -264,6 +275,7 @@ class TenantPolicy:
     statements: tuple[Statement, ...]
     nested: tuple[Nested, ...] = ()
     expectations: tuple[Expectation, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,36 +21,18 @@ def visible(everything: Iterable[Endpoint]) -> dict[str, dict[str, Endpoint]]:
 
 
 class Names:
-    """The names that one tenant's statements may use; groups are added as they are read."""
+    """The endpoints that one tenant's statements may name: its own, and shared servers."""
 
     def __init__(self, own: Mapping[str, Endpoint], shared: Mapping[str, Endpoint]) -> None:
-        self._own = own
-        self._shared = shared
-        self._groups: dict[str, frozenset[str]] = {}
-        self._nested: set[str] = set()
+        self._known = {**shared, **own}
 
     def endpoint(self, name: str) -> Endpoint | None:
         """The tenant's own site, device or server of that name, or a shared server."""
-        return self._own.get(name) or self._shared.get(name)
+        return self._known.get(name)
 
-    def group(self, name: str) -> frozenset[str] | None:
-        """The members of the group."""
-        return self._groups.get(name)
-
-    def add_group(self, name: str, members: Iterable[str], *, nested: bool) -> None:
-        """Give the group its members, endpoint names. ``nested``: it is inside another."""
-        self._groups[name] = frozenset(members)
-        if nested:
-            self._nested.add(name)
-
-    def nested(self) -> list[tuple[str, frozenset[str]]]:
-        """The groups that are inside another, with their members."""
-        return [(name, self._groups[name]) for name in sorted(self._nested)]
-
-    def nearest(self, name: str) -> str | None:
-        """The name that was probably meant."""
-        candidates = [*self._own, *self._shared, *self._groups]
-        return nearest(name, candidates)
+    def all(self) -> Collection[str]:
+        """All the names."""
+        return self._known.keys()
 
 
 def nearest(name: str, candidates: Collection[str]) -> str | None:

@@ -43,6 +43,9 @@ BUILT_IN: Mapping[str, tuple[Service, ...]] = {
     "vnc": _tcp(5900),
 }
 
+#: What no service of one's own may be called.
+PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6")
+
 #: ICMP messages that start something (errors and replies pass with the flow they belong to), as (type, code).
 _ICMP_NAMES = {"echo-request": (8, 0), "timestamp-request": (13, 0)}
 _ICMPV6_NAMES = {"echo-request": (128, 0)}

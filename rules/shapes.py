@@ -4,14 +4,15 @@ Does not know what the keys mean: tenant_file and platform_file do.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rules.document import Entries, Items, Node, Scalar
-from rules.model import Hours, Service, Validity
+from rules.keys import VALIDITY, Keys
+from rules.model import Hours, Place, Service, Validity
 from rules.names import nearest
-from rules.problems import Problem, problem
+from rules.problems import Problem
 from rules.services import merged, numeric
 from rules.validity import holds, moment, next_change, weekly
 
@@ -23,29 +24,42 @@ ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,60}")
 TEXT_MAX_CHARS = 500
 
 
+class Vocabulary:
+    """The services that may be named at one place of a file, and what lists of them were found to mean."""
+
+    def __init__(self, known: Mapping[str, tuple[Service, ...]]) -> None:
+        self.known = known
+        self.lists: dict[str | tuple[str, ...], tuple[Service, ...]] = {}
+
+
 class Shapes:
     """A file while it is read. ``problems`` is what does not hold so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, file_name: str) -> None:
+        self.file_name = file_name
         self.problems: list[Problem] = []
 
     def wrong(self, kind: str, node: Node, **params: str | int) -> None:
-        self.problems.append(problem(kind, node.place, **params))
+        self.problems.append(Problem(kind, params, self.file_name, node.line, node.column))
 
-    def mapping(self, node: Node, known: Sequence[str], needed: Sequence[str]) -> dict[str, Node] | None:
+    def place(self, node: Node) -> Place:
+        return Place(self.file_name, node.line, node.column)
+
+    def mapping(self, node: Node, keys: Keys) -> dict[str, Node] | None:
         """The mapping's values by key; unknown and missing keys are told."""
+        known = keys.by_name
         if not isinstance(node, Entries):
             self.wrong("rules.expected-mapping", node, keys=", ".join(known))
             return None
         found: dict[str, Node] = {}
-        for key, value in node.entries:
-            if key.text in known:
-                found[key.text] = value
+        for name, (key, value) in node.table.items():
+            if name in known:
+                found[name] = value
             else:
-                self.wrong("rules.unknown-key", key, name=short(key.text), known=", ".join(known))
-        for key_name in needed:
-            if key_name not in found:
-                self.wrong("rules.missing-key", node, name=key_name)
+                self.wrong("rules.unknown-key", key, name=short(name), known=", ".join(known))
+        for name in keys.needed:
+            if name not in found:
+                self.wrong("rules.missing-key", node, name=name)
         return found
 
     def items(self, node: Node) -> Items | None:
@@ -82,29 +96,43 @@ class Shapes:
                 self.wrong("rules.bad-name", key, name=short(key.text))
         return good
 
-    def service_set(self, node: Node, known: Mapping[str, tuple[Service, ...]]) -> tuple[Service, ...]:
-        """The services of a list of names and numbers, merged."""
+    def service_set(self, node: Node, vocabulary: Vocabulary) -> tuple[Service, ...]:
+        """The services of a list of names and numbers, merged. Equal lists are the same object."""
+        if type(node) is Scalar and (before := vocabulary.lists.get(node.text)) is not None:
+            return before
+        mistakes = len(self.problems)
+        texts = self.texts(node)
+        written = tuple(text.text for text in texts)
+        if len(self.problems) == mistakes and (before := vocabulary.lists.get(written)) is not None:
+            return before
         found: list[Service] = []
-        for text in self.texts(node):
-            if text.text in known:
-                found.extend(known[text.text])
-                continue
-            try:
-                service = numeric(text.text)
-            except ValueError:
-                self.wrong("rules.bad-service-number", text, name=short(text.text))
-                continue
-            if service is not None:
+        for text in texts:
+            if text.text in vocabulary.known:
+                found.extend(vocabulary.known[text.text])
+            elif (service := self._number(text, vocabulary.known)) is not None:
                 found.append(service)
-            elif (guess := nearest(text.text, known)) is not None:
-                self.wrong("rules.unknown-service-similar", text, name=short(text.text), suggestion=guess)
-            else:
-                self.wrong("rules.unknown-service", text, name=short(text.text))
-        return merged(found)
+        services = merged(found)
+        if len(self.problems) == mistakes:
+            vocabulary.lists[written] = services
+            if len(written) == 1:
+                vocabulary.lists[written[0]] = services
+        return services
+
+    def _number(self, text: Scalar, known: Mapping[str, tuple[Service, ...]]) -> Service | None:
+        try:
+            service = numeric(text.text)
+        except ValueError:
+            self.wrong("rules.bad-service-number", text, name=short(text.text))
+            return None
+        if service is None and (guess := nearest(text.text, known)) is not None:
+            self.wrong("rules.unknown-service-similar", text, name=short(text.text), suggestion=guess)
+        elif service is None:
+            self.wrong("rules.unknown-service", text, name=short(text.text))
+        return service
 
     def validity(self, node: Node) -> Validity | None:
         """When a statement holds; None with a mistake told."""
-        keys = self.mapping(node, ("from", "until", "weekly", "zone"), ("zone",))
+        keys = self.mapping(node, VALIDITY)
         zone_text = self.text(keys["zone"]) if keys and "zone" in keys else None
         if keys is None or zone_text is None:
             return None

@@ -4,9 +4,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from rules.model import Inventory, Policy, PolicySource, Server
+from rules.compile import compile_policy
+from rules.model import Inventory, Policy, PolicySource, Protocol, Server, Service
 from rules.parse import parse, parse_stored
 from rules.problems import PolicyError
+from rules.reach import Reach, reach
 
 Read = Callable[[str], Policy]
 
@@ -190,9 +192,13 @@ allow:
     without = replace(inventory, sites=tuple(site for site in inventory.sites if site.name != "osaka-1"))
     policy, told = parse_stored(sources, without)
     assert {one.id: set(one.destinations) for one in policy.statements} == {
-        "acme/rest": {"tokyo-1"},
-        "acme/stays": {"web"},
+        "acme/gone": {"web"},
+        "acme/rest": {"tokyo-1", "osaka-1"},
+        "acme/stays": {"web", "osaka-1/plc"},
     }
+    assert reach(compile_policy(policy, without), "tokyo-1") == (
+        Reach("tokyo-1", "web", Service(Protocol.TCP, 22, 22)),
+    )
     assert {found.kind for found in told if found.file == "acme.yaml"} == {"rules.unknown-name", "rules.same-site"}
     assert [found.kind for found in told if found.file == "zeta.yaml"] == ["rules.not-yaml"]
 
