@@ -1,0 +1,247 @@
+"""Reading again only what changed gives what reading everything gives."""
+
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session
+
+from cloudside.errors import UnavailableError
+from cloudside.registry import devices, grants, inventory, platform_policies, policies, servers, sites, tenants
+from cloudside.registry.callers import OPERATOR
+from cloudside.registry.database import Database
+from cloudside.registry.inventory import InventoryReader, Snapshot
+from cloudside.registry.revisions import SHARED
+from cloudside.registry.tables import Site, Tenant
+from rules import model
+
+NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+OVERLAY = ip_network("10.0.0.0/8")
+
+
+def _read(database: Database, reader: InventoryReader, *, whole: bool = False) -> Snapshot:
+    """What the reader finds, which must be what a reading of everything finds."""
+    with database.read() as session:
+        found = reader.read(session, whole=whole)
+        assert found.inventory == inventory.load(session)
+        assert list(found.inventory.tenants) == sorted(found.inventory.tenants)
+        assert found.policies == inventory.policy_sources(session)
+        assert found.platform == inventory.platform_source(session)
+    return found
+
+
+def _policy(session: Session, tenant: str, text: str) -> None:
+    policies.add_version(session, OPERATOR, tenant_id=tenant, text=text, file_name="f.yaml", author="ann", now=NOW)
+
+
+def _behind_its_back(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute(statement)
+        raw.commit()
+
+
+def test_parts_are_one_tenants_and_what_all_share(populated: Database) -> None:
+    with populated.write() as session:
+        _policy(session, "acme", "old")
+        _policy(session, "acme", "new")
+        platform_policies.add_version(session, OPERATOR, text="p", file_name="p.yaml", author="ops", now=NOW)
+    with populated.read() as session:
+        assert inventory.load_tenant(session, "acme") == inventory.TenantPart(
+            "acme",
+            ip_network("10.10.0.0/16"),
+            (model.Site("tokyo-1", "acme", ip_network("10.10.0.0/24")),),
+            (model.Device("tokyo-1", "plc", ip_address("10.10.0.20")),),
+            (model.Server("db", "acme", ip_address("10.254.0.11")),),
+            model.PolicySource("acme", "f.yaml", "new"),
+        )
+        zenith = inventory.load_tenant(session, "zenith")
+        assert zenith is not None
+        assert (zenith.servers, zenith.policy) == ((), None)
+        assert inventory.load_tenant(session, "nobody") is None
+        assert inventory.load_shared(session) == inventory.SharedPart(
+            (model.Server("web", None, ip_address("10.254.0.10")),), model.PlatformSource("p.yaml", "p")
+        )
+
+
+def test_first_reading_is_whole_and_the_next_finds_nothing_new(populated: Database) -> None:
+    reader = InventoryReader()
+    first = _read(populated, reader)
+    assert first.changed == {SHARED, "acme", "zenith"}
+    second = _read(populated, reader)
+    assert second.changed == frozenset()
+    assert second.inventory is first.inventory
+
+
+_CHANGES: dict[str, tuple[Callable[[Session], object], set[str]]] = {
+    "site": (lambda s: sites.add(s, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW), {"acme"}),
+    "site retired": (lambda s: sites.change(s, OPERATOR, site_id="tokyo-1", phase="retired"), {"acme"}),
+    "site moved": (
+        lambda s: setattr(sites.get(s, OPERATOR, "tokyo-1"), "tenant_id", "zenith"),
+        {"acme", "zenith"},
+    ),
+    "device": (
+        lambda s: devices.add(s, OPERATOR, site_id="osaka-1", name="a", lan_address="192.168.1.9"),
+        {"zenith"},
+    ),
+    "device removed": (lambda s: devices.remove(s, OPERATOR, site_id="osaka-1", name="plc"), {"zenith"}),
+    "server": (
+        lambda s: servers.add(s, OPERATOR, server_id="a", address="10.254.0.9", tenant_id="acme", overlay=OVERLAY),
+        {"acme"},
+    ),
+    "shared server removed": (lambda s: servers.remove(s, OPERATOR, server_id="web"), {SHARED}),
+    "server offered to all": (
+        lambda s: setattr(servers.get(s, OPERATOR, "db"), "tenant_id", None),
+        {SHARED, "acme"},
+    ),
+    "policy": (lambda s: _policy(s, "zenith", "text"), {"zenith"}),
+    "platform": (
+        lambda s: platform_policies.add_version(s, OPERATOR, text="p", file_name="p", author="o", now=NOW),
+        {SHARED},
+    ),
+    "tenant": (lambda s: tenants.add(s, OPERATOR, tenant_id="b", overlay=OVERLAY, now=NOW), {"b"}),
+    "grant": (
+        lambda s: grants.add(
+            s, OPERATOR, grant_id="01", tenant_id="acme", source="web", destination="tokyo-1", services="ssh",
+            starts_at=NOW, ends_at=NOW + timedelta(hours=1), reason="r", author="a", overlay=OVERLAY, now=NOW,
+        ),
+        {"acme"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _CHANGES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_change_is_read_and_named(populated: Database, name: str, whole: bool) -> None:
+    reader = InventoryReader()
+    _read(populated, reader)
+    act, scopes = _CHANGES[name]
+    with populated.write() as session:
+        act(session)
+    assert _read(populated, reader, whole=whole).changed == scopes
+    assert _read(populated, reader).changed == frozenset()
+
+
+def test_tenant_that_went_is_gone(populated: Database) -> None:
+    reader = InventoryReader()
+    with populated.write() as session:
+        tenants.add(session, OPERATOR, tenant_id="new", overlay=OVERLAY, now=NOW)
+    _read(populated, reader)
+    with populated.write() as session:
+        session.delete(session.get(Tenant, "new"))
+    found = _read(populated, reader)
+    assert found.changed == {"new"}
+    assert "new" not in found.inventory.tenants
+
+
+def test_only_what_changed_is_read_again(populated: Database, tmp_path: Path) -> None:
+    """The other tenant's site changes without a mark: nobody looks, until everything is looked at."""
+    reader = InventoryReader()
+    with populated.write() as session:
+        _policy(session, "zenith", "text")
+    first = _read(populated, reader)
+    _behind_its_back(tmp_path / "populated.sqlite", "UPDATE sites SET phase = 'retired' WHERE id = 'osaka-1'")
+    with populated.write() as session:
+        sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
+    with populated.read() as session:
+        found = reader.read(session)
+    assert [site.name for site in found.inventory.sites] == ["kobe-1", "osaka-1", "tokyo-1"]
+    assert found.policies[0] is first.policies[0]
+    whole = _read(populated, reader, whole=True)
+    assert whole.changed == {"zenith"}
+    assert [site.name for site in whole.inventory.sites] == ["kobe-1", "tokyo-1"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_equal_stays_the_very_object(populated: Database, whole: bool) -> None:
+    reader = InventoryReader()
+    with populated.write() as session:
+        _policy(session, "acme", "text")
+    first = _read(populated, reader)
+    with populated.write() as session:
+        sites.change(session, OPERATOR, site_id="tokyo-1", timezone="Asia/Tokyo")
+    found = _read(populated, reader, whole=whole)
+    assert found.changed == {"acme"}  # marked, though nothing came of it
+    assert found.inventory is first.inventory
+    with populated.write() as session:
+        sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
+    assert _read(populated, reader, whole=whole).policies[0] is first.policies[0]
+
+
+def test_registry_restored_from_a_backup_is_read_again(populated: Database, tmp_path: Path) -> None:
+    """As many writes after the restore as before it: a counter would be where it was."""
+    path, backup = tmp_path / "populated.sqlite", tmp_path / "backup.sqlite"
+    with closing(sqlite3.connect(path)) as raw, closing(sqlite3.connect(backup)) as copy:
+        raw.backup(copy)
+    reader = InventoryReader()
+    with populated.write() as session:
+        sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
+    _read(populated, reader)
+    backup.rename(path)
+    for left in ("-wal", "-shm"):
+        path.with_name(path.name + left).unlink(missing_ok=True)
+    with populated.write() as session:
+        sites.add(session, OPERATOR, site_id="nara-1", tenant_id="acme", now=NOW)
+    found = _read(populated, reader)
+    assert found.changed == {"acme"}
+    assert [site.name for site in found.inventory.sites] == ["nara-1", "osaka-1", "tokyo-1"]
+
+
+def test_reading_that_fails_is_made_up_for(populated: Database, tmp_path: Path) -> None:
+    reader = InventoryReader()
+    _read(populated, reader)
+    with populated.write() as session:
+        sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
+    path = tmp_path / "populated.sqlite"
+    _behind_its_back(path, "ALTER TABLE policies RENAME TO away")
+    with pytest.raises(UnavailableError), populated.read() as session:
+        reader.read(session)
+    _behind_its_back(path, "ALTER TABLE away RENAME TO policies")
+    assert _read(populated, reader).changed == {"acme"}
+
+
+def test_what_a_writing_session_has_not_flushed_is_seen(populated: Database) -> None:
+    with populated.write() as session:
+        sites.get(session, OPERATOR, "tokyo-1").revoked_at = NOW
+        assert [site.name for site in inventory.load(session).sites] == ["osaka-1"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_sequence_of_changes_is_followed(populated: Database, seed: int) -> None:
+    """Many tenants, so that the reader exchanges parts at times and reads everything at others."""
+    chance = random.Random(seed)
+    reader = InventoryReader()
+    with populated.write() as session:
+        for number in range(60):
+            block = ip_network(f"10.{100 + number}.0.0/16")
+            session.add(Tenant(id=f"t{number}", block=block, created_at=NOW))
+        session.flush()
+        for number in range(180):
+            overlay = ip_network(f"10.{100 + number % 60}.{number // 60}.0/24")
+            owner = f"t{number % 60}"
+            session.add(Site(id=f"s{number}", tenant_id=owner, overlay=overlay, lan=overlay, created_at=NOW))
+    _read(populated, reader)
+    for _ in range(12):
+        with populated.write() as session:
+            touched: set[str] = set()
+            for _ in range(chance.choice((1, 2, 80))):
+                site = sites.get(session, OPERATOR, f"s{chance.randrange(180)}")
+                touched.add(site.tenant_id)
+                match chance.randrange(4):
+                    case 0:
+                        site.tenant_id = f"t{chance.randrange(60)}"
+                        touched.add(site.tenant_id)
+                    case 1:
+                        site.revoked_at = NOW if site.revoked_at is None else None
+                    case 2:
+                        _policy(session, site.tenant_id, str(chance.random()))
+                    case _:
+                        name = f"d{chance.randrange(10**9)}"
+                        address = str(site.lan.network_address + chance.randrange(2, 250))
+                        if all(str(one.lan_address) != address for one in devices.every(session, OPERATOR)):
+                            devices.add(session, OPERATOR, site_id=site.id, name=name, lan_address=address)
+        assert _read(populated, reader).changed <= touched
