@@ -94,6 +94,14 @@ class Relay(_Section):
     hourly_limit_per_site: Annotated[int, Field(ge=1)] = 60
 
 
+class Policy(_Section):
+    """What a change of reachability may do without anybody's explicit yes."""
+
+    #: A plan that opens more (source, destination) pairs than this has to be acknowledged with its code. It stands in
+    #: the node's configuration, not in a policy or the platform's file: a plan must not raise its own limit.
+    acknowledge_above_pairs: Annotated[int, Field(ge=0)] = 100
+
+
 class Alerts(_Section):
     """Who is told."""
 
@@ -116,6 +124,7 @@ class Config(_Section):
     gateway: Gateway = Gateway()
     web: Web = Web()
     relay: Relay = Relay()
+    policy: Policy = Policy()
     alerts: Alerts = Alerts()
 
     @property

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cloudside.cli import (
+    answers,
     daemons,
     devices,
     errors,
@@ -47,7 +48,7 @@ app.add_typer(policies.app, name="policy")
 app.add_typer(smtp.app, name="smtp")
 app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")
-for register in (install.register, overview.register, policies.register, remote.register, daemons.register):
+for register in (install.register, overview.register, answers.register, remote.register, daemons.register):
     register(app)
 
 

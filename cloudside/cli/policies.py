@@ -1,51 +1,38 @@
-"""`kyoten policy` and `kyoten why`: who may reach whom, checked before it counts and explained afterwards."""
+"""`kyoten policy`: what a tenant's policy says, what it would change, and putting it in force."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloudside.cli.context import Cli, JsonFlag, cli_of
-from cloudside.cli.output import done, print_json, print_table, print_text, show_rows
-from cloudside.errors import InputError, InputErrors, combined
+from cloudside.cli.output import done, print_json, print_text, show_rows
+from cloudside.cli.plans import (
+    Acknowledge,
+    difference_document,
+    inventory_of,
+    policy_plan,
+    problem_text,
+    require_yes,
+    show_difference,
+    show_plan,
+    stored,
+)
+from cloudside.errors import InputError
 from cloudside.messages import text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
     from sqlalchemy.orm import Session
 
+    from cloudside.cli.plans import Plan
     from cloudside.registry.callers import Caller
-    from rules.compile import RuleSet
-    from rules.diff import Difference
-    from rules.model import Inventory, Policy, PolicySource
-    from rules.problems import Problem
-    from rules.reach import Reach
+    from cloudside.registry.tables import Policy as Version
+    from rules.model import PolicySource
 
 app = typer.Typer(no_args_is_help=True, help="Who may reach whom.")
 
 PolicyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tenant's policy; - reads standard input.")]
-
-#: Exit status of `kyoten why` when the answer is no, so that a program can ask without reading.
-BLOCKED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A policy held against the registry of one moment."""
-
-    source: "PolicySource"
-    policy: "Policy"
-    rule_set: "RuleSet"
-    before: "RuleSet | None"
-    difference: "Difference"
-
-
-def register(app: typer.Typer) -> None:
-    """Put the question into the tree; the group stands under ``policy``."""
-    app.command("why")(why)
+COLUMNS = ("version", "applied", "author", "file")
 
 
 @app.command()
@@ -54,42 +41,111 @@ def check(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> 
     cli = cli_of(context)
     source = _source(cli, file)
     with cli.read() as (session, caller):
-        held = _hold(session, caller, source, cli.now)
-    document = {"tenant": source.tenant, "statements": len(held.policy.statements), "problems": []}
-    done(cli, document, "cli.policy-good", file=source.file_name, statements=len(held.policy.statements))
+        held = _plan(cli, session, caller, source)
+    statements = len(held.policy.statements)
+    document = {"tenant": source.tenant, "statements": statements, "problems": []}
+    done(cli, document, "cli.policy-good", file=source.file_name, statements=statements)
 
 
 @app.command()
 def plan(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> None:
-    """Say what a policy file would open and close, as behaviour. Changes nothing."""
+    """Say what a policy file would open and close, as behaviour, and the plan's code. Changes nothing."""
     cli = cli_of(context)
     source = _source(cli, file)
     with cli.read() as (session, caller):
-        held = _hold(session, caller, source, cli.now)
-    _show_difference(cli, held, applied=None)
+        held = _plan(cli, session, caller, source)
+    show_plan(cli, held, {"tenant": source.tenant, "version": None}, applied=False)
 
 
 @app.command()
-def apply(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> None:
-    """Put a policy file in force, unless anything is wrong with it."""
-    from cloudside.registry import policies
+def apply(context: typer.Context, file: PolicyFile, acknowledge: Acknowledge = None, _json: JsonFlag = False) -> None:
+    """Put a policy file in force, unless anything is wrong with it, or it needs a yes and has none."""
+    cli = cli_of(context)
+    _put_in_force(cli, _source(cli, file), acknowledge, f"kyoten policy plan {file}")
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    tenant: str,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="This version; else the one before.")] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Only say what it would open and close.")] = False,
+    acknowledge: Acknowledge = None,
+    _json: JsonFlag = False,
+) -> None:
+    """Put an earlier version of a tenant's policy in force again, as a new version. Checked as any other is."""
+    from rules.model import PolicySource
 
     cli = cli_of(context)
-    source = _source(cli, file)
     with cli.read() as (session, caller):
-        _hold(session, caller, source, cli.now)  # a mistake is told without keeping other writers waiting
-    with cli.write("gateway") as (session, caller):
-        held = _hold(session, caller, source, cli.now)  # what counts: nothing can change between this and the commit
-        kept = policies.add_version(
-            session,
-            caller,
-            tenant_id=source.tenant,
-            text=source.text,
-            file_name=source.file_name,
-            author=cli.person,
-            now=cli.now,
-        )
-    _show_difference(cli, held, applied=kept.version)
+        versions = _versions(session, caller, tenant)
+        newest = versions[0].version if versions else 0
+        kept = _version(versions, tenant, newest - 1 if to is None else to)
+        if kept.version == newest:
+            raise InputError("cli.version-in-force", tenant=tenant, version=newest)
+        source = PolicySource(kept.tenant_id, kept.file_name, kept.text)
+        if only_plan:
+            held = _plan(cli, session, caller, source)
+            show_plan(cli, held, {"tenant": tenant, "version": None, "again": kept.version}, applied=False)
+            return
+    look = f"kyoten policy rollback {tenant} --to {kept.version} --plan"
+    _put_in_force(cli, source, acknowledge, look)
+
+
+@app.command("diff")
+def diff_(
+    context: typer.Context,
+    tenant: str,
+    from_: Annotated[
+        int | None, typer.Option("--from", min=0, help="This version; 0 is none. Else the one before.")
+    ] = None,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="This version; else the one in force.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="This file instead of a version.")] = None,
+    _json: JsonFlag = False,
+) -> None:
+    """Say what changed between two versions, or the version in force and a file, as behaviour: not as text."""
+    from rules.compile import compile_policy
+    from rules.diff import diff
+
+    cli = cli_of(context)
+    if file is not None and to is not None:
+        raise InputError("cli.usage", message="--to and --file exclude each other")
+    with cli.read() as (session, caller):
+        versions = _versions(session, caller, tenant)
+        known, platform = inventory_of(session, [tenant])
+        newest = versions[0].version if versions else 0
+        told: list[str] = []
+
+        def rule_set(version: int) -> Any:
+            if version == 0:
+                return None
+            kept = _version(versions, tenant, version)
+            policy, problems = stored(tenant, kept.file_name, kept.text, known, platform)
+            told.extend(
+                text("cli.version-problem", {"version": version, "problem": problem_text(one)}) for one in problems
+            )
+            return compile_policy(policy, known, at=cli.now)
+
+        if file is not None:
+            source = _source(cli, file)
+            if source.tenant != tenant:
+                raise InputError("cli.file-of-another", path=str(file), tenant=tenant)
+            earlier = newest if from_ is None else from_
+            later, name = compile_policy(_plan(cli, session, caller, source).policy, known, at=cli.now), str(file)
+        else:
+            target = newest if to is None else to
+            earlier = max(target - 1, 0) if from_ is None else from_
+            _version(versions, tenant, target)
+            later, name = rule_set(target), str(target)
+        difference = diff(rule_set(earlier), later)
+    if cli.as_json:
+        end: dict[str, Any] = {"to": None if file is not None else int(name), "problems": told}
+        print_json({"tenant": tenant, "from": earlier, **end, **difference_document(difference)})
+        return
+    for line in told:
+        print_text(line)
+    params = {"before": earlier or "-", "after": name}
+    show_difference(difference, text("cli.title-diff-opened", params), text("cli.title-diff-closed", params))
 
 
 @app.command()
@@ -100,15 +156,10 @@ def show(
     _json: JsonFlag = False,
 ) -> None:
     """A tenant's policy as it was written."""
-    from cloudside.registry import policies
-
     cli = cli_of(context)
     with cli.read() as (session, caller):
-        versions = policies.versions(session, caller, tenant)
-    found = next((row for row in versions if version in (None, row.version)), None)
-    if found is None:
-        known = ", ".join(str(row.version) for row in versions) or "-"
-        raise InputError("cli.no-policy-version", tenant=tenant, version=version or "-", known=known)
+        versions = _versions(session, caller, tenant)
+    found = _version(versions, tenant, version)
     if cli.as_json:
         print_json({"tenant": tenant, "version": found.version, "file": found.file_name, "text": found.text})
     else:
@@ -118,75 +169,70 @@ def show(
 @app.command()
 def history(context: typer.Context, tenant: str, _json: JsonFlag = False) -> None:
     """All versions of a tenant's policy, newest first; the first is in force."""
-    from cloudside.registry import policies
-
     cli = cli_of(context)
     with cli.read() as (session, caller):
         rows = [
             {"version": row.version, "applied": row.applied_at, "author": row.author, "file": row.file_name}
-            for row in policies.versions(session, caller, tenant)
+            for row in _versions(session, caller, tenant)
         ]
-    show_rows(cli, "policies", rows, ("version", "applied", "author", "file"))
+    show_rows(cli, "policies", rows, COLUMNS)
 
 
-def why(
-    context: typer.Context,
-    source: Annotated[str, typer.Argument(help="Site, SITE/DEVICE, server or address.")],
-    destination: Annotated[str, typer.Argument(help="Site, SITE/DEVICE, server or address.")],
-    service: Annotated[str, typer.Argument(help="Such as tcp/443, modbus-tcp or ping.")],
-    _json: JsonFlag = False,
-) -> None:
-    """Say whether A may reach B with a service, and which statements decide it. Exit status 1: it may not."""
-    from cloudside.registry import inventory, sites
-    from rules.compile import compile_policy
-    from rules.explain import explain
-    from rules.parse import parse_stored
-    from rules.problems import PolicyError
+def _put_in_force(cli: Cli, source: "PolicySource", acknowledge: str | None, look: str) -> None:
+    from cloudside.registry import policies
 
-    cli = cli_of(context)
     with cli.read() as (session, caller):
-        known = inventory.load(session)
-        sources = inventory.policy_sources(session)
-        if caller.tenant is not None:
-            known = _seen_by(known, caller.tenant)
-            sources = tuple(one for one in sources if one.tenant == caller.tenant)
-        for end in (source, destination):
-            gone = end.split("/")[0]
-            if gone not in {site.name for site in known.sites} and any(
-                site.id == gone for site in sites.every(session, caller)
-            ):
-                raise InputError("cli.site-out-of-service", site=gone)
-    try:
-        policy, _ = parse_stored(sources, known)
-        answer = explain(policy, compile_policy(policy, known, at=cli.now), known, source, destination, service)
-    except PolicyError as error:
-        # The question is wrong, not a file: only the end or the service that does not exist is named.
-        raise combined([InputError(one.kind, **one.params) for one in error.problems]) from None
-    statements = [
-        {"statement": str(one.id), "place": str(one.place), "reason": one.reason, "owner": one.owner}
-        for one in answer.statements
-    ]
-    reasons = [
-        {"key": one.key, "params": dict(one.params), "text": text(one.key, one.params)} for one in answer.reasons
-    ]
-    if cli.as_json:
-        print_json({"allowed": answer.allowed, "statements": statements, "reasons": reasons})
-    else:
-        params = {"source": source, "destination": destination, "service": service}
-        print_text(text("cli.why-allowed" if answer.allowed else "cli.why-blocked", params))
-        for reason in reasons:
-            print_text(f"  {reason['text']}")
-        if statements:
-            print_table("statements", statements, ("statement", "place", "reason", "owner"))
-    if not answer.allowed:
-        raise typer.Exit(BLOCKED)
+        # A mistake or a refusal is told without keeping other writers waiting.
+        require_yes(_plan(cli, session, caller, source), acknowledge, look)
+    with cli.write("gateway") as (session, caller):
+        held = _plan(cli, session, caller, source)  # what counts: nothing can change between this and the commit
+        require_yes(held, acknowledge, look)
+        kept = policies.add_version(
+            session,
+            caller,
+            tenant_id=source.tenant,
+            text=source.text,
+            file_name=source.file_name,
+            author=cli.person,
+            now=cli.now,
+        )
+    show_plan(cli, held, {"tenant": source.tenant, "version": kept.version}, applied=True)
+    if not cli.as_json:
+        print_text(text("cli.policy-applied", {"tenant": source.tenant, "version": kept.version}))
+
+
+def _plan(cli: Cli, session: "Session", caller: "Caller", source: "PolicySource") -> "Plan":
+    limit = cli.config.policy.acknowledge_above_pairs
+    return policy_plan(session, caller, source, now=cli.now, limit=limit)
+
+
+def _versions(session: "Session", caller: "Caller", tenant: str) -> "list[Version]":
+    from cloudside.registry import policies
+
+    return policies.versions(session, caller, tenant)
+
+
+def _version(versions: "list[Version]", tenant: str, wanted: int | None) -> "Version":
+    """That version, or the newest. Raises InputError: there is none."""
+    found = next((row for row in versions if wanted in (None, row.version)), None)
+    if found is None:
+        known = ", ".join(str(row.version) for row in versions) or "-"
+        raise InputError("cli.no-policy-version", tenant=tenant, version=wanted or "-", known=known)
+    return found
 
 
 def _source(cli: Cli, file: Path) -> "PolicySource":
+    from rules.model import PolicySource
+
+    name, written = read_text(file)
+    return PolicySource(tenant=cli.tenant or _tenant_in(written), file_name=name, text=written)
+
+
+def read_text(file: Path) -> tuple[str, str]:
+    """A file's name and text; ``-`` is standard input. Raises InputError: unreadable, or no text."""
     import sys
 
     from rules.document import TEXT_MAX_CHARS
-    from rules.model import PolicySource
 
     try:
         stream = sys.stdin if str(file) == "-" else file.open(encoding="utf-8")
@@ -196,8 +242,7 @@ def _source(cli: Cli, file: Path) -> "PolicySource":
         raise InputError("cli.unreadable-file", path=str(file), reason=error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
         raise InputError("cli.not-text", path=str(file), position=error.start + 1) from None
-    tenant = cli.tenant or _tenant_in(written)
-    return PolicySource(tenant=tenant, file_name=file.name if str(file) != "-" else "stdin", text=written)
+    return file.name if str(file) != "-" else "stdin", written
 
 
 def _tenant_in(written: str) -> str:
@@ -214,74 +259,3 @@ def _tenant_in(written: str) -> str:
     named = (node for key, node in root.entries if key.text == "tenant")
     node = next(named, None)
     return node.text if isinstance(node, Scalar) else ""
-
-
-def _hold(session: "Session", caller: "Caller", source: "PolicySource", now: "datetime") -> _Held:
-    """Raises InputErrors: every problem of the file; InputError: another tenant's."""
-    from cloudside.registry import inventory, policies, tenants
-    from rules.compile import compile_policy
-    from rules.diff import diff
-    from rules.model import PolicySource
-    from rules.parse import parse, parse_stored
-    from rules.problems import PolicyError
-
-    known = inventory.load(session)
-    try:
-        policy = parse([source], known)
-    except PolicyError as error:
-        raise InputErrors([_placed(one) for one in error.problems]) from None
-    tenants.get(session, caller, source.tenant)
-    rule_set = compile_policy(policy, known, at=now)
-    kept = policies.in_force(session, caller, source.tenant)
-    before = None
-    if kept is not None:
-        stored, _ = parse_stored([PolicySource(kept.tenant_id, kept.file_name, kept.text)], known)
-        before = compile_policy(stored, known, at=now)
-    return _Held(source, policy, rule_set, before, diff(before, rule_set))
-
-
-def _seen_by(known: "Inventory", tenant: str) -> "Inventory":
-    from rules.model import Inventory
-
-    theirs = tuple(site for site in known.sites if site.tenant == tenant)
-    names = {site.name for site in theirs}
-    return Inventory(
-        tenants={name: block for name, block in known.tenants.items() if name == tenant},
-        sites=theirs,
-        devices=tuple(device for device in known.devices if device.site in names),
-        servers=tuple(server for server in known.servers if server.tenant in (None, tenant)),
-    )
-
-
-def _placed(problem: "Problem") -> InputError:
-    # A problem without a place lies in the registry.
-    key = "cli.policy-problem" if problem.place else "cli.inventory-problem"
-    words = text(problem.kind, problem.params)
-    place: dict[str, str | int | float] = {"file": problem.file, "line": problem.line, "column": problem.column}
-    return InputError(key, place=problem.place, problem=words, kind=problem.kind, **place)
-
-
-def _show_difference(cli: Cli, held: _Held, *, applied: int | None) -> None:
-    opened, closed = _rows(held.difference.opened), _rows(held.difference.closed)
-    if cli.as_json:
-        print_json({"tenant": held.source.tenant, "version": applied, "opened": opened, "closed": closed})
-        return
-    tense = "" if applied is None else "now-"
-    print_table("opened", opened, ("source", "destination", "service"), title=text(f"cli.title-{tense}opened"))
-    print_table("closed", closed, ("source", "destination", "service"), title=text(f"cli.title-{tense}closed"))
-    if applied is not None:
-        print_text(text("cli.policy-applied", {"tenant": held.source.tenant, "version": applied}))
-
-
-def _rows(reaches: "Sequence[Reach]") -> list[dict[str, Any]]:
-    from rules.services import shown
-
-    return [
-        {
-            "source": one.source,
-            "destination": one.destination,
-            "service": shown(one.service),
-        }
-        | ({"apart": [" → ".join(pair) for pair in one.apart]} if one.apart else {})
-        for one in reaches
-    ]

@@ -76,23 +76,6 @@ def test_applying_counts_and_rings_the_gateway(world: Kyoten, policy: Path, tmp_
     assert world("policy", "show", "acme", "--version", "3", status=2).out == ""
 
 
-def test_why_answers_with_statements_or_reasons(world: Kyoten, policy: Path) -> None:
-    world("policy", "apply", str(policy))
-    yes = world("why", "tokyo-1/plc", "web", "tcp/443", "--json").document
-    assert (yes["allowed"], [one["statement"] for one in yes["statements"]]) == (True, ["acme/readings"])
-    no = world("why", "osaka-1", "web", "tcp/443", "--json", status=1).document
-    assert (no["allowed"], no["statements"]) == (False, [])
-    assert no["reasons"][0]["text"]
-    assert world("why", "tokyo-1", "kobe-1", "ping", status=1).out.startswith("NO")
-    assert "tokyo-1" in world("why", "tokio-1", "web", "ping", status=2).err
-    assert "http" in world("why", "tokyo-1", "web", "htp", status=2).err
-
-
-def test_why_says_that_a_site_is_out_of_service(world: Kyoten, policy: Path) -> None:
-    world("site", "phase", "tokyo-1", "retired")
-    assert world("why", "tokyo-1", "web", "ping", "--json", status=2).error["key"] == "cli.site-out-of-service"
-
-
 @pytest.mark.parametrize("text", ["", "tenant: nobody\n", "- a\n", "\0", "tenant: [acme]\n", "allow: []\n"])
 def test_any_text_is_told_and_never_crashes(world: Kyoten, tmp_path: Path, text: str) -> None:
     path = tmp_path / "any.yaml"
@@ -125,3 +108,114 @@ def test_a_plan_says_what_would_open_and_an_application_what_is_open(world: Kyot
     assert "Would be open" in world("policy", "plan", str(policy)).out
     shown = world("policy", "apply", str(policy)).out
     assert "Open now" in shown and "Would" not in shown
+
+
+# -- the gate ---------------------------------------------------------------------------------------------------------
+
+OPEN = "tenant: acme\nallow: [{from: [tokyo-1, osaka-1], to: [tokyo-1, osaka-1, web], services: %s}]\n"
+
+
+@pytest.fixture
+def careful(world: Kyoten, tmp_path: Path) -> Kyoten:
+    """Where more than two pairs need a yes."""
+    with (tmp_path / "kyoten.toml").open("a") as stream:
+        stream.write("[policy]\nacknowledge_above_pairs = 2\n")
+    return world
+
+
+def test_a_plan_that_opens_many_pairs_passes_only_with_its_own_code(careful: Kyoten, policy: Path) -> None:
+    policy.write_text(OPEN % "ssh")
+    refused = careful("policy", "apply", str(policy), status=3).err
+    assert "4 pair(s)" in refused and "osaka-1 → tokyo-1" in refused and "kyoten policy plan" in refused
+    shown = careful("policy", "plan", str(policy)).out
+    gate = careful("policy", "plan", str(policy), "--json").document["gate"]
+    assert (gate["needs_acknowledgement"], gate["pairs"], gate["limit"]) == (True, 4, 2)
+    assert gate["code"] in shown and gate["code"] not in refused
+    assert careful("policy", "apply", str(policy), "--acknowledge", "aaaa-aaaa", "--json", status=3).error["key"] == (
+        "cli.plan-is-another"
+    )
+    assert careful("policy", "history", "acme", "--json").document["policies"] == []
+    careful("policy", "apply", str(policy), "--acknowledge", gate["code"].upper())
+    careful("policy", "apply", str(policy), "--acknowledge", gate["code"], status=3)  # it was against no version
+    assert len(careful("policy", "history", "acme", "--json").document["policies"]) == 1
+
+
+def test_a_code_is_worth_nothing_once_the_world_changed(careful: Kyoten, policy: Path) -> None:
+    policy.write_text(OPEN % "ssh")
+    code = careful("policy", "plan", str(policy), "--json").document["gate"]["code"]
+    policy.write_text(OPEN % "rdp")
+    assert careful("policy", "apply", str(policy), "--acknowledge", code, "--json", status=3).error["key"] == (
+        "cli.plan-is-another"
+    )
+    policy.write_text(OPEN % "ssh")
+    careful("site", "phase", "osaka-1", "retired")
+    careful("policy", "apply", str(policy), "--acknowledge", code, status=2)  # the site is unknown now
+    assert careful("policy", "history", "acme", "--json").document["policies"] == []
+
+
+def test_everything_open_needs_a_yes_however_few_it_concerns(world: Kyoten, policy: Path) -> None:
+    policy.write_text(OPEN % "any")
+    refused = world("policy", "apply", str(policy), "--json", status=3).error
+    assert (refused["key"], refused["params"]["crossed"]) == ("cli.plan-needs-yes", "rules.gate-all-open")
+    gate = world("policy", "plan", str(policy), "--json").document["gate"]
+    assert [one["key"] for one in gate["crossed"]] == ["rules.gate-all-open"]
+    world("policy", "apply", str(policy), "--acknowledge", gate["code"])
+
+
+# -- rollback and diff ------------------------------------------------------------------------------------------------
+
+
+def test_rolling_back_is_a_new_version_with_the_old_text(world: Kyoten, policy: Path) -> None:
+    world("policy", "apply", str(policy))
+    policy.write_text(GOOD.replace("tcp/443, ping", "tcp/80"))
+    world("policy", "apply", str(policy))
+    plan = world("policy", "rollback", "acme", "--plan", "--json").document
+    assert ([row["service"] for row in plan["closed"]], plan["again"], plan["version"]) == (["tcp/80"], 1, None)
+    done = world("policy", "rollback", "acme", "--json").document
+    assert (done["version"], [row["service"] for row in done["opened"]]) == (3, ["icmp/8/0", "tcp/443"])
+    assert world("policy", "show", "acme").out == GOOD
+    assert [row["version"] for row in world("policy", "history", "acme", "--json").document["policies"]] == [3, 2, 1]
+    world("policy", "rollback", "acme", "--to", "3", status=2)
+    world("policy", "rollback", "acme", "--to", "9", status=2)
+    world("policy", "rollback", "birch", status=2)
+    assert world("--tenant", "birch", "policy", "rollback", "acme", "--json", status=2).error["key"] == (
+        "registry.unknown-tenant"
+    )
+
+
+def test_rolling_back_passes_the_checks_and_the_gate(careful: Kyoten, policy: Path) -> None:
+    policy.write_text(OPEN % "ssh")
+    code = careful("policy", "plan", str(policy), "--json").document["gate"]["code"]
+    careful("policy", "apply", str(policy), "--acknowledge", code)
+    policy.write_text(GOOD)
+    careful("policy", "apply", str(policy))
+    refused = careful("policy", "rollback", "acme", status=3).err
+    assert "kyoten policy rollback acme --to 1 --plan" in refused
+    code = careful("policy", "rollback", "acme", "--plan", "--json").document["gate"]["code"]
+    careful("policy", "rollback", "acme", "--acknowledge", code)
+    careful("site", "phase", "osaka-1", "retired")
+    careful("policy", "apply", str(policy))
+    assert "osaka-1" in careful("policy", "rollback", "acme", status=2).err
+
+
+def test_a_difference_between_versions_or_with_a_file_is_behaviour(world: Kyoten, policy: Path) -> None:
+    world("policy", "apply", str(policy))
+    policy.write_text("# another text, the same behaviour\n" + GOOD)
+    world("policy", "apply", str(policy))
+    policy.write_text(GOOD.replace("tcp/443, ping", "tcp/80"))
+
+    def changed(*arguments: str) -> tuple[list[str], list[str]]:
+        shown = world("policy", "diff", "acme", *arguments, "--json").document
+        return [row["service"] for row in shown["opened"]], [row["service"] for row in shown["closed"]]
+
+    assert changed() == ([], [])
+    assert changed("--from", "0", "--to", "1") == (["icmp/8/0", "tcp/443"], [])
+    assert changed("--from", "2", "--file", str(policy)) == (["tcp/80"], ["icmp/8/0", "tcp/443"])
+    assert changed("--file", str(policy)) == (["tcp/80"], ["icmp/8/0", "tcp/443"])
+    assert "Open in 1, not in - (+)" in world("policy", "diff", "acme", "--from", "0", "--to", "1").out
+    world("policy", "diff", "acme", "--to", "7", status=2)
+    world("policy", "diff", "acme", "--to", "1", "--file", str(policy), status=2)
+    world("policy", "diff", "birch", "--file", str(policy), status=2)
+    world("site", "phase", "tokyo-1", "retired")
+    told = world("policy", "diff", "acme", "--from", "0", "--to", "2", "--json").document
+    assert told["opened"] == [] and "tokyo-1" in told["problems"][0]
