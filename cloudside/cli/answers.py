@@ -155,7 +155,9 @@ def _world(
     from rules.parse import parse_stored
 
     homes = [name.split("/")[0] for name in names]
-    wanted = [caller.tenant] if caller.tenant is not None else _tenants_of(session, homes, whole_if_shared)
+    wanted = (
+        [caller.tenant] if caller.tenant is not None else tenants_of(session, homes, whole_if_shared=whole_if_shared)
+    )
     if wanted is None:
         known, platform = inventory.load(session), inventory.platform_source(session)
         sources = inventory.policy_sources(session)
@@ -168,7 +170,7 @@ def _world(
     return _World(known, platform, policy, compile_policy(policy, known, at=at), gone, at)
 
 
-def _tenants_of(session: "Session", homes: Iterable[str], whole_if_shared: bool) -> list[str] | None:
+def tenants_of(session: "Session", homes: Iterable[str], *, whole_if_shared: bool) -> list[str] | None:
     """The tenants that sites, servers and addresses belong to; None: all, for suggestions or a shared server."""
     from ipaddress import ip_address
 

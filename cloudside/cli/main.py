@@ -15,10 +15,12 @@ from cloudside.cli import (
     daemons,
     devices,
     errors,
+    grants,
     incidents,
     install,
     mail,
     overview,
+    platform,
     policies,
     remote,
     servers,
@@ -45,6 +47,8 @@ app.add_typer(sites.app, name="site")
 app.add_typer(devices.app, name="device")
 app.add_typer(servers.app, name="server")
 app.add_typer(policies.app, name="policy")
+app.add_typer(platform.app, name="platform")
+app.add_typer(grants.app, name="grant")
 app.add_typer(smtp.app, name="smtp")
 app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")

@@ -4,7 +4,7 @@ A plan is made anew by each command, so what `apply` puts in force is judged as 
 earlier `plan` passes only if nothing changed in between.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +113,27 @@ def stored(
     from rules.parse import parse_stored
 
     return parse_stored([PolicySource(tenant, file_name, written)], known, platform)
+
+
+def put_in_force(
+    cli: Cli,
+    plan_of: "Callable[[Session, Caller], Plan]",
+    keep: "Callable[[Session, Caller], int]",
+    *,
+    acknowledge: str | None,
+    look: str,
+) -> tuple[Plan, int]:
+    """Judge, keep a new version, tell the gateways; the plan and the version's number.
+
+    Raises InputErrors and RefusedError; nothing is written then.
+    """
+    with cli.read() as (session, caller):
+        # A mistake or a refusal is told without keeping other writers waiting.
+        require_yes(plan_of(session, caller), acknowledge, look)
+    with cli.write("gateway") as (session, caller):
+        plan = plan_of(session, caller)  # what counts: nothing can change between this and the commit
+        require_yes(plan, acknowledge, look)
+        return plan, keep(session, caller)
 
 
 def require_yes(plan: Plan, code: str | None, look: str) -> None:

@@ -13,7 +13,7 @@ from cloudside.cli.plans import (
     inventory_of,
     policy_plan,
     problem_text,
-    require_yes,
+    put_in_force,
     show_difference,
     show_plan,
     stored,
@@ -181,13 +181,8 @@ def history(context: typer.Context, tenant: str, _json: JsonFlag = False) -> Non
 def _put_in_force(cli: Cli, source: "PolicySource", acknowledge: str | None, look: str) -> None:
     from cloudside.registry import policies
 
-    with cli.read() as (session, caller):
-        # A mistake or a refusal is told without keeping other writers waiting.
-        require_yes(_plan(cli, session, caller, source), acknowledge, look)
-    with cli.write("gateway") as (session, caller):
-        held = _plan(cli, session, caller, source)  # what counts: nothing can change between this and the commit
-        require_yes(held, acknowledge, look)
-        kept = policies.add_version(
+    def keep(session: "Session", caller: "Caller") -> int:
+        return policies.add_version(
             session,
             caller,
             tenant_id=source.tenant,
@@ -195,10 +190,14 @@ def _put_in_force(cli: Cli, source: "PolicySource", acknowledge: str | None, loo
             file_name=source.file_name,
             author=cli.person,
             now=cli.now,
-        )
-    show_plan(cli, held, {"tenant": source.tenant, "version": kept.version}, applied=True)
+        ).version
+
+    held, version = put_in_force(
+        cli, lambda session, caller: _plan(cli, session, caller, source), keep, acknowledge=acknowledge, look=look
+    )
+    show_plan(cli, held, {"tenant": source.tenant, "version": version}, applied=True)
     if not cli.as_json:
-        print_text(text("cli.policy-applied", {"tenant": source.tenant, "version": kept.version}))
+        print_text(text("cli.policy-applied", {"tenant": source.tenant, "version": version}))
 
 
 def _plan(cli: Cli, session: "Session", caller: "Caller", source: "PolicySource") -> "Plan":

@@ -43,6 +43,7 @@ def read(database: Database, config: Config, *, now: datetime) -> Desired:
     with database.read() as session:
         found = inventory.load(session)
         sources = inventory.policy_sources(session)
+        platform = inventory.platform_source(session)
         revocations = certificates.last_revocations(session, kind="site", now=now)
         ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
         troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
@@ -51,7 +52,7 @@ def read(database: Database, config: Config, *, now: datetime) -> Desired:
             credentials = published.load_gateway(session, config, now=now)
         except ConfigurationError as error:
             troubles.append(of(error.key, error.params))
-    policy, mistakes = parse_stored(sources, found)
+    policy, mistakes = parse_stored(sources, found, platform)
     troubles += [of_rule(mistake) for mistake in mistakes]
     return Desired(found, compile_policy(policy, found, at=now), credentials, tuple(troubles), revocations)
 
