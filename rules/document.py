@@ -41,16 +41,17 @@ class Items(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """A mapping; each key stands once."""
+    """A mapping; each key stands once. ``keys`` are in the order of ``table``."""
 
-    table: dict[str, tuple[Scalar, "Node"]]
+    table: dict[str, "Node"]
+    keys: list[Scalar]
     line: int
     column: int
 
     @property
     def entries(self) -> tuple[tuple[Scalar, "Node"], ...]:
         """Keys with their values, as they stand in the text."""
-        return tuple(self.table.values())
+        return tuple(zip(self.keys, self.table.values(), strict=True))
 
 
 Node = Scalar | Items | Entries
@@ -114,9 +115,9 @@ def _build(next_event: Callable[[], Any], top: Place) -> tuple[Node, list[Proble
             nodes.append(new(Scalar, (event.value, not event.style, line, column)))
         elif kind is mapping_end:
             done = open_nodes.pop()
-            table = _table(nodes, top.file, problems)
+            entries = _entries(nodes, done, top.file, problems)
             nodes = done.around
-            nodes.append(Entries(table, done.line, done.column))
+            nodes.append(entries)
         elif kind is sequence_end:
             done = open_nodes.pop()
             nodes, inner = done.around, nodes
@@ -155,16 +156,21 @@ def _refuse(event: yaml.Event, place: Place, problems: list[Problem]) -> None:
         problems.append(problem("rules.tag", place, tag=str(tag)))
 
 
-def _table(nodes: list[Node], file_name: str, problems: list[Problem]) -> dict[str, tuple[Scalar, Node]]:
-    table: dict[str, tuple[Scalar, Node]] = {}
-    pairs = iter(nodes)
-    for key in pairs:
-        value = next(pairs)
+def _entries(nodes: list[Node], done: _Open, file_name: str, problems: list[Problem]) -> Entries:
+    keys = [key for key in nodes[::2] if type(key) is Scalar]
+    table = dict(zip([key.text for key in keys], nodes[1::2], strict=False))
+    if len(table) * 2 == len(nodes):
+        return Entries(table, keys, done.line, done.column)
+    first: dict[str, Scalar] = {}
+    table = {}
+    for key, value in zip(nodes[::2], nodes[1::2], strict=True):
+        place = Place(file_name, key.line, key.column)
         if type(key) is not Scalar:
-            problems.append(problem("rules.key-not-text", Place(file_name, key.line, key.column)))
-        elif key.text in table:
-            place, first = Place(file_name, key.line, key.column), table[key.text][0]
-            problems.append(problem("rules.duplicate-key", place, name=key.text, first_line=first.line))
+            problems.append(problem("rules.key-not-text", place))
+        elif key.text in first:
+            line = first[key.text].line
+            problems.append(problem("rules.duplicate-key", place, name=key.text, first_line=line))
         else:
-            table[key.text] = (key, value)
-    return table
+            first[key.text] = key
+            table[key.text] = value
+    return Entries(table, list(first.values()), done.line, done.column)

@@ -10,6 +10,8 @@ from rules.model import Endpoint, Kind
 
 #: Beyond this many candidates the nearest name is not looked for: difflib needs about 10 us for each.
 SUGGEST_FROM_MAX = 2000
+#: From this ratio of difflib's on, a name is alike.
+ALIKE = 0.7
 
 
 def visible(everything: Iterable[Endpoint]) -> dict[str, dict[str, Endpoint]]:
@@ -25,6 +27,8 @@ class Names:
 
     def __init__(self, own: Mapping[str, Endpoint], shared: Mapping[str, Endpoint]) -> None:
         self._known = {**shared, **own}
+        #: IP version and site (None: a server) by name.
+        self.whereabouts = {name: (one.network.version, one.site) for name, one in self._known.items()}
 
     def endpoint(self, name: str) -> Endpoint | None:
         """The tenant's own site, device or server of that name, or a shared server."""
@@ -36,11 +40,26 @@ class Names:
 
 
 def nearest(name: str, candidates: Collection[str]) -> str | None:
-    """The candidate most like ``name``, if one is alike at all."""
+    """The candidate most like ``name``, if one is alike at all: what difflib.get_close_matches finds, without looking
+    closely at candidates that cannot be the best.
+    """
     if len(candidates) > SUGGEST_FROM_MAX:
         return None
-    found = difflib.get_close_matches(name[:100], sorted(candidates), n=1, cutoff=0.7)
-    return found[0] if found else None
+    matcher = difflib.SequenceMatcher(b=name[:100])
+    at_most: list[tuple[float, str]] = []
+    for candidate in candidates:
+        matcher.set_seq1(candidate)
+        if matcher.real_quick_ratio() >= ALIKE and (bound := matcher.quick_ratio()) >= ALIKE:
+            at_most.append((bound, candidate))
+    best: tuple[float, str] | None = None
+    for bound, candidate in sorted(at_most, reverse=True):
+        if best is not None and bound < best[0]:
+            break
+        matcher.set_seq1(candidate)
+        found = matcher.ratio(), candidate
+        if found[0] >= ALIKE and (best is None or found > best):
+            best = found
+    return None if best is None else best[1]
 
 
 def never_passes(source: Endpoint, destination: Endpoint) -> str | None:

@@ -47,20 +47,20 @@ class Shapes:
 
     def mapping(self, node: Node, keys: Keys) -> dict[str, Node] | None:
         """The mapping's values by key; unknown and missing keys are told."""
-        known = keys.by_name
         if not isinstance(node, Entries):
-            self.wrong("rules.expected-mapping", node, keys=", ".join(known))
+            self.wrong("rules.expected-mapping", node, keys=", ".join(keys.by_name))
             return None
-        found: dict[str, Node] = {}
-        for name, (key, value) in node.table.items():
-            if name in known:
-                found[name] = value
-            else:
-                self.wrong("rules.unknown-key", key, name=short(name), known=", ".join(known))
+        table = node.table
         for name in keys.needed:
-            if name not in found:
+            if name not in table:
                 self.wrong("rules.missing-key", node, name=name)
-        return found
+        if table.keys() <= keys.by_name.keys():
+            return table
+        known = ", ".join(keys.by_name)
+        for key in node.keys:
+            if key.text not in keys.by_name:
+                self.wrong("rules.unknown-key", key, name=short(key.text), known=known)
+        return {name: value for name, value in table.items() if name in keys.by_name}
 
     def items(self, node: Node) -> Items | None:
         if isinstance(node, Items):

@@ -66,6 +66,7 @@ class _TenantFile(Shapes):
     def __init__(self, source: PolicySource, platform: Platform) -> None:
         super().__init__(source.file_name)
         self._source = source
+        self._tenant = source.tenant
         self._platform = platform
         self._limits = platform.tenants.get(source.tenant, platform.limits)
         self._given = {**BUILT_IN, **platform.services}
@@ -97,10 +98,10 @@ class _TenantFile(Shapes):
             top = self.mapping(root, TENANT_FILE)
         if top is not None:
             if "tenant" in top and (written := self.text(top["tenant"])) is not None:
-                if written.text == self._source.tenant:
+                if written.text == self._tenant:
                     tenant = written
                 else:
-                    self.wrong("rules.wrong-tenant", written, written=written.text, tenant=self._source.tenant)
+                    self.wrong("rules.wrong-tenant", written, written=written.text, tenant=self._tenant)
             if "groups" in top:
                 self._groups = read_groups(self, top["groups"], self._list)
                 self._whole = {name: ((name,), group.members) for name, group in self._groups.items()}
@@ -133,12 +134,10 @@ class _TenantFile(Shapes):
     def _policy(self) -> TenantPolicy:
         statements = sorted(self._by_id.values(), key=lambda statement: statement.id)
         nested = (
-            Nested(self._source.tenant, name, group.members)
-            for name, group in sorted(self._groups.items())
-            if group.nested
+            Nested(self._tenant, name, group.members) for name, group in sorted(self._groups.items()) if group.nested
         )
         return TenantPolicy(
-            self._source.tenant, tuple(statements), tuple(nested), tuple(self._expectations), tuple(self._remarks)
+            self._tenant, tuple(statements), tuple(nested), tuple(self._expectations), tuple(self._remarks)
         )
 
     def _list(self, text: Scalar) -> None:
@@ -187,26 +186,30 @@ class _TenantFile(Shapes):
         reason = self.remark(keys["reason"]) if "reason" in keys else ""
         place = self.place(node)
         if sources and destinations:
-            self._uses.setdefault((sources, destinations), []).append(Use(place, written_from, written_to))
+            use, sides = Use(place, written_from, written_to), (sources, destinations)
+            if (others := self._uses.get(sides)) is None:
+                self._uses[sides] = [use]
+            else:
+                others.append(use)
         if action is Action.ALLOW and services and self._platform.forbidden and self._all_forbidden(services):
             self.wrong("rules.service-forbidden", keys["services"], services=", ".join(map(shown, services)))
         if not sources or not destinations:
             return
-        if any(found.kind not in COMES_WITH_TIME for found in self.problems[before:]):
+        if len(self.problems) > before and any(one.kind not in COMES_WITH_TIME for one in self.problems[before:]):
             return
         if not name:
             content = repr((sorted(written_from), sorted(written_to), [shown(one) for one in services], both))
             content += "" if action is Action.ALLOW else action.value
             content += "" if validity is None else repr(validity)
             name = "~" + hashlib.sha256(content.encode()).hexdigest()[:12]
-        identity = StatementId(f"{self._source.tenant}/{name}")
+        identity = StatementId(f"{self._tenant}/{name}")
         if (first := self._by_id.get(identity)) is not None:
             kind = "rules.same-statement" if name.startswith("~") else "rules.same-name"
             self.wrong(kind, node, name=name, first_line=first.place.line)
             return
         self._by_id[identity] = Statement(
             identity,
-            self._source.tenant,
+            self._tenant,
             sources,
             destinations,
             services,
