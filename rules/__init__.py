@@ -3,11 +3,10 @@
 model       inventory, packets, services, statements, the policy
 problems    what is wrong with a policy, as data; PolicyError carries all of it
 inventory   is the inventory itself sound?
-document    YAML text -> a small tree with places
-services    named and numeric services, arithmetic on them
-validity    when a statement holds
-names       what a tenant's names mean
-parse       policy files -> Policy; tenant_file, groups, platform_file: one of them; shapes: what files are made of
+document    YAML text -> a small tree with places; keys: what may stand where; shapes: what files are made of
+services    named and numeric services, arithmetic on them; validity: when a statement holds
+parse       policy files -> Policy; tenant_file (groups), platform_file: text -> draft; draft: held against names
+expect      does a policy keep what it promises?
 compile     Policy + Inventory -> RuleSet, the decision as data
 evaluate    may this packet pass?
 dispatch    sources -> prefix tree; match: services -> set entries; render: RuleSet -> ipset and iptables text

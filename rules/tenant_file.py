@@ -267,7 +267,8 @@ class _TenantFile(Shapes):
         if text is None:
             return
         sentence = EXPECTATION.fullmatch(" ".join(text.text.split()))
-        if sentence is None:
+        services_written = [] if sentence is None else [one.strip() for one in sentence["services"].split(",")]
+        if sentence is None or not all(services_written):
             self.wrong("rules.bad-expectation", text, text=short(text.text))
             return
         before = len(self.problems)
@@ -277,8 +278,8 @@ class _TenantFile(Shapes):
                 self.wrong("rules.expectation-of-group", text, name=short(end.text))
             else:
                 self._list(end)
-        names = [text._replace(text=name.strip()) for name in sentence["services"].split(",")]
-        services = self.service_set(Items(list(names), text.line, text.column), self._vocabulary)
+        names: list[Node] = [text._replace(text=name) for name in services_written]
+        services = self.service_set(Items(names, text.line, text.column), self._vocabulary)
         if len(self.problems) > before:
             return
         source, destination = (end.text for end in ends)
