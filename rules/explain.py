@@ -7,11 +7,12 @@ The verdict is the evaluator's. The path is read from the statements, those that
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache, reduce
 from ipaddress import ip_address
 
 from rules.compile import RuleSet
 from rules.covering import Covering, by_identity
-from rules.evaluate import Lineage, cannot_pass, enclosing, everywhere, parts, passing
+from rules.evaluate import Lineage, between, cannot_pass, denials, enclosing, parts
 from rules.model import Action, Inventory, Policy, Protocol, Restriction, Service, Statement
 from rules.names import nearest
 from rules.problems import Parameter, PolicyError, Problem, Reason
@@ -103,7 +104,7 @@ class Explainer:
         question = _Question(from_, to, services, tenant, params)
         about = self._about(question)
         deciding = by_identity((*about.granting, *about.denying))
-        if not merged(one for pair in question.pairs for one in subtracted(services, passing(self._rule_set, *pair))):
+        if not merged(one for pair in question.pairs for one in subtracted(services, _passing(self._rule_set, *pair))):
             return Explanation(not reasons, deciding, tuple(reasons))
         return Explanation(False, deciding, (*reasons, *self._above(question), *self._in_policy(question, about)))
 
@@ -145,7 +146,7 @@ class Explainer:
         params = {**params, "statement": self._ready_made(question, about.missing)}
         for one in about.dormant:
             yield self._not_now(question, one)
-        open_services = everywhere(self._rule_set, question.source, question.destination)
+        open_services = _everywhere(self._rule_set, question.source, question.destination)
         if subtracted(services, about.missing):
             yield Reason("rules.why-partly", {**params, "missing": _listed(about.missing)})
         elif open_services:
@@ -154,7 +155,7 @@ class Explainer:
             yield Reason("rules.why-other-services", found)
         elif not about.dormant:
             yield Reason("rules.why-no-statement", params)
-        if not subtracted(services, everywhere(self._rule_set, question.destination, question.source)):
+        if not subtracted(services, _everywhere(self._rule_set, question.destination, question.source)):
             back = self._granting(question, question.destination, question.source)
             back = [one for one in back if intersected(one.services, services)]
             yield Reason("rules.why-only-reverse", {**question.params, "statements": _placed(back)})
@@ -167,7 +168,7 @@ class Explainer:
         for source, destination in question.pairs:
             allowed: list[Service] = []
             for one in self._statements(question, [source], [destination]):
-                if not intersected(one.services, question.services):
+                if not _common(one.services, question.services):
                     continue
                 if not self._holds(one):
                     dormant.append(one)
@@ -178,7 +179,7 @@ class Explainer:
                     allowed.extend(one.services)
             missing.extend(subtracted(question.services, allowed))
         lacking = merged(missing)
-        sleeping = [one for one in dormant if one.action is Action.ALLOW and intersected(one.services, lacking)]
+        sleeping = [one for one in dormant if one.action is Action.ALLOW and _common(one.services, lacking)]
         return _About(by_identity(granting), by_identity(denying), by_identity(sleeping), lacking)
 
     def _statements(
@@ -259,6 +260,28 @@ def end_of(rule_set: RuleSet, written: str, problems: list[Problem]) -> tuple[Li
         problems.append(Problem("rules.unknown-address", {"address": written}))
         return ()
     return (found,)
+
+
+# Statements are many, combinations of services few.
+@lru_cache(maxsize=4096)
+def _common(services: Services, others: Services) -> Services:
+    return intersected(services, others)
+
+
+def _passing(rule_set: RuleSet, source: Lineage, destination: Lineage) -> Services:
+    """All that may pass from one part to the other: evaluate.passing for a single pair, whose cost is that of the
+    source's clauses and not of all their destinations."""
+    if cannot_pass(source[0], destination[0]) is not None or enclosing(rule_set, source, destination):
+        return ()
+    granted = {one for clause in between(rule_set, source, destination) for one in clause.services}
+    denied = {one for clause in denials(rule_set, source, destination) for one in clause.services}
+    left = subtracted(granted, denied.union(rule_set.platform.forbidden))
+    return of_family(left, destination[0].network.version)
+
+
+def _everywhere(rule_set: RuleSet, source: Iterable[Lineage], destination: Sequence[Lineage]) -> Services:
+    """All that may pass from each part of the source to each part of the destination."""
+    return reduce(intersected, [_passing(rule_set, one, other) for one in source for other in destination])
 
 
 def _placed(statements: Iterable[Statement]) -> str:
