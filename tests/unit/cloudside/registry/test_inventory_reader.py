@@ -17,7 +17,7 @@ from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.registry.inventory import InventoryReader, Snapshot
 from cloudside.registry.revisions import SHARED
-from cloudside.registry.tables import Site, Tenant
+from cloudside.registry.tables import Policy, Site, Tenant
 from rules import model
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -189,6 +189,39 @@ def test_registry_restored_from_a_backup_is_read_again(populated: Database, tmp_
     found = _read(populated, reader)
     assert found.changed == {"acme"}
     assert [site.name for site in found.inventory.sites] == ["nara-1", "osaka-1", "tokyo-1"]
+
+
+def test_tenant_that_a_restored_registry_does_not_know_is_gone(populated: Database, tmp_path: Path) -> None:
+    path, backup = tmp_path / "populated.sqlite", tmp_path / "backup.sqlite"
+    with closing(sqlite3.connect(path)) as raw, closing(sqlite3.connect(backup)) as copy:
+        raw.backup(copy)
+    reader = InventoryReader()
+    with populated.write() as session:
+        tenants.add(session, OPERATOR, tenant_id="new", overlay=OVERLAY, now=NOW)
+    assert "new" in _read(populated, reader).inventory.tenants
+    backup.rename(path)
+    assert _read(populated, reader).changed == {"new"}
+
+
+def test_looking_at_everything_finds_what_is_shared_too(populated: Database, tmp_path: Path) -> None:
+    reader = InventoryReader()
+    _read(populated, reader)
+    _behind_its_back(tmp_path / "populated.sqlite", "UPDATE servers SET address = '10.254.0.99' WHERE id = 'web'")
+    assert _read(populated, reader, whole=True).changed == {SHARED}
+
+
+def test_highest_version_is_in_force_in_whatever_order_rows_lie(populated: Database) -> None:
+    with populated.write() as session:
+        for version in (3, 2):
+            session.add(
+                Policy(tenant_id="acme", version=version, text=str(version), file_name="", author="", applied_at=NOW)
+            )
+            session.flush()
+    with populated.read() as session:
+        part = inventory.load_tenant(session, "acme")
+        assert part is not None
+        assert part.policy == model.PolicySource("acme", "", "3")
+        assert inventory.policy_sources(session) == (part.policy,)
 
 
 def test_reading_that_fails_is_made_up_for(populated: Database, tmp_path: Path) -> None:
