@@ -38,7 +38,7 @@ def _questions(draw: st.DrawFn) -> tuple[World, str, tuple[str, str, str]]:
 
 
 @given(_questions())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_an_answer_is_yes_exactly_if_all_of_it_passes_and_else_has_reasons(
     asking: tuple[World, str, tuple[str, str, str]],
 ) -> None:
@@ -59,7 +59,7 @@ def test_an_answer_is_yes_exactly_if_all_of_it_passes_and_else_has_reasons(
 
 
 @given(_questions())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_a_policy_is_told_to_change_opens_it(asking: tuple[World, str, tuple[str, str, str]]) -> None:
     world, tenant, question = asking
     policy = _read(world)
