@@ -97,7 +97,8 @@ class Explainer:
         if (impossible := cannot_pass(from_[0][0], to[0][0])) is not None:
             reasons.append(Reason(impossible.key, {"source": source, "destination": destination}))
             return Explanation(False, (), tuple(reasons))
-        services = of_family(services, to[0][0].network.version)
+        foreign = Protocol.ICMPV6 if to[0][0].network.version == 4 else Protocol.ICMP
+        services = subtracted(services, [Service(foreign)])  # what does not exist between the two is not missing there
         if not services:
             return Explanation(False, (), (*reasons, Reason("rules.why-other-family", params)))
         tenant = from_[0][0].tenant or to[0][0].tenant or ""

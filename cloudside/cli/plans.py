@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rules.gate import Assessment
     from rules.model import Inventory, PlatformSource, Policy, PolicySource
     from rules.problems import Problem
-    from rules.reach import Reach
+    from rules.reach import Pair, Reach
 
 #: Rows of a difference that people are shown; JSON has all.
 ROWS_MAX = 200
@@ -70,17 +70,20 @@ def inventory_of(session: "Session", tenant_ids: Iterable[str]) -> "tuple[Invent
 def policy_plan(session: "Session", caller: "Caller", source: "PolicySource", *, now: "datetime", limit: int) -> Plan:
     """A tenant's policy against the one in force.
 
-    Raises InputErrors: every problem of the file; InputError: another tenant's.
+    Raises InputErrors: every problem of the file, expectations of its own that it breaks; InputError: another tenant's.
     """
     from cloudside.registry import policies, tenants
     from rules.compile import compile_policy
     from rules.diff import diff
+    from rules.expect import check
     from rules.gate import assess
 
     known, platform = inventory_of(session, [source.tenant])
     policy = checked(source, known, platform)
     tenants.get(session, caller, source.tenant)
     rule_set = compile_policy(policy, known, at=now)
+    if broken := check(rule_set, policy):
+        raise as_input(broken)
     kept = policies.in_force(session, caller, source.tenant)
     before = None if kept is None else stored(kept.tenant_id, kept.file_name, kept.text, known, platform)[0]
     was = None if before is None else compile_policy(before, known, at=now)
@@ -156,12 +159,16 @@ def require_yes(plan: Plan, code: str | None, look: str) -> None:
 def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: bool) -> None:
     """What is opened and closed; for a plan that is not applied the gate's answer too."""
     if cli.as_json:
-        print_json({**document, **_both(plan.difference), "gate": _gate(plan.gate), "problems": _told(plan.told)})
+        pairs = [{"source": source, "destination": destination} for source, destination in _later(plan)]
+        shown = {**document, **difference_document(plan.difference), "later": pairs, "gate": _gate(plan.gate)}
+        print_json({**shown, "problems": _told(plan.told)})
         return
     tense = "now-" if applied else ""
     show_difference(plan.difference, text(f"cli.title-{tense}opened"), text(f"cli.title-{tense}closed"))
     for problem in plan.told:
         print_text(text("cli.policy-would-suffer", {"problem": problem_text(problem)}))
+    if later := _later(plan):
+        print_text(text("cli.plan-later", {"count": len(later), "first": _first(later)}))
     if applied:
         return
     for reason in _reasons(plan.gate):
@@ -213,10 +220,6 @@ def problem_text(problem: "Problem") -> str:
 
 def difference_document(difference: "Difference") -> dict[str, Any]:
     """What is opened and closed, for programs."""
-    return _both(difference)
-
-
-def _both(difference: "Difference") -> dict[str, Any]:
     return {"opened": reach_rows(difference.opened), "closed": reach_rows(difference.closed)}
 
 
@@ -237,9 +240,19 @@ def _reasons(gate: "Assessment") -> list[str]:
     """Why it needs a yes, a sentence each."""
     found = [text(one.key, one.params) for one in gate.crossings]
     if gate.too_many:
-        first = ", ".join(" → ".join(pair) for pair in gate.pairs[:PAIRS_SHOWN])
-        found.insert(0, text("cli.gate-pairs", {"pairs": len(gate.pairs), "limit": gate.limit, "first": first}))
+        params = {"pairs": len(gate.pairs), "limit": gate.limit, "first": _first(gate.pairs)}
+        found.insert(0, text("cli.gate-pairs", params))
     return found
+
+
+def _later(plan: Plan) -> "list[Pair]":
+    """Pairs that get something opened not now, but at another time: statements with a validity."""
+    now = {(row.source, row.destination) for row in plan.difference.opened}
+    return [pair for pair in plan.gate.pairs if pair not in now]
+
+
+def _first(pairs: "Sequence[Pair]") -> str:
+    return ", ".join(" → ".join(pair) for pair in pairs[:PAIRS_SHOWN]) + (", …" if len(pairs) > PAIRS_SHOWN else "")
 
 
 def _told(problems: "Iterable[Problem]") -> list[dict[str, Any]]:

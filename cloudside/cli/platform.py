@@ -77,6 +77,8 @@ def rollback(
     with cli.read() as (session, caller):
         versions = _versions(session, caller)
         newest = versions[0].version if versions else 0
+        if to is None and newest < 2:
+            raise InputError("cli.no-earlier-platform-version", version=newest or "-")
         kept = _version(versions, newest - 1 if to is None else to)
         if kept.version == newest:
             raise InputError("cli.platform-version-in-force", version=newest)
@@ -127,6 +129,7 @@ def platform_plan(
     from cloudside.registry import inventory, platform_policies
     from rules.compile import compile_policy
     from rules.diff import diff
+    from rules.expect import check as unmet
     from rules.gate import assess
     from rules.model import PlatformSource
     from rules.parse import parse, parse_stored
@@ -141,7 +144,10 @@ def platform_plan(
     current = None if kept is None else PlatformSource(kept.file_name, kept.text)
     before, troubles = parse_stored(sources, known, current)
     after, told = parse_stored(sources, known, source)
-    difference = diff(compile_policy(before, known, at=now), compile_policy(after, known, at=now))
+    was, rule_set = (compile_policy(policy, known, at=now) for policy in (before, after))
+    difference = diff(was, rule_set)
+    told = (*told, *unmet(rule_set, after))
+    troubles = (*troubles, *unmet(was, before))
     against = 0 if kept is None else kept.version
     gate = assess(before, after, known, difference, at=now, scope=_SCOPE, against=against, limit=limit)
     return Plan(after, difference, gate, tuple(one for one in told if one not in troubles))

@@ -80,6 +80,8 @@ def rollback(
     with cli.read() as (session, caller):
         versions = _versions(session, caller, tenant)
         newest = versions[0].version if versions else 0
+        if to is None and newest < 2:
+            raise InputError("cli.no-earlier-version", tenant=tenant, version=newest or "-")
         kept = _version(versions, tenant, newest - 1 if to is None else to)
         if kept.version == newest:
             raise InputError("cli.version-in-force", tenant=tenant, version=newest)

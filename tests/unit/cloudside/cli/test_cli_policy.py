@@ -219,3 +219,22 @@ def test_a_difference_between_versions_or_with_a_file_is_behaviour(world: Kyoten
     world("site", "phase", "tokyo-1", "retired")
     told = world("policy", "diff", "acme", "--from", "0", "--to", "2", "--json").document
     assert told["opened"] == [] and "tokyo-1" in told["problems"][0]
+
+
+def test_what_opens_at_another_time_is_told_and_counted(careful: Kyoten, policy: Path) -> None:
+    later = "{from: [tokyo-1, osaka-1], to: web, services: ssh, valid: {from: 2099-01-01, zone: UTC}}"
+    policy.write_text(GOOD + f"  - {later}\n")
+    plan = careful("policy", "plan", str(policy), "--json").document
+    assert plan["later"] == [{"source": "osaka-1", "destination": "web"}]
+    assert plan["gate"]["pairs"] == 2
+    assert "1 more pair(s)" in careful("policy", "plan", str(policy)).out
+
+
+def test_a_policy_that_breaks_its_own_expectations_is_refused(world: Kyoten, policy: Path) -> None:
+    policy.write_text(GOOD + "expect:\n  - tokyo-1 can reach web https\n  - osaka-1 can reach web https\n")
+    for verb in ("check", "plan", "apply"):
+        told = world("policy", verb, str(policy), "--json", status=2).error["problems"]
+        assert {(one["params"]["kind"], one["params"]["line"]) for one in told} >= {("rules.expectation-blocked", 9)}
+    assert world("policy", "history", "acme", "--json").document["policies"] == []
+    policy.write_text(GOOD + "expect:\n  - tokyo-1 can reach web https\n  - osaka-1 cannot reach web https\n")
+    world("policy", "apply", str(policy))
