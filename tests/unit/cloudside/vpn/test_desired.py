@@ -6,7 +6,7 @@ import pytest
 from cloudside.config import Config
 from cloudside.errors import KyotenError
 from cloudside.pki import revocation
-from cloudside.registry import policies
+from cloudside.registry import platform_policies, policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.vpn import desired
@@ -55,6 +55,15 @@ def test_broken_policy_of_one_tenant_costs_nobody_else(database: Database, confi
     assert _passes(found, "10.10.1.5", "10.10.2.5")
     assert "rules.unknown-key" in {problem.key for problem in found.problems}
     assert dict(found.problems[0].params)["place"].startswith("p:2")
+
+
+def test_the_platforms_file_stands_above_every_policy(database: Database, config: Config) -> None:
+    assert _passes(desired.read(database, config, now=NOW), "10.10.1.5", "10.10.2.5")
+    with database.write() as session:
+        platform_policies.add_version(
+            session, OPERATOR, text="forbidden: tcp\n", file_name="platform.yaml", author="t", now=NOW
+        )
+    assert not _passes(desired.read(database, config, now=NOW), "10.10.1.5", "10.10.2.5")
 
 
 def test_missing_gateway_key_is_a_problem_and_rules_still_come(database: Database, config: Config) -> None:
