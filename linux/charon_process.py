@@ -18,7 +18,7 @@ from linux.errors import CharonUnavailableError, ProgramMissingError
 PROGRAM = Path("/usr/sbin/charon-systemd")
 
 #: charon answers on vici within this many seconds of its start, or something is wrong.
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 
 #: kdf: without it key derivation fails in 5.9.8. kernel-libipsec: ESP in user space, where the kernel has none.
 PLUGINS = (

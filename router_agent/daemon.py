@@ -18,7 +18,7 @@ from pathlib import Path
 
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
-from linux.dataplane import Dataplane, detect
+from linux.dataplane import Dataplane, detect, ensure_interface
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from linux.routes import InterfaceState, Routes
@@ -67,6 +67,7 @@ class Agent:
         runner: Runner = SubprocessRunner()
         enrolment = identity.enrolment
         plane = detect(runner)
+        ensure_interface(runner, plane)
         configuration = strongswan_conf(options.runtime, plane, charon_options())
         client = CloudClient(
             tls_context(identity, options.runtime),
@@ -86,10 +87,11 @@ class Agent:
             Charon(socket_path(options.runtime), timeout_s=VICI_TIMEOUT_S),
             identity,
             Probe(enrolment.router_address, enrolment.service_address, port),
+            dataplane=plane,
             probe_s=options.probe_s,
             now=now,
         )
-        self._mapping = Mapping(self._routes, enrolment, lan=options.lan)
+        self._mapping = Mapping(self._routes, enrolment, lan=options.lan, dataplane=plane)
         ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
         self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
         self._remote = SshKeeper(identity, enrolment.router_address, options.runtime)

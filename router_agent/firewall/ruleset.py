@@ -8,7 +8,7 @@ source inside the LAN. Never LAN to Internet.
 
 from dataclasses import dataclass
 
-from linux.dataplane import TUNNEL_INTERFACE, Dataplane
+from linux.dataplane import TUNNEL_INTERFACE, Dataplane, arrived_match
 from router_agent.bundle import Enrolment
 
 TABLES = ("filter", "mangle", "nat")
@@ -31,13 +31,7 @@ class Ruleset:
 def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str) -> Ruleset:
     """The filter for this router; ``lan`` is the LAN interface."""
     own = enrolment.router_address
-    if dataplane is Dataplane.USERLAND:
-        arrived, leaving = f"-i {TUNNEL_INTERFACE}", f"-o {TUNNEL_INTERFACE}"
-    else:
-        # Where the kernel does ESP, packets of the tunnel come in on the uplink and are known by their policy. Those
-        # that leave meet their policy only after NETMAP; while there is no tunnel the route is unreachable, so nothing
-        # leaks there.
-        arrived, leaving = "-m policy --dir in --pol ipsec", f"! -o {lan}"
+    arrived, leaving = arrived_match(dataplane), f"-o {TUNNEL_INTERFACE}"
     filter_rules = [
         "-A INPUT -i lo -j ACCEPT",
         "-A INPUT -m conntrack --ctstate INVALID -j DROP",

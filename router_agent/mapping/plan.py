@@ -1,6 +1,8 @@
 """What addresses, routes and kernel parameters a router needs. Pure.
 
-charon writes the route to the cloud into table 220, which is asked before the main table. So there, what must not go
+The route to the cloud is in table 220, which is asked before the main table. charon writes it where ESP is done in user
+space; where the kernel does it, it is ours and always there: without a tunnel its interface answers that the host is
+unreachable. So in that table, what must not go
 into the tunnel although the cloud's prefix covers it is thrown back: the LAN, and the networks on the lines (carriers
 use 10.0.0.0/8 too). A line whose network holds the cloud's service address is not: a DHCP server that hands out all of
 10.0.0.0/8 would take the site from the cloud, and the way to the gateway is the default route, which needs no such
@@ -11,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_interface
 
+from linux.dataplane import TUNNEL_INTERFACE, Dataplane
 from linux.routes import CHARON_TABLE, Interface, Network, Route, RouteKind
 from router_agent.bundle import Enrolment
 
@@ -29,7 +32,13 @@ class MappingPlan:
     routes: frozenset[Route]
 
 
-def plan(enrolment: Enrolment, *, lan_addresses: Iterable[Interface], connected: Iterable[Network]) -> MappingPlan:
+def plan(
+    enrolment: Enrolment,
+    *,
+    lan_addresses: Iterable[Interface],
+    connected: Iterable[Network],
+    dataplane: Dataplane = Dataplane.USERLAND,
+) -> MappingPlan:
     """``lan_addresses``: what the LAN interface has. ``connected``: the networks that lie directly on the uplinks.
 
     The router's overlay address is on lo unless the LAN interface has it, as it has where LAN and overlay are one.
@@ -43,4 +52,6 @@ def plan(enrolment: Enrolment, *, lan_addresses: Iterable[Interface], connected:
         if prefix.version == enrolment.reachable.version and prefix.overlaps(enrolment.reachable)
     }
     routes.add(Route(enrolment.reachable, table=CHARON_TABLE, kind=RouteKind.UNREACHABLE, metric=_LAST_METRIC))
+    if dataplane is Dataplane.KERNEL:
+        routes.add(Route(enrolment.reachable, TUNNEL_INTERFACE, table=CHARON_TABLE, preferred_source=own))
     return MappingPlan(loopback, frozenset(routes))

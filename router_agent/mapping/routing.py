@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from linux.dataplane import Dataplane
 from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind, Routes
 from router_agent.bundle import Enrolment
 from router_agent.mapping import plan as planning
@@ -13,18 +14,29 @@ _FORWARDING = "net/ipv4/ip_forward"
 #: rp_filter 2 (loose): answers to the router's overlay address come in on another interface than lo.
 KERNEL_PARAMETERS = {_FORWARDING: "1", "net/ipv4/conf/all/rp_filter": "2"}
 
-_OURS = (RouteKind.THROW, RouteKind.UNREACHABLE)
+#: Kinds of routes in the table that are ours; in user space charon's own is there besides.
+_OURS = {
+    Dataplane.USERLAND: (RouteKind.THROW, RouteKind.UNREACHABLE),
+    Dataplane.KERNEL: (RouteKind.THROW, RouteKind.UNREACHABLE, RouteKind.UNICAST),
+}
 
 
 class Mapping:
     """The router's own addresses and table 220, but for charon's route."""
 
     def __init__(
-        self, routes: Routes, enrolment: Enrolment, *, lan: str, parameters_directory: Path = Path("/proc/sys")
+        self,
+        routes: Routes,
+        enrolment: Enrolment,
+        *,
+        lan: str,
+        dataplane: Dataplane = Dataplane.USERLAND,
+        parameters_directory: Path = Path("/proc/sys"),
     ) -> None:
         self._routes = routes
         self._enrolment = enrolment
         self._lan = lan
+        self._dataplane = dataplane
         self._parameters = parameters_directory
 
     def reconcile(self, interfaces: tuple[InterfaceState, ...], uplinks: frozenset[str], *, filtered: bool) -> None:
@@ -38,6 +50,7 @@ class Mapping:
             self._enrolment,
             lan_addresses=lan.addresses if lan else (),
             connected=[own.network for name in uplinks if name in states for own in states[name].addresses],
+            dataplane=self._dataplane,
         )
         forwarding = {_FORWARDING: "1" if filtered else "0"}
         for name, value in (KERNEL_PARAMETERS | forwarding).items():
@@ -48,7 +61,7 @@ class Mapping:
         for address in wanted.loopback - set(present):
             self._routes.add_address("lo", address)
         self._routes.add_rule(planning.RULE_PREFERENCE, CHARON_TABLE, version=self._enrolment.reachable.version)
-        found: set[Route] = {route for route in self._routes.list_routes(CHARON_TABLE) if route.kind in _OURS}
+        found: set[Route] = {route for route in self._routes.list_routes(CHARON_TABLE) if self._is_ours(route)}
         for route in wanted.routes - found:
             self._routes.replace_route(route)
             _log.info("route set: %s %s", route.kind.name.lower(), route.prefix)
@@ -59,6 +72,9 @@ class Mapping:
     def clear(self) -> None:
         """Take away what `reconcile` added. Raises RouteError."""
         for route in self._routes.list_routes(CHARON_TABLE):
-            if route.kind in _OURS:
+            if self._is_ours(route):
                 self._routes.delete_route(route)
         self._routes.delete_rule(planning.RULE_PREFERENCE, CHARON_TABLE, version=self._enrolment.reachable.version)
+
+    def _is_ours(self, route: Route) -> bool:
+        return route.kind in _OURS[self._dataplane]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from linux.charon import Connection
 from linux.charon_process import Section
+from linux.dataplane import Dataplane, child_options
 from router_agent.bundle import Enrolment
 
 CONNECTION = "cloud"
@@ -25,7 +26,13 @@ CHILD_REKEY_S = 3600
 
 
 def connection(
-    enrolment: Enrolment, *, gateway: str, dpd_s: float, site_certificate: str, cloud_authority: str
+    enrolment: Enrolment,
+    *,
+    gateway: str,
+    dpd_s: float,
+    site_certificate: str,
+    cloud_authority: str,
+    dataplane: Dataplane = Dataplane.USERLAND,
 ) -> Connection:
     """The initiator's connection to one gateway. Certificates as PEM.
 
@@ -60,6 +67,7 @@ def connection(
                 "start_action": "none",
                 "close_action": "none",
                 "dpd_action": "clear",
+                **child_options(dataplane),
             }
         },
     }

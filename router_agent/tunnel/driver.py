@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from linux.charon import Charon, IkeSa
 from linux.charon_process import CharonProcess
+from linux.dataplane import Dataplane
 from linux.errors import CharonRefusedError, CharonUnavailableError, LinuxError
 from router_agent.errors import StateError
 from router_agent.identity import Identity
@@ -60,6 +61,7 @@ class TunnelDriver:
         identity: Identity,
         probe: Probe,
         *,
+        dataplane: Dataplane = Dataplane.USERLAND,
         probe_s: float | None = None,
         roll: Callable[[], float] = random.random,
         now: float,
@@ -68,6 +70,7 @@ class TunnelDriver:
         self._charon = charon
         self._identity = identity
         self._probe = probe
+        self._dataplane = dataplane
         self._probe_s = probe_s
         self._roll = roll
         self._gateways: tuple[str, ...] = identity.enrolment.gateways
@@ -208,6 +211,7 @@ class TunnelDriver:
                 dpd_s=self._dpd_s,
                 site_certificate=self._identity.text("site.crt"),
                 cloud_authority=self._identity.text("cloud-authority.crt"),
+                dataplane=self._dataplane,
             ),
         )
         self._loaded_gateway = gateway

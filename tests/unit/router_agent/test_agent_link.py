@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from linux.dataplane import Dataplane
 from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind, Routes
 from router_agent.bundle import Enrolment
 from router_agent.link import uplinks
@@ -77,6 +78,14 @@ def test_the_cloud_is_unreachable_without_a_tunnel_and_never_the_internet(enrolm
     (route,) = made.routes
     assert (route.prefix, route.kind, route.table) == (enrolment.reachable, RouteKind.UNREACHABLE, CHARON_TABLE)
     assert route.metric > 1000
+
+
+def test_with_esp_in_the_kernel_the_way_to_the_cloud_is_ours_and_comes_first(enrolment: Enrolment) -> None:
+    made = planning.plan(enrolment, lan_addresses=(), connected=(), dataplane=Dataplane.KERNEL)
+    first, last = sorted(made.routes, key=lambda route: route.metric)
+    assert (first.interface, first.prefix, first.table) == ("ipsec0", enrolment.reachable, CHARON_TABLE)
+    assert first.preferred_source == enrolment.router_address
+    assert last.kind is RouteKind.UNREACHABLE
 
 
 def test_lan_and_lines_inside_the_clouds_prefix_stay_out_of_the_tunnel(enrolment: Enrolment) -> None:

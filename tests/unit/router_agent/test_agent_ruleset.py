@@ -15,7 +15,7 @@ from router_agent.firewall.ruleset import comparable, render
 
 USERLAND, KERNEL = Dataplane.USERLAND, Dataplane.KERNEL
 #: How packets of the tunnel are told from others.
-ARRIVED = {USERLAND: "-i ipsec0", KERNEL: "-m policy --dir in --pol ipsec"}
+ARRIVED = {USERLAND: "-i ipsec0 ", KERNEL: "-i ipsec0 -m policy --dir in --pol ipsec --mode tunnel "}
 
 
 class Kernel:
