@@ -4,297 +4,236 @@ A packet passes if at least one ``allow`` covers it, no ``deny`` does, the platf
 is in every nested group that its destination is in. The order of statements has no meaning, nor has which of them is
 the more particular: a deny about a site holds for each of its devices, and no allow overrules it.
 
-A *block* holds the clauses that have exactly the same sources. So an address stands once in each set that is made of a
-block, sources with equal policy share their blocks, and a source meets about as many blocks as it has groups, not as
-many as it has statements.
-
-Invariants: every name in a clause belongs to the statement's tenant or is a shared server; the order of files,
-statements and members leaves no trace (``fingerprint``).
+A rule set is put together of one *domain* a tenant: its rules (rules.blocks) and where its endpoints are. Between a
+tenant's endpoints, and between them and shared servers, its own domain decides and no other; so nothing crosses
+tenants whatever a policy names. A domain of which neither policy nor inventory changed is taken over as it is, which
+makes the change of one site in ten thousand a matter of a millisecond.
 """
 
-import hashlib
-import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from rules.inventory import check_inventory
-from rules.model import (
-    Action,
-    Address,
-    Endpoint,
-    Inventory,
-    Kind,
-    Nested,
-    Platform,
-    Policy,
-    Restriction,
-    Service,
-    StatementId,
-    endpoints,
-)
-from rules.names import visible
+from rules.blocks import TenantRules, compile_tenant, hashed, written
+from rules.inventory import check_inventory, check_shared, parts_of
+from rules.model import Address, Endpoint, Inventory, Kind, Network, Platform, Policy, TenantPolicy, endpoints
 from rules.problems import PolicyError
-from rules.services import ANY, intersected
-from rules.validity import holds, next_change
-
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """What one statement says about packets from the sources of its block."""
-
-    statement: StatementId
-    destinations: frozenset[str]
-    services: tuple[Service, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Clauses about the same sources. ``digest`` stands for sources and clauses together."""
-
-    grants: tuple[Clause, ...]
-    denials: tuple[Clause, ...]
-    digest: str
 
 
 class Whereabouts:
-    """Which endpoints an address belongs to."""
+    """Which of one tenant's endpoints an address belongs to."""
 
     def __init__(self, known: Iterable[Endpoint]) -> None:
-        self._hosts: dict[Address, Endpoint] = {}
-        sites: list[tuple[tuple[int, int], Endpoint]] = []
-        for endpoint in known:
-            first = endpoint.network.network_address
-            if endpoint.kind is Kind.SITE:
-                sites.append(((first.version, int(first)), endpoint))
-            else:
-                self._hosts[first] = endpoint
-        sites.sort(key=lambda item: item[0])
-        self._starts = [start for start, _ in sites]
-        self._sites = [endpoint for _, endpoint in sites]
+        self._devices = {one.network.network_address: one for one in known if one.kind is Kind.DEVICE}
+        sites = sorted((*_start(one.network), one.name, one) for one in known if one.kind is Kind.SITE)
+        self._starts = [site[:2] for site in sites]
+        self._sites = [site[3] for site in sites]
 
-    def site(self, address: Address) -> Endpoint | None:
-        """The site whose overlay prefix holds the address."""
+    def at(self, address: Address) -> tuple[Endpoint, ...]:
+        """The most particular endpoint first: (device, site), (site,) or nothing."""
         position = bisect_right(self._starts, (address.version, int(address))) - 1
-        if position >= 0 and address in self._sites[position].network:
-            return self._sites[position]
-        return None
+        if position < 0 or address not in self._sites[position].network:
+            return ()
+        site = self._sites[position]
+        device = self._devices.get(address)
+        return (site,) if device is None else (device, site)
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What one tenant's policy decides about: its own endpoints and the shared servers.
+
+    ``policy`` and ``part`` are what it was made of; it is known by their identity. ``particular`` has the devices, by
+    site, that the rules name: they alone can differ from their sites.
+    """
+
+    block: Network
+    rules: TenantRules
+    endpoints: Mapping[str, Endpoint]
+    digest: str
+    whereabouts: Whereabouts = field(compare=False, repr=False)
+    particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
+    policy: TenantPolicy = field(compare=False, repr=False)
+    part: Inventory = field(compare=False, repr=False)
+
+
+class Territories:
+    """Which endpoints of all tenants an address belongs to."""
+
+    def __init__(self, domains: Mapping[str, Domain], servers: Iterable[Endpoint]) -> None:
+        self._domains = sorted(domains.values(), key=lambda one: _start(one.block))
+        self._starts = [_start(one.block) for one in self._domains]
+        self._servers = {server.network.network_address: server for server in servers}
 
     def at(self, address: Address) -> tuple[Endpoint, ...]:
         """The most particular endpoint first: (device, site), (site,), (server,) or nothing."""
-        host = self._hosts.get(address)
-        if host is not None and host.kind is Kind.SERVER:
-            return (host,)
-        site = self.site(address)
-        return tuple(found for found in (host, site) if found is not None)
+        if (server := self._servers.get(address)) is not None:
+            return (server,)
+        position = bisect_right(self._starts, (address.version, int(address))) - 1
+        if position < 0 or address not in self._domains[position].block:
+            return ()
+        return self._domains[position].whereabouts.at(address)
+
+
+def _start(network: Network) -> tuple[int, int]:
+    return network.version, int(network.network_address)
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """Who may reach what. ``sources`` maps an endpoint's name to its blocks; one that is missing may reach nothing.
+    """Who may reach what. A name that no domain's rules know may reach nothing.
 
-    A device has the blocks of its site besides its own. ``nested`` has each tenant's nested groups; under the empty
-    tenant all of them, for shared servers. ``fingerprint`` is equal exactly if everything else is.
-    ``particular`` has the devices, by site, that a clause or a nested group names: they alone can differ from their
-    sites.
+    A device has the blocks of its site besides its own. ``endpoints`` has all tenants'; ``shared`` the servers that
+    every tenant may name. ``fingerprint`` is equal exactly if everything else is. ``next_change``: when the next
+    statement begins or ends to hold; compile again then.
     """
 
+    domains: Mapping[str, Domain]
+    shared: Mapping[str, Endpoint]
     endpoints: Mapping[str, Endpoint]
-    blocks: tuple[Block, ...]
-    sources: Mapping[str, tuple[int, ...]]
-    nested: Mapping[str, tuple[Nested, ...]]
     platform: Platform
     fingerprint: str
-    whereabouts: Whereabouts = field(compare=False, repr=False)
-    particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
-    #: When the next statement begins or ends to hold: compile again then.
+    whereabouts: Territories = field(compare=False, repr=False)
     next_change: datetime | None = field(default=None, compare=False)
+    at: datetime | None = field(default=None, compare=False)
 
-    def blocks_of(self, names: Iterable[str]) -> list[Block]:
-        """The blocks of a source that goes by these names (a device's own, and its site's)."""
-        numbers = sorted({number for name in names for number in self.sources.get(name, ())})
-        return [self.blocks[number] for number in numbers]
+    def between(self, source: Endpoint, destination: Endpoint) -> Domain | None:
+        """The domain that decides; None if none does (two tenants, or two shared servers)."""
+        tenants = {source.tenant, destination.tenant} - {None}
+        if len(tenants) != 1:
+            return None
+        return self.domains.get(str(tenants.pop()))
 
-    def closed_to(self, source: Sequence[Endpoint]) -> list[Nested]:
-        """The nested groups that the source, given with what else it goes by, is not in."""
-        names = {endpoint.name for endpoint in source}
-        return [one for one in self.nested.get(source[0].tenant or "", ()) if names.isdisjoint(one.members)]
+    def about(self, endpoint: Endpoint) -> list[Domain]:
+        """The domains that say something about what the endpoint may do."""
+        if endpoint.tenant is not None:
+            return [self.domains[endpoint.tenant]] if endpoint.tenant in self.domains else []
+        return [domain for domain in self.domains.values() if endpoint.name in domain.rules.named]
 
-    def closes(self, group: Nested, destination: Sequence[Endpoint]) -> bool:
-        """Whether the destination is in the group, and the group's tenant's own."""
-        return destination[0].tenant == group.tenant and any(one.name in group.members for one in destination)
+    def particular(self, site: Endpoint) -> tuple[str, ...]:
+        """The site's devices that a clause or a nested group names."""
+        domain = self.domains.get(site.tenant or "")
+        return () if domain is None else domain.particular.get(site.name, ())
 
 
-def compile_policy(policy: Policy, inventory: Inventory, *, at: datetime | None = None) -> RuleSet:
-    """Decide for the instant ``at``; it may be left out if no statement has a validity. Names that the inventory no
-    longer has, or that are not the statement's tenant's, fall away.
+def compile_policy(
+    policy: Policy, inventory: Inventory, *, at: datetime | None = None, previous: RuleSet | None = None
+) -> RuleSet:
+    """Decide for the instant ``at``; it may be left out if no statement has a validity. Names that the inventory does
+    not have, or that are not the statement's tenant's, fall away.
 
     Raises PolicyError if the inventory is inconsistent: with overlapping prefixes there is no right decision.
     """
-    if at is None and any(statement.validity is not None for statement in policy.statements):
-        raise ValueError("a policy with validities is compiled for an instant")
     if problems := check_inventory(inventory):
         raise PolicyError(problems)
-    everything = endpoints(inventory)
-    table = visible(everything.values())
-    shared = frozenset(table.get("", {}))
-    nameable = {tenant: frozenset(own) | shared for tenant, own in table.items() if tenant}
-    by_sources: dict[frozenset[str], tuple[list[Clause], list[Clause]]] = {}
-    kept: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
-    changes: list[datetime] = []
-    for statement in policy.statements:
-        if statement.validity is not None and at is not None:
-            if (change := next_change(statement.validity, at)) is not None:
-                changes.append(change)
-            if not holds(statement.validity, at):
-                continue
-        sides = []
-        for names in (statement.sources, statement.destinations):
-            key = (statement.tenant, names)
-            if key not in kept:
-                kept[key] = names & nameable.get(statement.tenant, frozenset())
-            sides.append(kept[key])
-        sources, destinations = sides
-        if not sources or not destinations or not statement.services:
+    shared, parts = parts_of(inventory)
+    return _assembled(policy, shared, parts, at=at, previous=previous, checked=True)
+
+
+def assemble(
+    policy: Policy,
+    shared: Inventory,
+    parts: Mapping[str, Inventory],
+    *,
+    at: datetime | None = None,
+    previous: RuleSet | None = None,
+) -> RuleSet:
+    """The same from an inventory in parts: what is shared, and each tenant's own.
+
+    Of ``previous`` those domains are taken over whose policy and part are the very same objects and that no validity
+    changes between then and ``at``. Parts that are new are checked; raises PolicyError.
+    """
+    return _assembled(policy, shared, parts, at=at, previous=previous, checked=False)
+
+
+def _assembled(
+    policy: Policy,
+    shared: Inventory,
+    parts: Mapping[str, Inventory],
+    *,
+    at: datetime | None,
+    previous: RuleSet | None,
+    checked: bool,
+) -> RuleSet:
+    kept = previous.domains if previous is not None and _lasts(previous, policy.platform, at) else {}
+    if not checked:
+        _check(shared, parts, kept)
+    domains: dict[str, Domain] = {}
+    for tenant, part in sorted(parts.items()):
+        old = kept.get(tenant)
+        own = policy.tenants.get(tenant)
+        if own is None:
+            own = old.policy if old is not None and not old.policy.statements else TenantPolicy(tenant, ())
+        lasting = old is not None and old.policy is own and _holds_still(old.rules, at)
+        if old is not None and lasting and old.part is part:
+            domains[tenant] = old
             continue
-        directions = [(sources, destinations)]
-        if statement.both and sources != destinations:
-            directions.append((destinations, sources))
-        for origin, target in directions:
-            if statement.action is Action.DENY:
-                by_sources.setdefault(origin, ([], []))[1].append(Clause(statement.id, target, statement.services))
-                continue
-            for some, others, services in _unrestricted(origin, target, statement.services, policy.platform.servers):
-                by_sources.setdefault(some, ([], []))[0].append(Clause(statement.id, others, services))
-    nested = _nested(policy.nested, nameable)
-    blocks: list[Block] = []
-    members: dict[str, list[int]] = {}
-    ordered = sorted(
-        ((tuple(sorted(names)), *clauses) for names, clauses in by_sources.items()), key=lambda one: one[0]
-    )
-    # Clauses share their sets of names (groups): each set is put in words once.
-    worded: dict[frozenset[str], str] = {}
-    for number, (source_names, grants, denials) in enumerate(ordered):
-        for clause in (*grants, *denials):
-            if clause.destinations not in worded:
-                worded[clause.destinations] = _hashed(sorted(clause.destinations))
-        for clauses in (grants, denials):
-            clauses.sort(key=lambda clause: (clause.statement, worded[clause.destinations], clause.services))
-        blocks.append(Block(tuple(grants), tuple(denials), _digest(source_names, grants, denials, worded)))
-        for name in source_names:
-            members.setdefault(name, []).append(number)
+        rules = old.rules if old is not None and lasting else compile_tenant(own, policy.platform, at=at)
+        domains[tenant] = _domain(own, part, rules)
+    common = endpoints(shared)
+    everything = dict(common)
+    for domain in domains.values():
+        everything.update(domain.endpoints)
     return RuleSet(
+        domains,
+        common,
         everything,
-        tuple(blocks),
-        {name: tuple(members[name]) for name in sorted(members)},
-        nested,
         policy.platform,
-        _fingerprint(everything, blocks, nested, policy.platform),
-        Whereabouts(everything.values()),
-        _particular(everything, members, blocks, nested),
-        min(changes, default=None),
+        _fingerprint(domains, common, policy.platform),
+        Territories(domains, (one for one in everything.values() if one.kind is Kind.SERVER)),
+        min((change for one in domains.values() if (change := one.rules.next_change) is not None), default=None),
+        at,
     )
 
 
-def _nested(groups: Iterable[Nested], nameable: Mapping[str, frozenset[str]]) -> dict[str, tuple[Nested, ...]]:
-    found: dict[str, list[Nested]] = {}
-    for group in groups:
-        kept = replace(group, members=group.members & nameable.get(group.tenant, frozenset()))
-        for tenant in (group.tenant, "") if kept.members else ():
-            found.setdefault(tenant, []).append(kept)
-    return {tenant: tuple(found[tenant]) for tenant in sorted(found)}
+def _check(shared: Inventory, parts: Mapping[str, Inventory], kept: Mapping[str, Domain]) -> None:
+    """Check what is new. Raises PolicyError."""
+    problems = check_shared(shared, parts)
+    for tenant, part in parts.items():
+        if tenant not in kept or kept[tenant].part is not part:
+            problems += check_inventory(part)
+    if problems:
+        raise PolicyError(problems)
 
 
-_Pieces = Iterable[tuple[frozenset[str], frozenset[str], tuple[Service, ...]]]
+def _lasts(previous: RuleSet, platform: Platform, at: datetime | None) -> bool:
+    """Whether anything of the previous rule set can be taken over: not after a clock was set back."""
+    if previous.platform != platform:
+        return False
+    return (at is None) == (previous.at is None) and (at is None or previous.at is None or previous.at <= at)
 
 
-def _unrestricted(
-    sources: frozenset[str],
-    destinations: frozenset[str],
-    services: tuple[Service, ...],
-    servers: Mapping[str, Restriction],
-) -> _Pieces:
-    """What the platform leaves of a grant: each restricted server in it becomes a grant of its own."""
-    if servers.keys().isdisjoint(sources) and servers.keys().isdisjoint(destinations):
-        yield sources, destinations, services
-        return
-    for some, opens in _sides(sources, {name: one.opens for name, one in servers.items()}):
-        for others, offers in _sides(destinations, {name: one.offers for name, one in servers.items()}):
-            if left := intersected(intersected(services, opens), offers):
-                yield some, others, left
+def _holds_still(rules: TenantRules, at: datetime | None) -> bool:
+    return rules.next_change is None or at is None or at < rules.next_change
 
 
-def _sides(
-    names: frozenset[str], limited: Mapping[str, tuple[Service, ...]]
-) -> Iterable[tuple[frozenset[str], tuple[Service, ...]]]:
-    if free := names.difference(limited):
-        yield free, (ANY,)
-    for name in sorted(names.intersection(limited)):
-        yield frozenset([name]), limited[name]
-
-
-def _particular(
-    everything: Mapping[str, Endpoint],
-    sources: Iterable[str],
-    blocks: Iterable[Block],
-    nested: Mapping[str, tuple[Nested, ...]],
-) -> dict[str, tuple[str, ...]]:
-    named = set(sources)
-    for destinations in {clause.destinations for block in blocks for clause in (*block.grants, *block.denials)}:
-        named |= destinations
-    for group in nested.get("", ()):
-        named |= group.members
-    found: dict[str, list[str]] = {}
-    for name in sorted(named):
-        endpoint = everything[name]
-        if endpoint.kind is Kind.DEVICE and endpoint.site is not None:
-            found.setdefault(endpoint.site, []).append(name)
-    return {site: tuple(names) for site, names in found.items()}
-
-
-def _digest(
-    sources: Iterable[str],
-    grants: Iterable[Clause],
-    denials: Iterable[Clause],
-    worded: Mapping[frozenset[str], str],
-) -> str:
-    return _hashed(
-        [
-            list(sources),
-            *(
-                [
-                    [one.statement, worded[one.destinations], [_plain(service) for service in one.services]]
-                    for one in clauses
-                ]
-                for clauses in (grants, denials)
-            ),
-        ]
+def _domain(policy: TenantPolicy, part: Inventory, rules: TenantRules) -> Domain:
+    known = endpoints(part)
+    particular: dict[str, list[str]] = {}
+    for name, endpoint in sorted(known.items()):
+        if endpoint.kind is Kind.DEVICE and endpoint.site is not None and name in rules.named:
+            particular.setdefault(endpoint.site, []).append(name)
+    ((_, block),) = part.tenants.items()
+    named = [[name, one.kind.value, str(one.network)] for name, one in sorted(known.items())]
+    content = [str(block), rules.digest, named]
+    return Domain(
+        block,
+        rules,
+        known,
+        hashed(content),
+        Whereabouts(known.values()),
+        {site: tuple(names) for site, names in particular.items()},
+        policy,
+        part,
     )
 
 
-def _hashed(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _plain(service: Service) -> tuple[int, int, int]:
-    return (int(service.protocol), service.low, service.high)
-
-
-def _fingerprint(
-    everything: Mapping[str, Endpoint],
-    blocks: Iterable[Block],
-    nested: Mapping[str, tuple[Nested, ...]],
-    platform: Platform,
-) -> str:
+def _fingerprint(domains: Mapping[str, Domain], shared: Mapping[str, Endpoint], platform: Platform) -> str:
     content = [
-        [[name, one.kind.value, one.tenant, str(one.network)] for name, one in sorted(everything.items())],
-        [block.digest for block in blocks],
-        [[one.tenant, one.group, sorted(one.members)] for one in nested.get("", ())],
-        [_plain(service) for service in platform.forbidden],
-        [
-            [name, *([_plain(service) for service in side] for side in (one.offers, one.opens))]
-            for name, one in sorted(platform.servers.items())
-        ],
+        [[tenant, domain.digest] for tenant, domain in sorted(domains.items())],
+        [[name, str(one.network)] for name, one in sorted(shared.items())],
+        written(platform.forbidden),
+        [[name, written(one.offers), written(one.opens)] for name, one in sorted(platform.servers.items())],
     ]
-    return _hashed(content)
+    return hashed(content)

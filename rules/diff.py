@@ -7,7 +7,7 @@ from functools import lru_cache
 from rules.compile import RuleSet
 from rules.evaluate import Lineage, Offers, lineage
 from rules.model import Nested, Service
-from rules.reach import Pair, Reach, homes, rows
+from rules.reach import Pair, Reach, homes, rows, sources
 from rules.services import subtracted
 
 
@@ -25,14 +25,13 @@ def diff(old: RuleSet | None, new: RuleSet) -> Difference:
     Speaks of names: a site that moved to another prefix and may reach the same is no difference.
     """
     rule_sets = [new] if old is None else [old, new]
-    same_platform = old is not None and old.platform == new.platform
+    # Blocks speak of names as written: they are a short cut only where the same names exist.
+    alike = old is not None and old.platform == new.platform and old.endpoints.keys() == new.endpoints.keys()
     opened: list[Reach] = []
     closed: list[Reach] = []
-    for source in sorted({name for one in rule_sets for name in homes(one, one.sources)}):
+    for source in sorted({name for one in rule_sets for name in homes(one, sources(one))}):
         origins = _parts(rule_sets, source)
-        if same_platform and all(
-            _signature(rule_sets[0], origin) == _signature(rule_sets[-1], origin) for origin in origins
-        ):
+        if alike and all(_signature(rule_sets[0], origin) == _signature(rule_sets[-1], origin) for origin in origins):
             continue
         offers = [
             {origin: Offers(one, lined) for origin in origins if (lined := _lineage(one, origin))} for one in rule_sets
@@ -62,8 +61,13 @@ def diff(old: RuleSet | None, new: RuleSet) -> Difference:
 
 def _parts(rule_sets: Iterable[RuleSet], name: str) -> list[Pair]:
     """(name, home): the endpoint itself, then each device of it that a clause in either rule set names."""
-    devices = {device for one in rule_sets for device in one.particular.get(name, ())}
+    devices = {device for one in rule_sets for device in _particular(one, name)}
     return [(name, name), *((device, name) for device in sorted(devices))]
+
+
+def _particular(rule_set: RuleSet, name: str) -> tuple[str, ...]:
+    endpoint = rule_set.endpoints.get(name)
+    return () if endpoint is None else rule_set.particular(endpoint)
 
 
 def _lineage(rule_set: RuleSet, part: Pair) -> Lineage:
@@ -74,11 +78,14 @@ def _lineage(rule_set: RuleSet, part: Pair) -> Lineage:
     return ()
 
 
-def _signature(rule_set: RuleSet, part: Pair) -> tuple[list[str], list[Nested]]:
+def _signature(rule_set: RuleSet, part: Pair) -> list[tuple[str, list[str], list[Nested]]]:
     """Equal signatures, equal reach: the blocks' contents, found without opening them, and what is closed."""
     lined = _lineage(rule_set, part)
-    digests = sorted(block.digest for block in rule_set.blocks_of(endpoint.name for endpoint in lined))
-    return digests, rule_set.closed_to(lined) if lined else []
+    names = frozenset(endpoint.name for endpoint in lined)
+    return [
+        (domain.rules.tenant, sorted(block.digest for block in domain.rules.of(names)), domain.rules.closed_to(names))
+        for domain in (rule_set.about(lined[0]) if lined else ())
+    ]
 
 
 # Pairs are many, combinations of services few.

@@ -10,8 +10,10 @@ Speaks of the first packet of a flow. Replies and related ICMP errors pass with 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from typing import Literal
 
-from rules.compile import Clause, RuleSet
+from rules.blocks import Clause
+from rules.compile import RuleSet
 from rules.model import Endpoint, Kind, Nested, Packet, Service, StatementId
 from rules.names import never_passes
 from rules.problems import Reason
@@ -83,21 +85,43 @@ def cannot_pass(source: Endpoint, destination: Endpoint) -> Reason | None:
 
 def between(rule_set: RuleSet, source: Sequence[Endpoint], destination: Sequence[Endpoint]) -> list[Clause]:
     """Every grant from one to the other."""
-    wanted = {endpoint.name for endpoint in destination}
-    blocks = rule_set.blocks_of(endpoint.name for endpoint in source)
-    return [clause for block in blocks for clause in block.grants if not wanted.isdisjoint(clause.destinations)]
+    return _clauses(rule_set, source, destination, "grants")
 
 
 def denials(rule_set: RuleSet, source: Sequence[Endpoint], destination: Sequence[Endpoint]) -> list[Clause]:
     """Every denial from one to the other."""
-    wanted = {endpoint.name for endpoint in destination}
-    blocks = rule_set.blocks_of(endpoint.name for endpoint in source)
-    return [clause for block in blocks for clause in block.denials if not wanted.isdisjoint(clause.destinations)]
+    return _clauses(rule_set, source, destination, "denials")
+
+
+def _clauses(
+    rule_set: RuleSet,
+    source: Sequence[Endpoint],
+    destination: Sequence[Endpoint],
+    kind: Literal["grants", "denials"],
+) -> list[Clause]:
+    domain = rule_set.between(source[0], destination[0])
+    if domain is None:
+        return []
+    wanted = [endpoint.name for endpoint in destination]
+    return [
+        clause
+        for block in domain.rules.of(endpoint.name for endpoint in source)
+        for clause in getattr(block, kind)
+        if any(name in clause.destinations for name in wanted)
+    ]
 
 
 def enclosing(rule_set: RuleSet, source: Lineage, destination: Lineage) -> list[Nested]:
-    """The nested groups that the destination is in and the source is not."""
-    return [group for group in rule_set.closed_to(source) if rule_set.closes(group, destination)]
+    """The nested groups that the destination is in and the source is not. Shared servers stay open, members or not."""
+    domain = rule_set.between(source[0], destination[0])
+    if domain is None or destination[0].tenant is None:
+        return []
+    names = frozenset(endpoint.name for endpoint in source)
+    return [
+        group
+        for group in domain.rules.closed_to(names)
+        if any(endpoint.name in group.members for endpoint in destination)
+    ]
 
 
 def lineage(rule_set: RuleSet, endpoint: Endpoint) -> Lineage:
@@ -109,7 +133,7 @@ def lineage(rule_set: RuleSet, endpoint: Endpoint) -> Lineage:
 
 def parts(rule_set: RuleSet, endpoint: Endpoint) -> tuple[Lineage, ...]:
     """What the endpoint is made of, as far as clauses tell it apart: a site's addresses at large, then its devices."""
-    devices = rule_set.particular.get(endpoint.name, ()) if endpoint.kind is Kind.SITE else ()
+    devices = rule_set.particular(endpoint) if endpoint.kind is Kind.SITE else ()
     return (lineage(rule_set, endpoint), *(lineage(rule_set, rule_set.endpoints[name]) for name in devices))
 
 
@@ -119,31 +143,42 @@ class Offers:
     def __init__(self, rule_set: RuleSet, source: Lineage) -> None:
         self._source = source
         self._rule_set = rule_set
-        self._forbidden = rule_set.platform.forbidden
-        self._closed = rule_set.closed_to(source)
-        self._granted: dict[str, set[Service]] = {}
-        self._denied: dict[str, set[Service]] = {}
-        for block in rule_set.blocks_of(endpoint.name for endpoint in source):
-            for clauses, table in ((block.grants, self._granted), (block.denials, self._denied)):
-                for clause in clauses:
-                    for name in clause.destinations:
-                        table.setdefault(name, set()).update(clause.services)
+        self._granted: dict[tuple[str, str], set[Service]] = {}
+        self._denied: dict[tuple[str, str], set[Service]] = {}
+        names = frozenset(endpoint.name for endpoint in source)
+        self._closed: dict[str, list[Nested]] = {}
+        for domain in rule_set.about(source[0]):
+            tenant = domain.rules.tenant
+            self._closed[tenant] = domain.rules.closed_to(names)
+            for block in domain.rules.of(names):
+                for clauses, table in ((block.grants, self._granted), (block.denials, self._denied)):
+                    for clause in clauses:
+                        for name in clause.destinations:
+                            table.setdefault((tenant, name), set()).update(clause.services)
 
     @property
     def destinations(self) -> Iterable[str]:
-        """Names that something is granted to."""
-        return self._granted.keys()
+        """Names that something is granted to, as far as they exist and may be named."""
+        for tenant, name in self._granted:
+            endpoint = self._rule_set.endpoints.get(name)
+            if endpoint is not None and endpoint.tenant in (tenant, None):
+                yield name
 
     def to(self, destination: Lineage) -> tuple[Service, ...]:
         """All that may pass to this part, merged; only what exists on its IP version."""
         if cannot_pass(self._source[0], destination[0]) is not None:
             return ()
-        if any(self._rule_set.closes(group, destination) for group in self._closed):
-            return ()
+        tenant = destination[0].tenant or self._source[0].tenant or ""
         names = [endpoint.name for endpoint in destination]
-        granted = frozenset(one for name in names for one in self._granted.get(name, ()))
-        denied = frozenset(one for name in names for one in self._denied.get(name, ())).union(self._forbidden)
-        return _left(granted, denied, destination[0].network.version) if granted else ()
+        granted = frozenset(one for name in names for one in self._granted.get((tenant, name), ()))
+        if not granted:
+            return ()
+        if destination[0].tenant is not None and any(
+            name in group.members for group in self._closed.get(tenant, ()) for name in names
+        ):
+            return ()
+        denied = frozenset(one for name in names for one in self._denied.get((tenant, name), ()))
+        return _left(granted, denied.union(self._rule_set.platform.forbidden), destination[0].network.version)
 
 
 # Pairs are many, combinations of services few.

@@ -50,13 +50,22 @@ def who_can_reach(rule_set: RuleSet, destination: str, services: Sequence[Servic
     """
     targets = parts(rule_set, rule_set.endpoints[destination])
     found: list[Reach] = []
-    for origin in homes(rule_set, rule_set.sources):
+    for origin in homes(rule_set, sources(rule_set)):
         table: dict[Pair, tuple[Service, ...]] = {}
         for part in parts(rule_set, rule_set.endpoints[origin]):
             offers = Offers(rule_set, part)
             table |= {(part[0].name, target[0].name): intersected(offers.to(target), services) for target in targets}
         found.extend(rows(table, (origin, destination)))
     return tuple(sorted(found))
+
+
+def sources(rule_set: RuleSet) -> Iterable[str]:
+    """The names that may reach something, or that something is denied to."""
+    for tenant, domain in rule_set.domains.items():
+        for name in domain.rules.sources:
+            endpoint = rule_set.endpoints.get(name)
+            if endpoint is not None and endpoint.tenant in (tenant, None):
+                yield name
 
 
 def homes(rule_set: RuleSet, names: Iterable[str]) -> list[str]:

@@ -1,256 +1,289 @@
-"""RuleSet -> text for ipset restore and iptables-restore, under versioned names: a new one is built beside the old.
+"""RuleSet -> what ipset and iptables-restore are to put into the kernel, under versioned names. IPv4 only for now.
 
-The gateway's skeleton comes before: FORWARD's policy is DROP, ESTABLISHED and RELATED are accepted, then it jumps here.
-Behind the entry chain everything ends in DROP by a denial, in ACCEPT by a grant or in DROP; denials come first. A
-packet gets to its source's chain only from the interface where that source lives, and towards the interface where its
-destination lives (anti-spoof, both ways).
+The gateway's skeleton comes before: the filter table drops whatever does not carry GRANTED, and the mangle table, where
+alone sets may change a packet's mark, jumps here with the first packet of each flow. What is granted goes to
+GRANT_CHAIN; everything else ends in DROP here already.
 
-IPv4 only for now: members with IPv6 addresses are left out, so they reach nothing, and a problem names each.
+    ky.7            the *top*: the platform's forbidden services, the side a packet comes from and goes to (anti-spoof)
+    ky.7s0 ky.7d0   trees by source block and by destination block, to a tenant's gate
+    ky0a0b0000      the gate of the tenant whose block begins there: one rule, to the version in force
+    ky0a0b0000.7    the tenant's chain: are both ends known and not of one site?
+    ky0a0b0000.7w   its vectors: nested groups, denials, grants
+
+A gate is as large as a flip has to be, so tenants change one by one, and any number of them in one transaction.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from rules.compile import Clause, RuleSet
+from rules.compile import RuleSet
 from rules.dispatch import Level, tree
-from rules.match import Form, form, range_match
-from rules.model import Endpoint, Kind, Service
+from rules.match import form, range_match
+from rules.model import Kind
 from rules.problems import Problem
+from rules.vectors import ALL, PENDING, Columns, Entries, Shape, Vectors, element, kind_of, vectors
 
 #: Names stay within the kernel's 28 (chain) and 31 (set) characters up to this version.
-VERSION_MAX = 10**15
+VERSION_MAX = 10**9
+#: Where granted packets go: the skeleton's.
+GRANT_CHAIN = "KY-GRANT"
+#: The mark of a granted packet, "KY" and one.
+GRANTED = 0x4B590001
 #: All of IPv4, as hash:net can say it: it has no /0.
 EVERYWHERE = ("0.0.0.0/1", "128.0.0.0/1")
-_SET_TYPES = {"n": "hash:net", "p": "hash:net,port"}
+#: As many words as each packet of a tenant goes through; with more of them it first asks whether the source is in one.
+INLINE_WORDS = 3
+
+Chains = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class SetContent:
+    """A set: its ipset type and its entries, element -> (mark, mask); (0, 0) where ``marked`` is false."""
+
+    kind: str
+    entries: Mapping[str, tuple[int, int]]
+    marked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """How the kernel tells where packets come from and go to. ``ipsec``: the tunnel interface carries kernel ESP, and
+    only what was or will be encrypted counts as the tunnel's (``-m policy``).
+    """
+
+    tunnel: str
+    cloud: str
+    ipsec: bool = False
+
+    @property
+    def from_tunnel(self) -> str:
+        return f"-i {self.tunnel}" + (" -m policy --dir in --pol ipsec --mode tunnel" if self.ipsec else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One version of a tenant's part, or of the top: sets and chains that only its own names are in."""
+
+    version: int
+    sets: Mapping[str, SetContent]
+    chains: Chains
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """``sets`` is for ``ipset restore``, ``chains`` for ``iptables-restore --noflush``; sets come first."""
+    """A whole rule set. ``sets`` is for ``ipset restore``, ``chains`` for ``iptables-restore --noflush`` after it."""
 
     sets: str
     chains: str
     entry_chain: str
-    set_names: tuple[str, ...]
-    chain_names: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
 
 
-def render(rule_set: RuleSet, *, version: int, tunnel_interface: str, cloud_interface: str) -> Rendered:
-    """Write the rule set under names of ``version``. Equal rule sets give equal text."""
+def render(rule_set: RuleSet, *, version: int, sides: Sides) -> Rendered:
+    """All of the rule set at one version. Equal rule sets give equal text."""
+    found = {
+        tenant: one
+        for tenant, domain in sorted(rule_set.domains.items())
+        if (one := vectors(domain, rule_set.shared.values())) is not None and one.shape is not None
+    }
+    pieces = [tenant_piece(one, version, sides) for one in found.values()]
+    gates = dict(gate(one.number, version) for one in found.values())
+    top = top_piece(rule_set, found, version, sides)
+    chains: dict[str, tuple[str, ...]] = {**gates}
+    for piece in (*pieces, top):
+        chains |= piece.chains
+    return Rendered(
+        "".join(set_text(name, content) for piece in (*pieces, top) for name, content in piece.sets.items()),
+        f"*mangle\n{chains_text(chains)}COMMIT\n",
+        top_chain(version),
+        left_out(rule_set),
+    )
+
+
+def left_out(rule_set: RuleSet) -> tuple[Problem, ...]:
+    """A problem for each member that has an IPv6 address: it reaches nothing."""
+    return tuple(
+        Problem("rules.ipv6-not-rendered", {"name": name, "network": str(endpoint.network)})
+        for name, endpoint in sorted(rule_set.endpoints.items())
+        if endpoint.network.version != 4
+    )
+
+
+# -- the top ----------------------------------------------------------------------------------------------------------
+
+
+def top_chain(version: int) -> str:
+    """The chain that the skeleton jumps to. Raises ValueError: the version does not fit a name."""
     if not 0 <= version < VERSION_MAX:
-        raise ValueError(f"version {version} does not fit a chain name")
-    writer = _Writer(rule_set, f"ky{version}")
-    writer.entry(tunnel_interface, cloud_interface)
-    return writer.rendered()
+        raise ValueError(f"version {version} does not fit a chain's name")
+    return f"ky.{version}"
 
 
-@dataclass(slots=True)
-class _Writer:
-    rule_set: RuleSet
-    prefix: str
-    networks: dict[str, IPv4Network] = field(init=False)
-    networks_text: dict[str, str] = field(init=False)
-    sets: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
-    set_text: list[str] = field(default_factory=list)
-    chains: dict[str, list[str]] = field(default_factory=dict)
-    block_rules: dict[tuple[int, str], list[str]] = field(default_factory=dict)
-    profiles: dict[tuple[tuple[int, ...], tuple[str, ...]], str] = field(default_factory=dict)
+def top_piece(rule_set: RuleSet, tenants: Mapping[str, Vectors], version: int, sides: Sides) -> Piece:
+    """What all tenants share, and the way to the gates of those that something is granted to."""
+    top = top_chain(version)
+    servers = {
+        element(one.network): (0, 0)
+        for _, one in sorted(rule_set.endpoints.items())
+        if one.kind is Kind.SERVER and isinstance(one.network, IPv4Network)
+    }
+    sets = {f"{top}v": SetContent("hash:net", servers, marked=False)}
+    chains: dict[str, tuple[str, ...]] = {}
+    leaves = [
+        (block, f"-g {gate(one.number, 0)[0]}")
+        for tenant, one in tenants.items()
+        if isinstance(block := rule_set.domains[tenant].block, IPv4Network)
+    ]
+    for side, match in (("s", "-s"), ("d", "-d")):
+        _dispatch(chains, f"{top}{side}", match, tree(leaves))
+    into, out = f"-o {sides.tunnel}", f"-o {sides.cloud}"
+    chains[top] = (
+        *_forbidden(rule_set, top, sets),
+        f"{_joined(sides.from_tunnel, into)} -g {top}s0",
+        f"{_joined(sides.from_tunnel, out)} -m set --match-set {top}v dst -g {top}s0",
+        f"-i {sides.cloud} {into} -m set --match-set {top}v src -g {top}d0",
+        "-j DROP",
+    )
+    return Piece(version, sets, chains)
 
-    homes: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)
-    inside: dict[tuple[tuple[str, frozenset[str]], ...], tuple[str, ...]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.networks = {
-            name: endpoint.network
-            for name, endpoint in sorted(self.rule_set.endpoints.items())
-            if isinstance(endpoint.network, IPv4Network)
-        }
-        self.networks_text = {name: str(network) for name, network in self.networks.items()}
+def _joined(came_in: str, goes_out: str) -> str:
+    """Interfaces first, then matches: the order that iptables-save has."""
+    interface, _, rest = came_in.partition(" -m ")
+    return f"{interface} {goes_out}" + (f" -m {rest}" if rest else "")
 
-    def rendered(self) -> Rendered:
-        names = list(self.chains)
-        lines = ["*filter", *(f":{name} - [0:0]" for name in names)]
-        for name in names:
-            lines.extend(f"-A {name} {rule}" for rule in self.chains[name])
-        lines.append("COMMIT")
-        left_out = [
-            Problem("rules.ipv6-not-rendered", {"name": name, "network": str(endpoint.network)})
-            for name, endpoint in sorted(self.rule_set.endpoints.items())
-            if name not in self.networks
+
+def _forbidden(rule_set: RuleSet, top: str, sets: dict[str, SetContent]) -> Iterator[str]:
+    written = form(rule_set.platform.forbidden)
+    halves = dict.fromkeys(EVERYWHERE, (0, 0))
+    if written.whole:
+        yield "-j DROP"
+    if written.entries:
+        entries = {f"{half},{entry}": (0, 0) for half in EVERYWHERE for entry in written.entries}
+        sets[f"{top}fp"] = SetContent("hash:net,port", entries, marked=False)
+        yield f"-m set --match-set {top}fp dst,dst -j DROP"
+    if written.wide:
+        sets[f"{top}fa"] = SetContent("hash:net", halves, marked=False)
+    for service in written.wide:
+        yield f"{range_match(service)} -m set --match-set {top}fa dst -j DROP"
+
+
+def _dispatch(chains: dict[str, tuple[str, ...]], prefix: str, match: str, level: Level[str]) -> str:
+    """Chains that find the block among the level's cases; the first is ``prefix`` and 0."""
+    number = sum(name.startswith(prefix) for name in chains)
+    name = f"{prefix}{number}"
+    chains[name] = ()
+    rules = [
+        f"{match} {network} " + (f"-g {_dispatch(chains, prefix, match, to)}" if isinstance(to, Level) else to)
+        for network, to in level.cases
+    ]
+    chains[name] = (*rules, "-j DROP")
+    return name
+
+
+# -- a tenant ---------------------------------------------------------------------------------------------------------
+
+
+def tenant_name(number: int) -> str:
+    """What the names of a tenant's chains and sets begin with, and its gate's."""
+    return f"ky{number:08x}"
+
+
+def gate(number: int, version: int) -> tuple[str, tuple[str, ...]]:
+    """The tenant's gate and its only rule."""
+    name = tenant_name(number)
+    return name, (f"-g {name}.{version}",)
+
+
+def tenant_piece(one: Vectors, version: int, sides: Sides) -> Piece:
+    """A tenant's sets and chains. The vectors have a shape: something is granted."""
+    if one.shape is None:
+        raise ValueError("a tenant without grants has no chains")
+    prefix = f"{tenant_name(one.number)}.{version}"
+    sets = {f"{prefix}{key}": SetContent(kind_of(key), entries) for key, entries in one.sets.items()}
+    return Piece(version, sets, tenant_chains(one.shape, prefix, sides))
+
+
+def tenant_chains(shape: Shape, prefix: str, sides: Sides) -> Chains:
+    """The chains of a tenant of this shape. Rules are in the form that iptables-save gives back."""
+    chains: dict[str, tuple[str, ...]] = {
+        prefix: (
+            f"-i {sides.cloud} -m set ! --match-set {prefix}h dst -j DROP",
+            f"-i {sides.cloud} -g {prefix}w",
+            "-j MARK --set-xmark 0x0/0xffffffff",
+            f"-j SET --map-set {prefix}h src --map-mark",
+            f"-m mark ! --mark {PENDING:#x}/{PENDING:#x} -j DROP",
+            f"-o {sides.cloud} -g {prefix}w",
+            f"-j SET --map-set {prefix}h dst --map-mark",
+            f"-m mark --mark {PENDING:#x}/{PENDING:#x} -j DROP",
+            "-m mark --mark 0x0 -j DROP",
+            f"-g {prefix}w",
+        ),
+        f"{prefix}w": (),
+    }
+    words: list[str] = []
+    for word in range(shape.nested_words):
+        words += [
+            "-j MARK --set-xmark 0x0/0xffffffff",
+            f"-j SET --map-set {prefix}n{word}d dst --map-mark",
+            f"-j SET --map-set {prefix}n{word}s src --map-mark",
+            "-m mark ! --mark 0x0 -j DROP",
         ]
-        sets = "".join(f"{line}\n" for line in self.set_text)
-        chains = "".join(f"{line}\n" for line in lines)
-        return Rendered(sets, chains, self.prefix, tuple(self.sets.values()), tuple(names), tuple(left_out))
+    for letter, columns, target in (("d", shape.denials, "-j DROP"), ("g", shape.grants, f"-g {GRANT_CHAIN}")):
+        for word in range(columns.words):
+            rules = _word(f"{prefix}{letter}{word}", columns, target)
+            if columns.words <= INLINE_WORDS:
+                words += rules
+            else:
+                chains[f"{prefix}{letter}{word}"] = tuple(rules)
+                words.append(f"-m set --match-set {prefix}{letter}{word}s src -j {prefix}{letter}{word}")
+    chains[f"{prefix}w"] = (*words, "-j DROP")
+    return chains
 
-    # -- from the interface to the source ---------------------------------------------------------------------------
 
-    def entry(self, tunnel: str, cloud: str) -> None:
-        entry = self.chains[self.prefix] = []
-        of_kind = {kind: [one for one in self._endpoints() if one.kind is kind] for kind in Kind}
-        sites = self._set("n", (str(site.network) for site in of_kind[Kind.SITE]))
-        servers = self._set("n", (str(server.network) for server in of_kind[Kind.SERVER]))
-        from_sites = self._dispatch(self._sites(of_kind))
-        from_servers = self._dispatch(
-            (self.networks[server.name], rule)
-            for server in of_kind[Kind.SERVER]
-            if (rule := self._leaf(server, (server.name,))) is not None
-        )
-        forbidden = frozenset(self.rule_set.platform.forbidden)
-        entry.extend(self._rules([(half, forbidden) for half in EVERYWHERE if forbidden], "DROP"))
-        entry.append(f"-i {tunnel} -o {tunnel} -m set --match-set {sites} dst -g {from_sites}")
-        entry.append(f"-i {tunnel} -o {cloud} -m set --match-set {servers} dst -g {from_sites}")
-        entry.append(f"-i {cloud} -o {tunnel} -m set --match-set {sites} dst -g {from_servers}")
-        entry.append("-j DROP")
+def _word(name: str, columns: Columns, target: str) -> list[str]:
+    """Up to WORD_BITS blocks: OR together what the destination is open to, AND what the source may, then decide."""
+    rules = [f"-j MARK --set-xmark {PENDING:#x}/{ALL:#x}"]
+    if columns.whole:
+        rules.append(f"-j SET --map-set {name}a dst --map-mark")
+    if columns.ports:
+        rules.append(f"-j SET --map-set {name}p dst,dst --map-mark")
+    for number, service in enumerate(columns.wide):
+        rules.append(f"{range_match(service)} -j SET --map-set {name}w{number} dst --map-mark")
+    rules.append(f"-j SET --map-set {name}s src --map-mark")
+    rules.append(f"-m mark ! --mark 0x0 -m mark --mark 0x0/{PENDING:#x} {target}")
+    return rules
 
-    def _endpoints(self) -> Iterable[Endpoint]:
-        return (self.rule_set.endpoints[name] for name in self.networks)
 
-    def _sites(self, of_kind: Mapping[Kind, list[Endpoint]]) -> Iterable[tuple[IPv4Network, str]]:
-        """For each site that may reach something (or a device of which may) the rule that leads on."""
-        particular: dict[str, list[Endpoint]] = {}
-        inside = {name for group in self.rule_set.nested.get("", ()) for name in group.members}
-        for device in of_kind[Kind.DEVICE]:
-            if device.site is not None and (device.name in self.rule_set.sources or device.name in inside):
-                particular.setdefault(device.site, []).append(device)
-        for site in of_kind[Kind.SITE]:
-            rule = self._leaf(site, (site.name,))
-            if site.name in particular:
-                rule = self._site_with_devices(site, particular[site.name])
-            if rule is not None:
-                yield self.networks[site.name], rule
+# -- text -------------------------------------------------------------------------------------------------------------
 
-    def _site_with_devices(self, site: Endpoint, devices: list[Endpoint]) -> str:
-        """Devices with clauses of their own first, each with its site's clauses too; then the rest of the site."""
-        cases = [
-            (self.networks[device.name], rule)
-            for device in devices
-            if (rule := self._leaf(device, (device.name, site.name))) is not None
-        ]
-        profile = self._profile((site.name,))
-        chain = self._dispatch(cases, otherwise=f"-g {profile}" if profile else "-j DROP")
-        return f"! -d {site.network} -g {chain}"
 
-    def _leaf(self, source: Endpoint, names: tuple[str, ...]) -> str | None:
-        """What a rule does with packets of this source: nothing that stays on its own site's LAN is let through."""
-        profile = self._profile(names)
-        if profile is None:
-            return None
-        home = f"! -d {self.networks[source.site]} " if source.site is not None else ""
-        return f"{home}-g {profile}"
+def set_text(name: str, content: SetContent) -> str:
+    """ipset-restore text that makes the set."""
+    size = max(64, 1 << (len(content.entries) // 2).bit_length())
+    # Twice the room: what changes in place comes before what goes.
+    limit = max(64, 2 * len(content.entries))
+    extension = " skbinfo" if content.marked else ""
+    lines = [f"create {name} {content.kind} family inet hashsize {size} maxelem {limit}{extension}\n"]
+    lines += additions(name, content.entries, marked=content.marked)
+    return "".join(lines)
 
-    def _dispatch(self, cases: Iterable[tuple[IPv4Network, str]], otherwise: str = "-j DROP") -> str:
-        """The chain that finds the source among ``cases`` and does what its case says."""
-        return self._level(tree(cases), otherwise)
 
-    def _level(self, level: Level[str], otherwise: str) -> str:
-        chain = f"{self.prefix}-d{len(self.chains)}"
-        rules = self.chains[chain] = []
-        for network, target in level.cases:
-            todo = f"-g {self._level(target, otherwise)}" if isinstance(target, Level) else target
-            rules.append(f"-s {network} {todo}")
-        rules.append(otherwise)
-        return chain
+def additions(name: str, entries: Mapping[str, tuple[int, int]] | Entries, *, marked: bool = True) -> Iterator[str]:
+    """A line of ipset-restore text for each entry."""
+    if not marked:
+        return (f"add {name} {one}\n" for one in entries)
+    return (f"add {name} {one} skbmark {mark:#x}/{mask:#x}\n" for one, (mark, mask) in entries.items())
 
-    # -- from the source to its clauses ------------------------------------------------------------------------------
 
-    def _profile(self, names: tuple[str, ...]) -> str | None:
-        """The chain for sources with the blocks of ``names`` and their closed groups; None if they have no grants."""
-        numbers = tuple(sorted({number for name in names for number in self.rule_set.sources.get(name, ())}))
-        if not any(self.rule_set.blocks[number].grants for number in numbers):
-            return None
-        key = numbers, self._closed(names, numbers)
-        if key not in self.profiles:
-            chain = self.profiles[key] = f"{self.prefix}-p{len(self.chains)}"
-            rules = self.chains[chain] = []
-            if closed := key[1]:
-                rules.append(f"-m set --match-set {self._set('n', closed)} dst -j DROP")
-            for target in ("DROP", "ACCEPT"):
-                rules.extend(rule for number in numbers for rule in self._block(number, target))
-            rules.append("-j DROP")
-        return self.profiles[key]
+def chains_text(chains: Chains) -> str:
+    """iptables-restore text that makes the chains, or gives those that are there new rules."""
+    heads = [f":{name} - [0:0]\n" for name in chains]
+    return "".join([*heads, *(f"-A {name} {rule}\n" for name, rules in chains.items() for rule in rules)])
 
-    def _closed(self, names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[str, ...]:
-        """The networks inside nested groups that the source is not in, if a grant leads there."""
-        groups = self.rule_set.closed_to([self.rule_set.endpoints[name] for name in names])
-        if not groups:
-            return ()
-        granted = [clause.destinations for number in numbers for clause in self.rule_set.blocks[number].grants]
-        return self._networks_inside(
-            tuple(
-                (group.tenant, group.members)
-                for group in groups
-                if any(not self._homes(group.members).isdisjoint(self._homes(names)) for names in granted)
-            )
-        )
 
-    def _homes(self, names: frozenset[str]) -> frozenset[str]:
-        """The sites of the names, and the servers among them."""
-        if names not in self.homes:
-            self.homes[names] = frozenset(self.rule_set.endpoints[name].site or name for name in names)
-        return self.homes[names]
-
-    def _networks_inside(self, groups: tuple[tuple[str, frozenset[str]], ...]) -> tuple[str, ...]:
-        if groups not in self.inside:
-            found = {
-                name
-                for tenant, members in groups
-                for name in members & self.networks.keys()
-                if self.rule_set.endpoints[name].tenant == tenant
-            }
-            self.inside[groups] = tuple(self.networks_text[name] for name in sorted(found))
-        return self.inside[groups]
-
-    def _block(self, number: int, target: str) -> list[str]:
-        """The rules of the block's denials or grants, each written once."""
-        if (number, target) not in self.block_rules:
-            block = self.rule_set.blocks[number]
-            self.block_rules[number, target] = self._clauses(
-                block.denials if target == "DROP" else block.grants, target
-            )
-        return self.block_rules[number, target]
-
-    def _clauses(self, clauses: Iterable[Clause], target: str) -> list[str]:
-        offered: dict[str, set[Service]] = {}
-        for clause in clauses:
-            for name in clause.destinations:
-                offered.setdefault(name, set()).update(clause.services)
-        named = sorted(offered.keys() & self.networks.keys())
-        return self._rules(((self.networks_text[name], frozenset(offered[name])) for name in named), target)
-
-    def _rules(self, offered: Iterable[tuple[str, frozenset[Service]]], target: str) -> list[str]:
-        """One lookup for whole networks, one for single ports, one for each wide range."""
-        whole: list[str] = []
-        ports: list[str] = []
-        wide: dict[Service, list[str]] = {}
-        # Destinations are many, what is offered to them is one of a few combinations: each is worked out once.
-        forms: dict[frozenset[Service], Form] = {}
-        for network, services in offered:
-            if services not in forms:
-                forms[services] = form(services)
-            written = forms[services]
-            if written.whole:
-                whole.append(network)
-            ports.extend(f"{network},{entry}" for entry in written.entries)
-            for part in written.wide:
-                wide.setdefault(part, []).append(network)
-        rules = []
-        if whole:
-            rules.append(f"-m set --match-set {self._set('n', whole)} dst -j {target}")
-        if ports:
-            rules.append(f"-m set --match-set {self._set('p', ports)} dst,dst -j {target}")
-        for service in sorted(wide):
-            rules.append(f"{range_match(service)} -m set --match-set {self._set('n', wide[service])} dst -j {target}")
-        return rules
-
-    def _set(self, kind: str, members: Iterable[str]) -> str:
-        """The set with exactly these members; equal sets are one set."""
-        entries = tuple(members)
-        if (kind, entries) not in self.sets:
-            name = self.sets[kind, entries] = f"{self.prefix}-{kind}{len(self.sets)}"
-            size = max(64, 1 << (len(entries) // 2).bit_length())
-            limit = max(64, len(entries))
-            self.set_text.append(f"create {name} {_SET_TYPES[kind]} family inet hashsize {size} maxelem {limit}")
-            self.set_text.extend(f"add {name} {entry}" for entry in entries)
-        return self.sets[kind, entries]
+def names_of(pieces: Iterable[Piece]) -> frozenset[str]:
+    """The sets of the pieces."""
+    return frozenset(name for piece in pieces for name in piece.sets)

@@ -1,5 +1,9 @@
-"""Reads rendered ipset and iptables text and walks a packet through it, as the kernel would. Independent of rules."""
+"""Reads ipset and iptables text and walks a packet through it, as the kernel would. Independent of rules.
 
+Takes what is rendered as well as what `ipset save` and `iptables-save` give back.
+"""
+
+import re
 import shlex
 from dataclasses import dataclass, field
 from functools import cache
@@ -7,15 +11,33 @@ from ipaddress import ip_address, ip_network
 
 ip_address, ip_network = cache(ip_address), cache(ip_network)
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+GRANT = "KY-GRANT"
+_ELEMENT = re.compile(r"(\S+)(?: skbmark (0x[0-9a-f]+)(?:/(0x[0-9a-f]+))?)?")
+
+#: Port part of an element, prefix length, network -> (mark, mask).
+Set = dict[str, dict[int, dict[int, tuple[int, int]]]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A packet and its way. ``selector`` is a port, or ICMP type * 256 + code."""
+
+    came_in: str
+    goes_out: str
+    source: str
+    destination: str
+    protocol: int
+    selector: int
 
 
 @dataclass
 class Kernel:
     """The sets and chains of one namespace. ``steps`` counts rules looked at by the last packet."""
 
-    sets: dict[str, list[str]] = field(default_factory=dict)
+    sets: dict[str, Set] = field(default_factory=dict)
     chains: dict[str, list[list[str]]] = field(default_factory=dict)
     steps: int = 0
+    mark: int = 0
 
     @classmethod
     def read(cls, sets: str, chains: str) -> "Kernel":
@@ -25,13 +47,17 @@ class Kernel:
             if verb == "create":
                 assert name not in kernel.sets
                 assert len(name) <= 31
-                kernel.sets[name] = []
-            else:
-                assert verb == "add"
-                assert rest not in kernel.sets[name]
-                kernel.sets[name].append(rest)
-        lines = chains.splitlines()
-        assert (lines[0], lines[-1]) == ("*filter", "COMMIT")
+                kernel.sets[name] = {}
+                continue
+            assert verb == "add"
+            element, mark, mask = _ELEMENT.fullmatch(rest).groups()
+            network, _, port = element.partition(",")
+            network = ip_network(network)
+            found = kernel.sets[name].setdefault(port, {}).setdefault(network.prefixlen, {})
+            assert int(network.network_address) not in found
+            found[int(network.network_address)] = int(mark or "0", 16), int(mask or "0xffffffff", 16)
+        lines = [line for line in chains.splitlines() if not line.startswith("#")]
+        assert (lines[0], lines[-1]) == ("*mangle", "COMMIT")
         for line in lines[1:-1]:
             if line.startswith(":"):
                 name = line[1:].split()[0]
@@ -46,72 +72,97 @@ class Kernel:
     def accepts(
         self, chain: str, came_in: str, goes_out: str, source: str, destination: str, protocol: int, selector: int
     ) -> bool:
-        """The verdict; ``selector`` is a port, or ICMP type * 256 + code."""
-        self.steps = 0
-        while True:
-            for words in self.chains[chain]:
-                self.steps += 1
-                target = self._target(list(words), came_in, goes_out, source, destination, protocol, selector)
-                if target is not None:
-                    break
-            else:
-                return False  # back to FORWARD, whose policy is DROP
-            if target[0] == "-j":
-                assert target[1] in ("ACCEPT", "DROP")
-                return target[1] == "ACCEPT"
-            chain = target[1]
+        """Whether the packet comes to the chain of granted ones."""
+        self.steps = self.mark = 0
+        return self._walk(chain, Question(came_in, goes_out, source, destination, protocol, selector)) is True
 
-    def _target(
-        self, words: list[str], came_in: str, goes_out: str, source: str, destination: str, protocol: int, selector: int
-    ) -> tuple[str, str] | None:
+    def _walk(self, chain: str, question: Question) -> bool | None:
+        """True granted, False dropped, None come to the end of the chain."""
+        if chain == GRANT:
+            return True
+        for words in self.chains[chain]:
+            self.steps += 1
+            if (target := self._target(list(words), question)) is None:
+                continue
+            if target == ("-j", "DROP"):
+                return False
+            if target[0] == "-g":
+                return self._walk(target[1], question)
+            if target[0] == "-j":
+                if (verdict := self._walk(target[1], question)) is not None:
+                    return verdict
+        return None
+
+    def _target(self, words: list[str], question: Question) -> tuple[str, str] | None:
+        """What the rule does if it matches: ("-j", a chain or DROP), ("-g", a chain), ("", "") for a changed mark."""
         while words:
             word = words.pop(0)
             if negated := word == "!":
                 word = words.pop(0)
             value = words.pop(0)
             if word in ("-j", "-g"):
-                return word, value
+                return self._act(word, value, words, question)
             if word == "-m":
-                if value != "set":
-                    continue
-                assert words.pop(0) == "--match-set"
-                parts = words[1].split(",")
-                name = words.pop(0)
-                words.pop(0)
-                matches = self._in_set(name, len(parts) == 2, destination, protocol, selector)
+                continue
+            if word == "--match-set":
+                matches = self._entry(value, words.pop(0), question) is not None
+            elif word == "--mark":
+                mark, _, mask = value.partition("/")
+                matches = self.mark & int(mask or "0xffffffff", 16) == int(mark, 16)
             elif word == "-i":
-                matches = value == came_in
+                matches = value == question.came_in
             elif word == "-o":
-                matches = value == goes_out
+                matches = value == question.goes_out
             elif word == "-s":
-                matches = ip_address(source) in ip_network(value)
+                matches = ip_address(question.source) in ip_network(value)
             elif word == "-d":
-                matches = ip_address(destination) in ip_network(value)
+                matches = ip_address(question.destination) in ip_network(value)
             elif word == "-p":
-                matches = protocol == PROTOCOLS[value]
+                matches = question.protocol == PROTOCOLS[value]
             elif word == "--dport":
                 low, high = value.split(":")
-                matches = int(low) <= selector <= int(high)
+                matches = int(low) <= question.selector <= int(high)
             elif word == "--icmp-type":
-                matches = int(value) == 255 or selector // 256 == int(value)
+                matches = int(value) == 255 or question.selector // 256 == int(value)
             else:
                 raise AssertionError(word)
             if matches == negated:
                 return None
         raise AssertionError("a rule without a target")
 
-    def _in_set(self, name: str, with_port: bool, address: str, protocol: int, selector: int) -> bool:
-        for entry in self.sets[name]:
-            network, _, port = entry.partition(",")
-            assert bool(port) == with_port
-            if ip_address(address) not in ip_network(network):
-                continue
-            if not port:
-                return True
-            kind, _, number = port.partition(":")
-            if kind == "icmp":
-                high, _, low = number.partition("/")
-                number = str(int(high) * 256 + int(low))
-            if PROTOCOLS[kind] == protocol and int(number) == selector:
-                return True
-        return False
+    def _act(self, word: str, target: str, rest: list[str], question: Question) -> tuple[str, str]:
+        if target == "MARK":
+            assert rest.pop(0) == "--set-xmark"
+            mark, mask = (int(part, 16) for part in rest.pop(0).split("/"))
+            self.mark = (self.mark & ~mask) ^ mark
+        elif target == "SET":
+            assert rest.pop(0) == "--map-set"
+            entry = self._entry(rest.pop(0), rest.pop(0), question)
+            assert rest.pop(0) == "--map-mark"
+            if entry is not None:
+                self.mark = (self.mark & ~entry[1]) ^ entry[0]
+        else:
+            assert not rest
+            return word, target
+        assert not rest
+        return "", ""
+
+    def _entry(self, name: str, directions: str, question: Question) -> tuple[int, int] | None:
+        """The entry that the kernel finds: the longest prefix that holds the address, of those with the port."""
+        first, _, second = directions.partition(",")
+        address = int(ip_address(question.source if first == "src" else question.destination))
+        port = ""
+        if second:
+            port = _port(question.protocol, question.selector)
+        prefixes = self.sets[name].get(port, {})
+        for length in sorted(prefixes, reverse=True):
+            found = prefixes[length].get(address >> (32 - length) << (32 - length))
+            if found is not None:
+                return found
+        return None
+
+
+def _port(protocol: int, selector: int) -> str:
+    if protocol == 1:
+        return f"icmp:{selector // 256}/{selector % 256}"
+    return f"{next((name for name, number in PROTOCOLS.items() if number == protocol), protocol)}:{selector}"

@@ -7,48 +7,74 @@ import pytest
 from rules.compile import RuleSet
 from rules.dispatch import LEAF_MAX, STRIDE_BITS, Level, tree
 from rules.model import Endpoint, Kind
-from rules.render import Rendered, render
+from rules.render import Rendered, Sides, render
 
 Decide = Callable[[str], RuleSet]
 
 
-def _render(rule_set: RuleSet, version: int = 1) -> Rendered:
-    return render(rule_set, version=version, tunnel_interface="ipsec0", cloud_interface="lan0")
+SIDES = Sides("ipsec0", "lan0")
 
 
-def test_everything_ends_in_a_drop_and_every_name_is_the_versions_own(decide: Decide) -> None:
-    rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: [ssh, tcp/1-9999, any]}]"), 10**15 - 1)
-    last = {line.split()[1]: line for line in rendered.chains.splitlines() if line.startswith("-A")}
-    assert set(last) == set(rendered.chain_names)
-    assert all(line.endswith("-j DROP") for line in last.values())
-    assert all(name.startswith("ky999999999999999") and len(name) <= 28 for name in rendered.chain_names)
-    assert all(name.startswith("ky999999999999999") and len(name) <= 31 for name in rendered.set_names)
+def _render(rule_set: RuleSet, version: int = 1, sides: Sides = SIDES) -> Rendered:
+    return render(rule_set, version=version, sides=sides)
+
+
+def _chains(rendered: Rendered) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in rendered.chains.splitlines():
+        if line.startswith(":"):
+            found[line[1:].split()[0]] = []
+        elif line.startswith("-A"):
+            _, name, rule = line.split(" ", 2)
+            found[name].append(rule)
+    return found
+
+
+def test_every_chain_ends_in_a_drop_or_leads_on_and_names_fit(decide: Decide) -> None:
+    rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: [ssh, tcp/1-9999, any]}]"), 10**9 - 1)
+    chains = _chains(rendered)
+    for rules in chains.values():
+        word, target = rules[-1].split()
+        assert (word, target) == ("-j", "DROP") or (word == "-g" and target in chains)
+    assert all(len(name) <= 28 for name in chains)
+    assert all(len(line.split()[1]) <= 31 for line in rendered.sets.splitlines())
     with pytest.raises(ValueError, match="does not fit"):
-        _render(decide(""), 10**15)
+        _render(decide(""), 10**9)
 
 
-def test_an_empty_policy_accepts_nothing(decide: Decide) -> None:
+def test_an_empty_policy_grants_nothing(decide: Decide) -> None:
     rendered = _render(decide(""))
+    assert "KY-GRANT" not in rendered.chains
     assert "ACCEPT" not in rendered.chains
-    assert rendered.chains.startswith("*filter\n")
+    assert rendered.chains.startswith("*mangle\n")
     assert rendered.chains.endswith("COMMIT\n")
 
 
-def test_sources_with_equal_policy_share_chain_and_sets(decide: Decide) -> None:
-    rendered = _render(decide("allow: [{from: [tokyo-1, osaka-1], to: [web, db], services: ssh}]"))
-    assert rendered.chains.count("-j ACCEPT") == 1
-    assert sum(line.endswith(",tcp:22") for line in rendered.sets.splitlines()) == 2
+def test_however_many_statements_a_tenant_has_one_word_decides_for_31_sources(decide: Decide) -> None:
+    one = _render(decide("allow: [{from: tokyo-1, to: web, services: ssh}]"))
+    many = "".join(f"{{from: tokyo-1, to: web, services: tcp/{port}}}, " for port in range(1000, 1200))
+    more = _render(decide(f"allow: [{many}{{from: osaka-1, to: tokyo-1, services: ssh}}]"))
+    assert _chains(one).keys() == _chains(more).keys()
+    assert one.chains.count("\n") == more.chains.count("\n")
 
 
 def test_wide_ranges_are_compared_and_narrow_ones_listed(decide: Decide) -> None:
     rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: [tcp/1-60000, udp/5-7, icmp/8, icmp/255]}]"))
-    assert "-p tcp -m tcp --dport 1:60000 -m set" in rendered.chains
-    assert "-p icmp -m icmp --icmp-type 8 -m set" in rendered.chains
+    assert "-p tcp -m tcp --dport 1:60000 -j SET" in rendered.chains
+    assert "-p icmp -m icmp --icmp-type 8 -j SET" in rendered.chains
     # To iptables type 255 means any type: it may never be written.
     assert "--icmp-type 255" not in rendered.chains
     assert "icmp:255/255" in rendered.sets
     assert "udp:6" in rendered.sets
     assert rendered.sets.count("\n") < 300
+
+
+def test_with_kernel_esp_only_what_was_encrypted_comes_from_the_tunnel(decide: Decide) -> None:
+    rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: ssh}]"), sides=Sides("ipsec0", "lan0", True))
+    entries = [rule for rule in _chains(rendered)["ky.1"] if rule.startswith("-i ipsec0")]
+    assert len(entries) == 2
+    assert all("-m policy --dir in --pol ipsec --mode tunnel" in rule for rule in entries)
+    assert "policy" not in _render(decide("")).chains
 
 
 def test_ipv6_members_are_left_out_and_told(decide: Decide) -> None:
