@@ -4,10 +4,14 @@ The legacy backend is named outright: a machine where the nft backend is the def
 rule sets, and per-packet cost differs by a factor of four.
 """
 
+from collections.abc import Iterator
+
 from linux.runner import Runner
 
 #: Seconds that iptables may wait for another writer's lock.
 LOCK_WAIT_S = 5
+#: New sets that one ipset makes.
+BATCH_SETS = 50
 
 
 class Netfilter:
@@ -33,13 +37,32 @@ class Netfilter:
 
     def restore_sets(self, text: str) -> None:
         """Apply ipset-restore text. Not a transaction: a failure can leave a part, so write new names only."""
-        if text:
-            self._runner.run(["ipset", "restore"], stdin=text, timeout_s=60)
+        for batch in batches(text):
+            self._runner.run(["ipset", "restore"], stdin=batch, timeout_s=60)
 
     def set_names(self) -> list[str]:
         """Names of the sets that exist, sorted."""
         return sorted(self._runner.run(["ipset", "list", "-name"]).stdout.split())
 
+    def list_headings(self) -> str:
+        """All sets without their entries, as ``ipset list -terse`` shows them."""
+        return self._runner.run(["ipset", "list", "-terse"], timeout_s=60).stdout
+
     def save_sets(self) -> str:
         """All sets with their entries in ipset-restore form."""
         return self._runner.run(["ipset", "save"], timeout_s=60).stdout
+
+
+def batches(text: str) -> Iterator[str]:
+    """ipset-restore text in pieces of BATCH_SETS new sets: ipset looks each name up in a list of those it has met."""
+    begin = count = 0
+    position = text.find("create ")
+    while position >= 0:
+        if position == 0 or text[position - 1] == "\n":
+            if count == BATCH_SETS:
+                yield text[begin:position]
+                begin, count = position, 0
+            count += 1
+        position = text.find("create ", position + 1)
+    if text[begin:]:
+        yield text[begin:]

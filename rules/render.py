@@ -28,6 +28,9 @@ from rules.vectors import ALL, PENDING, Columns, Entries, Shape, Vectors, elemen
 VERSION_MAX = 10**9
 #: Where granted packets go: the skeleton's.
 GRANT_CHAIN = "KY-GRANT"
+#: The set of timed grants (source, protocol and port, destination; they end in the kernel), and where theirs go.
+TIMED_SET = "kyoten-grants"
+TIMED_GRANT_CHAIN = "KY-TIMED-GRANT"
 #: The mark of a granted packet, "KY" and one.
 GRANTED = 0x4B590001
 #: All of IPv4, as hash:net can say it: it has no /0.
@@ -239,7 +242,8 @@ def tenant_chains(shape: Shape, prefix: str, sides: Sides) -> Chains:
             else:
                 chains[f"{prefix}{letter}{word}"] = tuple(rules)
                 words.append(f"-m set --match-set {prefix}{letter}{word}s src -j {prefix}{letter}{word}")
-    chains[f"{prefix}w"] = (*words, "-j DROP")
+    timed = f"-m set --match-set {TIMED_SET} src,dst,dst -g {TIMED_GRANT_CHAIN}"
+    chains[f"{prefix}w"] = (*words, timed, "-j DROP")
     return chains
 
 

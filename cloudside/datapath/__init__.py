@@ -2,7 +2,8 @@
 
 skeleton     the chains that are always there: drop, established first, what the gateway itself accepts. Pure
 snapshot     iptables-save and ipset-save text as comparable data, and what differs. Pure
-enforcement  new versions of the rule set by one flip; drift found and repaired; adoption after a restart
+versions     what is in force, and the smallest change from it to another rule set. Pure
+enforcement  does the change; drift found and repaired; adoption after a restart
 flows        connection tracking: which established flows are no longer allowed
 site_routes  routes follow tunnels; a site that is down is unreachable, never the default route
 problems     what troubles the gateway, as data

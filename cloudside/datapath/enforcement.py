@@ -1,19 +1,17 @@
 """Brings the packet filter to what is wanted, and notices when it is not so any more.
 
-A new version of the rule set is built beside the old: its sets, then one iptables-restore with its chains and the flip
-of KY-POLICY's jump, then the old version goes. Sets and rules share no transaction, so a step that fails, or a process
-that dies between steps, leaves the old version whole; what it left lying about is swept by the next pass.
+What a change is made of is decided in versions; here it is done. A new version is built beside the old: its sets, then
+one iptables-restore with its chains and the flip, then the old version goes. Sets and rules share no transaction, so a
+step that fails, or a process that dies between steps, leaves the old version whole; what it left lying about is swept
+by the next pass.
 
-What is in force is known after a restart from the rule set's fingerprint in the jump's comment, and whether it is whole
-from a digest in the runtime directory (which a reboot clears, as it clears the kernel).
+There is no record on disk of what is in force: after a restart, and after a step that failed, the kernel is read back
+and compared, piece by piece, with what the rule set compiles to. What is the same is taken over as it is.
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 from cloudside.config import Network
 from cloudside.datapath.skeleton import (
@@ -21,81 +19,62 @@ from cloudside.datapath.skeleton import (
     SERVERS_SET,
     SITES_SET,
     Doors,
+    Tables,
     closed_text,
     sets_text,
     skeleton_differences,
     skeleton_text,
 )
 from cloudside.datapath.snapshot import (
-    Chains,
-    SetContent,
-    differences,
-    digest,
+    different_chains,
+    different_headings,
+    different_sets,
     parse_chains,
+    parse_headings,
     parse_sets,
-    version_of,
-    versioned,
 )
+from cloudside.datapath.versions import InForce, adopted, change, version_names
 from linux.dataplane import TUNNEL_INTERFACE
 from linux.errors import LinuxError
-from linux.files import write_durably
 from linux.netfilter import Netfilter
 from rules.compile import RuleSet
-from rules.render import Rendered, render
-
-_FLIP = re.compile(r'-m comment --comment "?kyoten:([0-9a-f]+)"? -j (ky\d+)')
-
-State = tuple[Chains, dict[str, SetContent]]
+from rules.problems import Problem
+from rules.render import Sides, left_out, top_chain
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """The version that KY-POLICY jumps to, and how the kernel looked right after it was put there."""
+class Applied:
+    """``how``: adopted (it was there already), in place, new version. ``problems``: what could not be rendered."""
 
-    version: int
-    fingerprint: str
-    chains: tuple[str, ...]
-    sets: tuple[str, ...]
-    state: State
+    problems: tuple[Problem, ...]
+    how: str
 
 
 class Enforcement:
     """The packet filter of this gateway. All methods raise LinuxError when the kernel or a program says no."""
 
-    def __init__(self, netfilter: Netfilter, doors: Doors, record: Path) -> None:
+    def __init__(self, netfilter: Netfilter, doors: Doors, *, ipsec: bool = False) -> None:
         self._netfilter = netfilter
         self._doors = doors
-        self._record = record
+        self._sides = Sides(TUNNEL_INTERFACE, doors.cloud_interface, ipsec)
         self._in_force: InForce | None = None
         self._members: dict[str, frozenset[str]] = {}
         self._last_version: int | None = None
 
     @property
     def fingerprint(self) -> str:
-        """The rule set in the kernel; empty: none, nothing new is forwarded."""
-        return self._in_force.fingerprint if self._in_force is not None else ""
+        """The rule set known to be in the kernel; empty: none is, or nobody has looked yet at what is."""
+        return self._in_force.rule_set.fingerprint if self._in_force is not None else ""
+
+    @property
+    def in_force(self) -> RuleSet | None:
+        """The rule set known to be in the kernel."""
+        return self._in_force.rule_set if self._in_force is not None else None
 
     def hold(self) -> None:
         """Put the skeleton in place: default deny from here on. First thing at start; keeps a version in force."""
         self._netfilter.restore_sets(sets_text())
-        self._netfilter.restore_rules(skeleton_text(self._doors, self._chains()))
-
-    def adopt(self) -> bool:
-        """Take over the version that an earlier process left, if it is whole. Changes nothing in the kernel."""
-        state = self._state()
-        jump = _FLIP.fullmatch(" ".join(state[0].rules.get(POLICY_CHAIN, ())))
-        if jump is None:
-            return False
-        version = version_of(jump[2])
-        found = InForce(version, jump[1], _of_version(version, state[0].rules), _of_version(version, state[1]), state)
-        try:
-            recorded = json.loads(self._record.read_text())
-        except (OSError, ValueError):
-            return False
-        if recorded != {"fingerprint": found.fingerprint, "digest": _digest(found)}:
-            return False
-        self._in_force = found
-        return True
+        self._netfilter.restore_rules(skeleton_text(self._doors, self._tables()))
 
     def admit(self, sites: Iterable[Network], servers: Iterable[object]) -> bool:
         """Whose packets the gateway itself listens to. True when something changed."""
@@ -104,58 +83,94 @@ class Enforcement:
             SERVERS_SET: frozenset(str(address) for address in servers if isinstance(address, IPv4Address)),
         }
         changed = {name: members for name, members in wanted.items() if self._members.get(name) != members}
-        if changed:
-            self._netfilter.restore_sets("".join(_replacement(name, members) for name, members in changed.items()))
-            self._members.update(changed)
+        for name, members in changed.items():
+            before = self._members.get(name)
+            if before is None:
+                self._netfilter.restore_sets(_replacement(name, members))
+            else:
+                lines = [f"del -exist {name} {one}\n" for one in sorted(before - members)]
+                lines += [f"add -exist {name} {one}\n" for one in sorted(members - before)]
+                self._members.pop(name)  # half of it may be done when it fails
+                self._netfilter.restore_sets("".join(lines))
+            self._members[name] = members
         return bool(changed)
 
-    def apply(self, rule_set: RuleSet) -> Rendered:
-        """Put a rule set in force as a new version, whatever was before. On any error the old version is whole."""
+    def apply(self, rule_set: RuleSet) -> Applied:
+        """Put a rule set in force, whatever was before. On any error what was in force is whole; which that is, is then
+        found out by the next call, as after a start: by reading the kernel back.
+        """
+        if self._in_force is None and self._look_back(rule_set):
+            return Applied(left_out(rule_set), "adopted")
         version = self._next_version()
-        rendered = render(
-            rule_set, version=version, tunnel_interface=TUNNEL_INTERFACE, cloud_interface=self._doors.cloud_interface
-        )
+        before, wanted = self._in_force, change(self._in_force, rule_set, version, self._sides)
+        self._in_force = None
+        if wanted.sets and not wanted.chains:
+            try:
+                self._netfilter.restore_sets(wanted.sets)
+            except LinuxError:
+                # What nobody may use may be half written. A new version leaves it behind.
+                wanted = change(before, rule_set, version, self._sides, in_place=False)
+            else:
+                self._in_force = wanted.result
+                return Applied(left_out(rule_set), "in place")
         try:
-            self._netfilter.restore_sets(rendered.sets)
-            self._netfilter.restore_rules(_with_flip(rendered, rule_set.fingerprint))
+            self._netfilter.restore_sets(wanted.sets)
+            if wanted.chains:
+                flip = f":{POLICY_CHAIN} - [0:0]\n-A {POLICY_CHAIN} -g {top_chain(wanted.result.top.version)}\n"
+                self._netfilter.restore_rules(f"*mangle\n{wanted.chains}{flip if wanted.flip else ''}COMMIT\n")
         except LinuxError:
-            self._forget_sets(rendered.set_names)
+            self._forget(version)
             raise
-        state = self._state()
-        self._in_force = InForce(
-            version, rule_set.fingerprint, (*rendered.chain_names, POLICY_CHAIN), rendered.set_names, state
-        )
-        self._write_record()
-        return rendered
+        self._in_force = wanted.result
+        return Applied(left_out(rule_set), "new version")
+
+    def _look_back(self, rule_set: RuleSet) -> bool:
+        """Take over what is in the kernel as this rule set would have it. True if that is all of it."""
+        mangle = self._tables().mangle
+        if not mangle.rules.get(POLICY_CHAIN):
+            return False
+        self._in_force, whole = adopted(rule_set, mangle, parse_sets(self._netfilter.save_sets()), self._sides)
+        return whole
 
     def sweep(self) -> None:
         """Remove chains and sets of versions that are not in force."""
-        chains, sets = self._chains(), self._netfilter.set_names()
-        keep = f"ky{self._in_force.version}" if self._in_force is not None else ""
-        old_chains = [name for name in versioned(chains.rules) if name.split("-")[0] != keep]
-        if old_chains:
-            lines = ["*filter", *(f"-F {name}" for name in old_chains), *(f"-X {name}" for name in old_chains)]
+        known_chains = self._in_force.chains(self._sides) if self._in_force is not None else {}
+        known_sets = self._in_force.sets(self._sides) if self._in_force is not None else {}
+        chains = [name for name in version_names(self._tables().mangle.rules) if name not in known_chains]
+        if chains and self._in_force is not None:
+            lines = ["*mangle", *(f"-F {name}" for name in chains), *(f"-X {name}" for name in chains)]
             self._netfilter.restore_rules("\n".join([*lines, "COMMIT", ""]))
-        old_sets = [name for name in versioned(sets) if name.split("-")[0] != keep]
-        self._netfilter.restore_sets("".join(f"destroy {name}\n" for name in old_sets))
+        if self._in_force is not None:
+            self._destroy(name for name in version_names(self._netfilter.set_names()) if name not in known_sets)
 
-    def repair(self) -> tuple[str, ...]:
+    def repair(self, *, thorough: bool = False) -> tuple[str, ...]:
         """Compare the kernel with what was put there; mend the skeleton and the sets. Returns what differed.
 
-        When the version in force differs it is given up: `fingerprint` becomes empty and the caller applies anew.
+        Rules are compared word by word, sets by type and size, with ``thorough`` entry by entry. When the rule set in
+        force differs it is given up: `fingerprint` becomes empty and the caller applies anew.
         """
-        state = self._state()
-        found = [f"chain {name}" for name in skeleton_differences(self._doors, state[0])]
+        tables = self._tables()
+        found = [f"chain {name}" for name in skeleton_differences(self._doors, tables)]
         if found:
             self.hold()
-        for name, members in self._members.items():
-            content = state[1].get(name)
-            if content is None or content.members != members:
+        contents = parse_sets(self._netfilter.save_sets()) if thorough else None
+        headings = parse_headings(self._netfilter.list_headings())
+        for name, members in list(self._members.items()):
+            if contents is not None and name in contents:
+                alike = contents[name].entries.keys() == members
+            else:
+                alike = name in headings and headings[name].count == len(members)
+            if not alike:
                 found.append(f"set {name}")
                 self._netfilter.restore_sets(sets_text() + _replacement(name, members))
-        known = self._in_force
-        if known is not None:
-            broken = differences(known.state, state, chains=known.chains, sets=known.sets)
+        if self._in_force is not None:
+            chains = {
+                **self._in_force.chains(self._sides),
+                POLICY_CHAIN: (f"-g {top_chain(self._in_force.top.version)}",),
+            }
+            sets = self._in_force.sets(self._sides)
+            broken = different_chains(chains, tables.mangle)
+            broken += different_headings(sets, headings) if contents is None else different_sets(sets, contents)
             if broken:
                 self._in_force = None
                 found += broken
@@ -164,56 +179,34 @@ class Enforcement:
     def close(self) -> None:
         """Leave the skeleton alone with an empty policy: nothing new is forwarded."""
         self.hold()
-        chains = self._chains()
-        self._netfilter.restore_rules(closed_text(chains, versioned(chains.rules)))
+        self._netfilter.restore_rules(closed_text(tuple(version_names(self._tables().mangle.rules))))
         self._in_force = None
-        self._record.unlink(missing_ok=True)
-        self.sweep()
+        self._destroy(version_names(self._netfilter.set_names()))
 
     def _next_version(self) -> int:
         """A version that nothing in the kernel has: asked once, then counted, even when an attempt failed."""
         if self._last_version is None:
-            names = versioned([*self._chains().rules, *self._netfilter.set_names()])
-            self._last_version = max(map(version_of, names), default=0)
+            names = version_names([*self._tables().mangle.rules, *self._netfilter.set_names()])
+            self._last_version = max((version for version in names.values() if version is not None), default=0)
         self._last_version += 1
         return self._last_version
 
-    def _chains(self) -> Chains:
-        return parse_chains(self._netfilter.save_rules())
+    def _tables(self) -> Tables:
+        return Tables(parse_chains(self._netfilter.save_rules()), parse_chains(self._netfilter.save_rules("mangle")))
 
-    def _state(self) -> State:
-        return self._chains(), parse_sets(self._netfilter.save_sets())
+    def _forget(self, version: int) -> None:
+        """Take away the sets of a version that did not come into force."""
+        self._destroy(name for name, found in version_names(self._netfilter.set_names()).items() if found == version)
 
-    def _forget_sets(self, names: Iterable[str]) -> None:
-        present = set(self._netfilter.set_names())
-        self._netfilter.restore_sets("".join(f"destroy {name}\n" for name in names if name in present))
-
-    def _write_record(self) -> None:
-        if self._in_force is not None:
-            content = {"fingerprint": self._in_force.fingerprint, "digest": _digest(self._in_force)}
-            write_durably(self._record, json.dumps(content).encode())
-
-
-def _digest(found: InForce) -> str:
-    return digest(found.state, chains=found.chains, sets=found.sets)
-
-
-def _of_version(version: int, names: Mapping[str, object]) -> tuple[str, ...]:
-    own = [name for name in versioned(names) if version_of(name) == version]
-    return (*own, *(name for name in (POLICY_CHAIN,) if name in names))
-
-
-def _with_flip(rendered: Rendered, fingerprint: str) -> str:
-    """The version's chains and the jump to them as one transaction."""
-    flip = f'-A {POLICY_CHAIN} -m comment --comment "kyoten:{fingerprint}" -j {rendered.entry_chain}'
-    return rendered.chains.removesuffix("COMMIT\n") + f":{POLICY_CHAIN} - [0:0]\n{flip}\nCOMMIT\n"
+    def _destroy(self, names: Iterable[str]) -> None:
+        self._netfilter.restore_sets("".join(f"destroy {name}\n" for name in names))
 
 
 def _replacement(name: str, members: Iterable[str]) -> str:
     """ipset-restore text that exchanges a set's content in one step."""
     new = f"{name}-new"
     return (
-        f"create -exist {new} hash:net family inet\nflush {new}\n"
+        f"create -exist {new} hash:net family inet maxelem 1000000\nflush {new}\n"
         + "".join(f"add {new} {member}\n" for member in sorted(members))
         + f"swap {new} {name}\ndestroy {new}\n"
     )

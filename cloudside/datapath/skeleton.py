@@ -1,7 +1,13 @@
 """The chains that are always there, whatever the policy: as iptables-restore text. Pure.
 
-FORWARD is ours alone: policy DROP, one jump to KY-FORWARD, and nothing else stays in it. There established flows pass
-first, then KY-POLICY jumps to the version of the rule set in force; an empty KY-POLICY means that nothing new passes.
+The filter table's FORWARD is ours alone: policy DROP, one jump to KY-FORWARD, and nothing else stays in it. There
+established flows pass, and of new ones those that carry the mark of a granted packet. The mark is given in the mangle
+table, whose FORWARD ends with a jump to KY-POLICY for the first packet of each flow; KY-POLICY leads to the version of
+the rule set in force. What others have in that table stays and comes first; if they, or an empty KY-POLICY, keep a
+packet from being decided it has no mark and is dropped.
+
+Flows of a timed grant carry a mark of their connection, and pass only as long as the grant is in the kernel's set: so
+they end on time, with nobody there to end them.
 
 INPUT is shared with the machine's operator, for whom ssh and monitoring are none of our business. We hold three
 interfaces: packets of the tunnel interface are judged by us before anything else; those of the cloud and the Internet
@@ -14,15 +20,23 @@ from dataclasses import dataclass
 from cloudside.config import Address, Config
 from cloudside.datapath.snapshot import Chains
 from linux.dataplane import TUNNEL_INTERFACE
+from rules.render import GRANT_CHAIN, GRANTED, TIMED_GRANT_CHAIN, TIMED_SET
 
 FORWARD_CHAIN = "KY-FORWARD"
 POLICY_CHAIN = "KY-POLICY"
 INPUT_CHAIN = "KY-INPUT"
-OUR_CHAINS = (FORWARD_CHAIN, POLICY_CHAIN, INPUT_CHAIN, "KY-IN-TUNNEL", "KY-IN-CLOUD", "KY-IN-INTERNET")
+#: Where flows of timed grants are asked whether their grant still stands.
+TIMED_CHAIN = "KY-TIMED"
+OUR_FILTER_CHAINS = (FORWARD_CHAIN, TIMED_CHAIN, INPUT_CHAIN, "KY-IN-TUNNEL", "KY-IN-CLOUD", "KY-IN-INTERNET")
+#: A connection that a timed grant let in has this bit of its mark.
+TIMED_MARK = 0x40000000
+_TIMED = f"{TIMED_MARK:#x}/{TIMED_MARK:#x}"
 
 #: Sets that INPUT asks: overlay prefixes of sites that exist and are not revoked; addresses of cloud servers.
 SITES_SET = "kyoten-sites"
 SERVERS_SET = "kyoten-servers"
+#: As many entries as these sets may have.
+ADMITTED_MAX = 1_000_000
 
 _IKE_PORTS = "500,4500"
 _PING = "-p icmp -m icmp --icmp-type 8 -j ACCEPT"
@@ -68,25 +82,46 @@ def _is_at(listening: Address, service: Address) -> bool:
 
 
 def sets_text() -> str:
-    """ipset-restore text: the sets that INPUT asks. Creating one that is there is not an error (``-exist``)."""
-    return f"create -exist {SITES_SET} hash:net family inet\ncreate -exist {SERVERS_SET} hash:net family inet\n"
+    """ipset-restore text: the sets that INPUT and timed grants ask. One that is there stays (``-exist``)."""
+    return (
+        f"create -exist {SITES_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
+        f"create -exist {SERVERS_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
+        f"create -exist {TIMED_SET} hash:ip,port,net family inet timeout 0 maxelem {ADMITTED_MAX}\n"
+    )
 
 
-def skeleton_text(wanted: Doors, current: Chains) -> str:
-    """iptables-restore text (``--noflush``) that puts the skeleton in place in one transaction.
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The two tables that we have something in."""
 
-    KY-POLICY is left as it is if it is there: the rule set in force goes on counting. What others have in INPUT stays,
-    in its order. Needs the sets of `sets_text`.
+    filter: Chains
+    mangle: Chains
+
+
+def skeleton_text(wanted: Doors, current: Tables) -> str:
+    """iptables-restore text (``--noflush``) that puts the skeleton in place, the filter table's drop first.
+
+    KY-POLICY is left as it is if it is there: the rule set in force goes on. What others have in INPUT and in mangle's
+    FORWARD stays, in its order. Needs the sets of `sets_text`.
     """
-    lines = ["*filter", ":FORWARD DROP [0:0]"]
-    lines += [f":{chain} - [0:0]" for chain in OUR_CHAINS if chain != POLICY_CHAIN or chain not in current.rules]
+    lines = ["*filter", ":FORWARD DROP [0:0]", *(f":{chain} - [0:0]" for chain in OUR_FILTER_CHAINS)]
     lines += ["-F FORWARD", f"-A FORWARD -j {FORWARD_CHAIN}"]
-    lines += [f"-D INPUT {rule}" for rule in current.rules.get("INPUT", ()) if rule.endswith(f"-j {INPUT_CHAIN}")]
+    present = current.filter.rules.get("INPUT", ())
+    lines += [f"-D INPUT {rule}" for rule in present if rule.endswith(f"-j {INPUT_CHAIN}")]
     jumps = input_jumps(wanted)
     lines += [f"-I INPUT 1 {jumps[0]}", *(f"-A INPUT {jump}" for jump in jumps[1:])]
-    for chain, rules in skeleton_rules(wanted).items():
-        lines += [f"-A {chain} {rule}" for rule in rules]
+    lines += [f"-A {chain} {rule}" for chain, rules in skeleton_rules(wanted).items() for rule in rules]
+    lines += ["COMMIT", "*mangle", *(f":{chain} - [0:0]" for chain in marking_rules())]
+    if POLICY_CHAIN not in current.mangle.rules:
+        lines.append(f":{POLICY_CHAIN} - [0:0]")
+    present = current.mangle.rules.get("FORWARD", ())
+    lines += [f"-D FORWARD {rule}" for rule in present if rule.endswith(f"-j {POLICY_CHAIN}")]
+    lines.append(f"-A FORWARD {_DECIDE}")
+    lines += [f"-A {chain} {rule}" for chain, rules in marking_rules().items() for rule in rules]
     return "\n".join([*lines, "COMMIT", ""])
+
+
+_DECIDE = f"-m conntrack --ctstate NEW -j {POLICY_CHAIN}"
 
 
 def input_jumps(wanted: Doors) -> tuple[str, ...]:
@@ -100,9 +135,16 @@ def skeleton_rules(wanted: Doors) -> dict[str, tuple[str, ...]]:
     service = f"{wanted.service_address}/32"
     return {
         FORWARD_CHAIN: (
+            f"-m connmark --mark {_TIMED} -j {TIMED_CHAIN}",
             "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
             "-m conntrack --ctstate INVALID -j DROP",
-            f"-j {POLICY_CHAIN}",
+            f"-m mark --mark {GRANTED:#x} -j ACCEPT",
+        ),
+        TIMED_CHAIN: (
+            "-m conntrack --ctstate RELATED -j RETURN",
+            f"-m conntrack --ctdir ORIGINAL -m set --match-set {TIMED_SET} src,dst,dst -j RETURN",
+            f"-m conntrack --ctdir REPLY -m set --match-set {TIMED_SET} dst,src,src -j RETURN",
+            "-j DROP",
         ),
         INPUT_CHAIN: (
             "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
@@ -138,28 +180,40 @@ def skeleton_rules(wanted: Doors) -> dict[str, tuple[str, ...]]:
     }
 
 
-def skeleton_differences(wanted: Doors, current: Chains) -> tuple[str, ...]:
+def marking_rules() -> dict[str, tuple[str, ...]]:
+    """The rules of our chains in the mangle table but KY-POLICY: what a granted packet goes through."""
+    return {
+        GRANT_CHAIN: (f"-j MARK --set-xmark {GRANTED:#x}/0xffffffff", "-j ACCEPT"),
+        TIMED_GRANT_CHAIN: (f"-j CONNMARK --set-xmark {_TIMED}", f"-g {GRANT_CHAIN}"),
+    }
+
+
+def skeleton_differences(wanted: Doors, current: Tables) -> tuple[str, ...]:
     """The chains whose content is not the skeleton's, by name; KY-POLICY is looked at by whoever applies rule sets."""
-    found = [chain for chain, rules in skeleton_rules(wanted).items() if current.rules.get(chain) != rules]
-    if current.policies.get("FORWARD") != "DROP" or current.rules.get("FORWARD") != (f"-j {FORWARD_CHAIN}",):
+    rules = current.filter.rules
+    found = [chain for chain, lines in skeleton_rules(wanted).items() if rules.get(chain) != lines]
+    if current.filter.policies.get("FORWARD") != "DROP" or rules.get("FORWARD") != (f"-j {FORWARD_CHAIN}",):
         found.append("FORWARD")
-    if POLICY_CHAIN not in current.rules:
+    found += [chain for chain, lines in marking_rules().items() if current.mangle.rules.get(chain) != lines]
+    if POLICY_CHAIN not in current.mangle.rules:
         found.append(POLICY_CHAIN)
+    decide = [rule for rule in current.mangle.rules.get("FORWARD", ()) if rule.endswith(f"-j {POLICY_CHAIN}")]
+    if decide != [_DECIDE]:
+        found.append("FORWARD (mangle)")
     jumps = input_jumps(wanted)
-    present = current.rules.get("INPUT", ())
+    present = rules.get("INPUT", ())
     ours = tuple(rule for rule in present if rule.endswith(f"-j {INPUT_CHAIN}"))
     if ours != jumps or present[0] != jumps[0]:
         found.append("INPUT")
     return tuple(found)
 
 
-def closed_text(current: Chains, versioned: tuple[str, ...]) -> str:
+def closed_text(versioned: tuple[str, ...]) -> str:
     """iptables-restore text that leaves the skeleton with an empty policy: nothing new is forwarded."""
-    chains = [chain for chain in versioned if chain in current.rules]
     lines = [
-        "*filter",
+        "*mangle",
         f":{POLICY_CHAIN} - [0:0]",
-        *(f"-F {chain}" for chain in chains),
-        *(f"-X {chain}" for chain in chains),
+        *(f"-F {chain}" for chain in versioned),
+        *(f"-X {chain}" for chain in versioned),
     ]
     return "\n".join([*lines, "COMMIT", ""])

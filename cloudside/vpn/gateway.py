@@ -61,9 +61,8 @@ def run(config: Config, stop: threading.Event) -> None:
             enforcement.hold()
         except LinuxError as error:
             raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
-        adopted = enforcement.adopt()
         dataplane = detect(runner)
-        log.info("start", gateway=config.gateway.name, dataplane=dataplane.value, adopted_rule_set=adopted)
+        log.info("start", gateway=config.gateway.name, dataplane=dataplane.value)
         routes = Routes()
         cleanup.callback(routes.close)
         site_routes = SiteRoutes(routes, config.gateway.service_address)
@@ -157,7 +156,7 @@ def _drain(listener: socket.socket) -> None:
 
 
 def _enforcement(config: Config, runner: SubprocessRunner) -> Enforcement:
-    return Enforcement(Netfilter(runner), doors(config), config.runtime_directory / "rule-set.json")
+    return Enforcement(Netfilter(runner), doors(config))
 
 
 def _charon_directory(config: Config) -> Path:

@@ -144,9 +144,10 @@ class Reconciler:
             # Before, because apply can break after the flip: its record is a file, and a disk can be full.
             self._judge_flows = True
             self._swept = False
-            rendered = enforcement.apply(rule_set)
-            log.info("rule-set", fingerprint=rule_set.fingerprint[:12], seconds=round(self._clock() - began, 4))
-            return tuple(desired.of_rule(mistake) for mistake in rendered.problems)
+            done = enforcement.apply(rule_set)
+            seconds = round(self._clock() - began, 4)
+            log.info("rule-set", fingerprint=rule_set.fingerprint[:12], how=done.how, seconds=seconds)
+            return tuple(desired.of_rule(mistake) for mistake in done.problems)
         return self._problems.get("datapath.filter-failed", ())
 
     def _sweep(self) -> tuple[Problem, ...]:
