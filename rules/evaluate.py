@@ -14,7 +14,7 @@ from typing import Literal
 
 from rules.blocks import Clause
 from rules.compile import RuleSet
-from rules.model import Endpoint, Kind, Nested, Packet, Service, StatementId
+from rules.model import ICMP_STARTING, Endpoint, Kind, Nested, Packet, Protocol, Service, StatementId
 from rules.names import never_passes
 from rules.problems import Reason
 from rules.services import intersected, merged, of_family, subtracted
@@ -43,6 +43,8 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
     if (impossible := cannot_pass(source[0], destination[0])) is not None:
         return Verdict(False, reason=impossible)
     params = {"source": source[0].name, "destination": destination[0].name}
+    if packet.protocol == Protocol.ICMP and packet.icmp_type not in ICMP_STARTING:
+        return Verdict(False, reason=Reason("rules.icmp-starts-nothing", {**params, "type": packet.icmp_type or 0}))
     platform = rule_set.platform
     if _in(platform.forbidden, packet):
         return Verdict(False, reason=Reason("rules.forbidden", params))

@@ -108,6 +108,9 @@ class Protocol(IntEnum):
 
 #: Highest value of a port or of an ICMP type and code taken as one number.
 SELECTOR_MAX = 65535
+#: ICMP types that connection tracking takes for the beginning of something: echo, timestamp, information and address
+#: mask requests (Linux, net/netfilter/nf_conntrack_proto_icmp.c). All others belong to a flow or are invalid.
+ICMP_STARTING = frozenset({8, 13, 15, 17})
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -102,13 +102,13 @@ class Enforcement:
         if self._in_force is None and self._look_back(rule_set):
             return Applied(left_out(rule_set), "adopted")
         version = self._next_version()
-        before, wanted = self._in_force, change(self._in_force, rule_set, version, self._sides)
-        self._in_force = None
+        before = self._in_force
+        wanted = change(before, rule_set, version, self._sides)
         if wanted.sets and not wanted.chains:
             try:
                 self._netfilter.restore_sets(wanted.sets)
             except LinuxError:
-                # What nobody may use may be half written. A new version leaves it behind.
+                # What nobody may use may be half written, or all of it. A new version leaves it behind.
                 wanted = change(before, rule_set, version, self._sides, in_place=False)
             else:
                 self._in_force = wanted.result
@@ -116,13 +116,30 @@ class Enforcement:
         try:
             self._netfilter.restore_sets(wanted.sets)
             if wanted.chains:
+                self._in_force = None
                 flip = f":{POLICY_CHAIN} - [0:0]\n-A {POLICY_CHAIN} -g {top_chain(wanted.result.top.version)}\n"
                 self._netfilter.restore_rules(f"*mangle\n{wanted.chains}{flip if wanted.flip else ''}COMMIT\n")
         except LinuxError:
+            # A program that was ended late may have done its work all the same.
+            self._in_force = self._which(before, wanted.result)
             self._forget(version)
             raise
         self._in_force = wanted.result
         return Applied(left_out(rule_set), "new version")
+
+    def _which(self, *candidates: InForce | None) -> InForce | None:
+        """The one whose chains the kernel has; None: it has none's, or cannot be asked."""
+        try:
+            found = self._tables().mangle
+        except LinuxError:
+            return None
+        for one in candidates:
+            if one is not None and not different_chains(self._chains_of(one), found):
+                return one
+        return None
+
+    def _chains_of(self, one: InForce) -> dict[str, tuple[str, ...]]:
+        return {**one.chains(self._sides), POLICY_CHAIN: (f"-g {top_chain(one.top.version)}",)}
 
     def _look_back(self, rule_set: RuleSet) -> bool:
         """Take over what is in the kernel as this rule set would have it. True if that is all of it."""
@@ -164,10 +181,7 @@ class Enforcement:
                 found.append(f"set {name}")
                 self._netfilter.restore_sets(sets_text() + _replacement(name, members))
         if self._in_force is not None:
-            chains = {
-                **self._in_force.chains(self._sides),
-                POLICY_CHAIN: (f"-g {top_chain(self._in_force.top.version)}",),
-            }
+            chains = self._chains_of(self._in_force)
             sets = self._in_force.sets(self._sides)
             broken = different_chains(chains, tables.mangle)
             broken += different_headings(sets, headings) if contents is None else different_sets(sets, contents)
@@ -196,7 +210,9 @@ class Enforcement:
 
     def _forget(self, version: int) -> None:
         """Take away the sets of a version that did not come into force."""
-        self._destroy(name for name, found in version_names(self._netfilter.set_names()).items() if found == version)
+        known = self._in_force.sets(self._sides) if self._in_force is not None else {}
+        names = version_names(self._netfilter.set_names()).items()
+        self._destroy(name for name, found in names if found == version and name not in known)
 
     def _destroy(self, names: Iterable[str]) -> None:
         self._netfilter.restore_sets("".join(f"destroy {name}\n" for name in names))

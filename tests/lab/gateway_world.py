@@ -3,6 +3,7 @@
 tokyo, osaka (acme), nagoya (birch) -- 198.51.100.0/24 -- gateway -- 10.255.0.0/24 -- web
 """
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -62,6 +63,10 @@ gateway.run(config.Config.model_validate_json(Path(sys.argv[1]).read_text()), st
 
 def _router_options() -> dict[str, str]:
     return {"retransmit_tries": "2", "retransmit_timeout": "0.5", "retransmit_base": "1.0", "install_routes": "yes"}
+
+
+#: The rules that a change of the rule set exchanges.
+FLIP = re.compile(r"-A (KY-POLICY|ky[0-9a-f]{8}) ")
 
 
 @dataclass(slots=True)
@@ -163,8 +168,12 @@ class GatewayWorld:
     def rules(self) -> str:
         return self.gateway.run(["iptables-legacy-save", "-t", "filter"]).stdout
 
+    def marking(self) -> str:
+        return self.gateway.run(["iptables-legacy-save", "-t", "mangle"]).stdout
+
     def flip(self) -> str:
-        return next((line for line in self.rules().splitlines() if line.startswith("-A KY-POLICY")), "")
+        """What is in force: the way to the top, and each tenant's gate."""
+        return "\n".join(line for line in self.marking().splitlines() if FLIP.match(line))
 
     def routes(self) -> str:
         return self.gateway.run(["ip", "route", "show", "table", "219"], check=False).stdout

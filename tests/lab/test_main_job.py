@@ -30,7 +30,7 @@ def test_the_main_job(world: World, name: str, step: steps.Step) -> None:
 def test_a_matrix_that_disagrees_is_noticed(world: World) -> None:
     """The check can fail: with the rule set flushed behind our back, allowed pairs are reported as blocked."""
     world.gateway.processes["gateway"].kill()
-    world.gateway.run(["iptables-legacy", "-F", "KY-POLICY"])
+    world.gateway.run(["iptables-legacy", "-t", "mangle", "-F", "KY-POLICY"])
     outcome = matrix.compare(world)
     assert outcome.disagreements
     assert all(wrong.expected for wrong in outcome.disagreements), "nothing may pass that should not"

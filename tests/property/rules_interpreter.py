@@ -74,6 +74,8 @@ class Kernel:
     ) -> bool:
         """Whether the packet comes to the chain of granted ones."""
         self.steps = self.mark = 0
+        if protocol == PROTOCOLS["icmp"] and selector // 256 not in (8, 13, 15, 17):
+            return False  # invalid to connection tracking, so it does not come to the chain
         return self._walk(chain, Question(came_in, goes_out, source, destination, protocol, selector)) is True
 
     def _walk(self, chain: str, question: Question) -> bool | None:
@@ -88,9 +90,8 @@ class Kernel:
                 return False
             if target[0] == "-g":
                 return self._walk(target[1], question)
-            if target[0] == "-j":
-                if (verdict := self._walk(target[1], question)) is not None:
-                    return verdict
+            if target[0] == "-j" and (verdict := self._walk(target[1], question)) is not None:
+                return verdict
         return None
 
     def _target(self, words: list[str], question: Question) -> tuple[str, str] | None:
@@ -162,7 +163,10 @@ class Kernel:
         return None
 
 
+_ICMP_NAMES = {(8, 0): "echo-request", (13, 0): "timestamp-request", (17, 0): "address-mask-request"}
+
+
 def _port(protocol: int, selector: int) -> str:
     if protocol == 1:
-        return f"icmp:{selector // 256}/{selector % 256}"
+        return f"icmp:{_ICMP_NAMES.get(divmod(selector, 256), f'{selector // 256}/{selector % 256}')}"
     return f"{next((name for name, number in PROTOCOLS.items() if number == protocol), protocol)}:{selector}"

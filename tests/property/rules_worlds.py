@@ -24,6 +24,8 @@ SERVICES: dict[str, Callable[[int, int, int], bool]] = {
     "icmp/8": lambda protocol, number, code: (protocol, number) == (1, 8),
     "icmp/255": lambda protocol, number, code: (protocol, number) == (1, 255),
     "icmp/7/255": lambda protocol, number, code: (protocol, number, code) == (1, 7, 255),
+    "icmp/13/0": lambda protocol, number, code: (protocol, number, code) == (1, 13, 0),
+    "icmp/17": lambda protocol, number, code: (protocol, number) == (1, 17),
     "icmp": lambda protocol, number, code: protocol == 1,
     "own": lambda protocol, number, code: (protocol, number) in ((6, 502), (17, 502)),
 }
@@ -36,7 +38,10 @@ OWN_SERVICES = {"own": ["tcp/502", "udp/502"]}
 _SELECTORS = [
     *((6, port, 0) for port in (1, 399, 400, 439, 440, 443, 450, 451, 502, 8000, 8001, 65535)),
     *((17, port, 0) for port in (1, 502, 47807, 47808, 65535)),
-    *((1, kind, code) for kind, code in ((0, 0), (7, 254), (7, 255), (8, 0), (8, 1), (9, 0), (255, 0), (255, 255))),
+    *(
+        (1, kind, code)
+        for kind, code in ((0, 0), (7, 254), (7, 255), (8, 0), (8, 1), (9, 0), (13, 0), (13, 1), (17, 255), (255, 0))
+    ),
     (47, 0, 0),
     (132, 0, 0),
 ]

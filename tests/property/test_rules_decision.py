@@ -13,7 +13,6 @@ from rules.model import Inventory, Packet, Policy, Statement, TenantPolicy
 from rules.parse import parse_stored
 from rules.render import Sides, render
 
-
 SIDES = Sides("tun", "lan")
 
 
@@ -32,6 +31,8 @@ def _plainly_allowed(world: World, packet: Packet) -> bool:
     if homes[0] == homes[1]:  # within a site, between servers, or unknown on both sides
         return False
     number, code = (packet.icmp_type, packet.icmp_code) if packet.protocol == 1 else (packet.port, 0)
+    if packet.protocol == 1 and number not in (8, 13, 15, 17):  # an answer or an error: nothing begins with it
+        return False
     if world.platform is not None:
         said = {**SERVICES, **FORBIDDABLE}
         if any(said[name](packet.protocol, number or 0, code) for name in world.platform["forbidden"]):

@@ -59,12 +59,14 @@ def test_however_many_statements_a_tenant_has_one_word_decides_for_31_sources(de
 
 
 def test_wide_ranges_are_compared_and_narrow_ones_listed(decide: Decide) -> None:
-    rendered = _render(decide("allow: [{from: tokyo-1, to: web, services: [tcp/1-60000, udp/5-7, icmp/8, icmp/255]}]"))
+    rendered = _render(
+        decide("allow: [{from: tokyo-1, to: web, services: [tcp/1-60000, udp/5-7, icmp/8, icmp/13/0, icmp/3]}]")
+    )
     assert "-p tcp -m tcp --dport 1:60000 -j SET" in rendered.chains
     assert "-p icmp -m icmp --icmp-type 8 -j SET" in rendered.chains
-    # To iptables type 255 means any type: it may never be written.
-    assert "--icmp-type 255" not in rendered.chains
-    assert "icmp:255/255" in rendered.sets
+    assert "icmp:timestamp-request " in rendered.sets
+    # An error starts nothing: it passes with the flow it is about.
+    assert "--icmp-type 3" not in rendered.chains
     assert "udp:6" in rendered.sets
     assert rendered.sets.count("\n") < 300
 

@@ -1,6 +1,6 @@
 import json
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 
 import pytest
 from fake_kernel import FakeKernel
@@ -9,9 +9,10 @@ from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.skeleton import Doors
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
-from rules.compile import RuleSet, compile_policy
+from rules.compile import RuleSet, assemble, compile_policy
+from rules.inventory import parts_of
 from rules.model import Inventory, PolicySource, Server, Site
-from rules.parse import parse
+from rules.parse import parse_stored
 
 DOORS = Doors(ip_address("10.255.255.1"), "lan0", "wan0", (25,), (25,), ())
 INVENTORY = Inventory(
@@ -22,9 +23,23 @@ INVENTORY = Inventory(
 )
 
 
-def _rule_set(service: str) -> RuleSet:
-    text = f"tenant: acme\nallow:\n  - {{from: tokyo, to: [osaka, web], services: [{service}]}}\n"
-    return compile_policy(parse([PolicySource("acme", "p", text)], INVENTORY), INVENTORY)
+OTHER = Inventory(
+    tenants={**INVENTORY.tenants, "zeta": ip_network("10.20.0.0/16")},
+    sites=(*INVENTORY.sites, Site("oslo", "zeta", ip_network("10.20.1.0/24"))),
+    devices=(),
+    servers=INVENTORY.servers,
+)
+ZETA = PolicySource("zeta", "z", "tenant: zeta\nallow: [{from: oslo, to: web, services: ping}]\n")
+
+
+def _source(service: str) -> PolicySource:
+    names = "{from: tokyo, to: [osaka, web], services: [SERVICE]}".replace("SERVICE", service)
+    return PolicySource("acme", "p", f"tenant: acme\nallow:\n  - {names}\n")
+
+
+def _rule_set(service: str, inventory: Inventory = INVENTORY) -> RuleSet:
+    policy, _ = parse_stored([_source(service), *([ZETA] if inventory is OTHER else [])], inventory)
+    return compile_policy(policy, inventory)
 
 
 OLD, NEW = _rule_set("http"), _rule_set("ssh")
@@ -35,117 +50,183 @@ def kernel() -> FakeKernel:
     return FakeKernel()
 
 
-def _held(kernel: FakeKernel, record: Path) -> Enforcement:
-    enforcement = Enforcement(Netfilter(kernel), DOORS, record / "record")
+def _held(kernel: FakeKernel) -> Enforcement:
+    enforcement = Enforcement(Netfilter(kernel), DOORS)
     enforcement.hold()
     return enforcement
 
 
-def _jump(kernel: FakeKernel) -> str:
-    return " ".join(kernel.rules["KY-POLICY"])
+def _ours(kernel: FakeKernel) -> list[str]:
+    """Names of versions in the kernel."""
+    return sorted(name for name in (*kernel.mangle, *kernel.sets) if name.startswith("ky") and "kyoten" not in name)
 
 
-def test_nothing_is_forwarded_before_the_first_rule_set(kernel: FakeKernel, tmp_path: Path) -> None:
-    enforcement = _held(kernel, tmp_path)
-    assert kernel.policies["FORWARD"] == "DROP"
-    assert _jump(kernel) == ""
+def _content(kernel: FakeKernel) -> str:
+    return json.dumps([kernel.mangle, kernel.filter, kernel.sets])
+
+
+def test_nothing_is_forwarded_before_the_first_rule_set(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    assert kernel.tables["filter"].policies["FORWARD"] == "DROP"
+    assert kernel.mangle["KY-POLICY"] == []
     assert enforcement.fingerprint == ""
 
 
-def test_new_version_comes_in_one_transaction_and_the_old_goes(kernel: FakeKernel, tmp_path: Path) -> None:
-    enforcement = _held(kernel, tmp_path)
-    enforcement.apply(OLD)
+def test_new_version_comes_in_one_transaction_and_the_old_goes(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    assert enforcement.apply(OLD).how == "new version"
+    assert kernel.mangle["KY-POLICY"] == ["-g ky.1"]
     kernel.ran.clear()
     enforcement.apply(NEW)
     changing = [program for program, _ in kernel.ran if program.endswith("restore")]
     assert changing == ["ipset restore", "iptables-legacy-restore"]
-    assert _jump(kernel).endswith("-j ky2")
-    assert NEW.fingerprint in _jump(kernel)
+    assert kernel.mangle["ky0a0a0000"] == ["-g ky0a0a0000.2"]
+    # The top says the same: it stays.
+    assert kernel.mangle["KY-POLICY"] == ["-g ky.1"]
     enforcement.sweep()
-    assert not any(name.startswith("ky1") for name in (*kernel.rules, *kernel.sets))
+    assert not any(name.startswith("ky0a0a0000.1") for name in _ours(kernel))
+    assert enforcement.repair(thorough=True) == ()
+
+
+def test_one_tenants_change_leaves_the_others_alone(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    enforcement.apply(_rule_set("http", OTHER))
+    kernel.ran.clear()
+    enforcement.apply(_rule_set("ssh", OTHER))
+    enforcement.sweep()
+    assert not any("ky0a140000" in text for program, text in kernel.ran if program.endswith("restore"))
+    assert {name for name in _ours(kernel) if name.startswith("ky0a140000")} >= {"ky0a140000", "ky0a140000.1"}
+
+
+def test_a_site_comes_and_goes_in_place(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    policy, _ = parse_stored([_source("http")], INVENTORY)
+    shared, parts = parts_of(INVENTORY)
+    whole = assemble(policy, shared, parts)
+    enforcement.apply(whole)
+    before = _content(kernel)
+    without = {"acme": replace(parts["acme"], sites=parts["acme"].sites[:1])}
+    smaller = assemble(policy, shared, without, previous=whole)
+    kernel.ran.clear()
+    assert enforcement.apply(smaller).how == "in place"
+    assert [program for program, _ in kernel.ran] == ["ipset restore"]
+    assert not any("10.10.2.0/24" in members for _, members in kernel.sets.values())
+    assert enforcement.repair(thorough=True) == ()
+    assert enforcement.apply(assemble(policy, shared, parts, previous=smaller)).how == "in place"
+    assert json.loads(_content(kernel)) == json.loads(before)
+    assert enforcement.fingerprint == whole.fingerprint
+
+
+def test_a_site_in_a_living_ones_place_takes_a_new_version(kernel: FakeKernel) -> None:
+    """Its entries would decide about the living one before the swap."""
+    enforcement = _held(kernel)
+    policy, _ = parse_stored([_source("http")], INVENTORY)
+    shared, parts = parts_of(INVENTORY)
+    whole = assemble(policy, shared, parts)
+    enforcement.apply(whole)
+    tokyo, _ = parts["acme"].sites
+    moved = {"acme": replace(parts["acme"], sites=(tokyo, Site("osaka", "acme", ip_network("10.10.1.128/25"))))}
+    moved["acme"] = replace(
+        moved["acme"], sites=(replace(tokyo, prefix=ip_network("10.10.1.0/25")), moved["acme"].sites[1])
+    )
+    assert enforcement.apply(assemble(policy, shared, moved, previous=whole)).how == "new version"
 
 
 @pytest.mark.parametrize("program", ["ipset restore", "iptables-legacy-restore"])
-def test_failed_step_leaves_the_old_version_whole(kernel: FakeKernel, tmp_path: Path, program: str) -> None:
-    enforcement = _held(kernel, tmp_path)
+def test_failed_step_leaves_the_old_version_whole(kernel: FakeKernel, program: str) -> None:
+    enforcement = _held(kernel)
     enforcement.apply(OLD)
-    before = json.dumps(kernel.rules), {name: members for name, (_, members) in kernel.sets.items()}
+    before = _content(kernel)
     kernel.fail = {program}
     with pytest.raises(LinuxError):
         enforcement.apply(NEW)
-    assert (json.dumps(kernel.rules), {name: members for name, (_, members) in kernel.sets.items()}) == before
+    assert _content(kernel) == before
     assert enforcement.fingerprint == OLD.fingerprint
     enforcement.apply(NEW)
     assert enforcement.fingerprint == NEW.fingerprint
 
 
-def test_whole_version_is_adopted_without_a_change(kernel: FakeKernel, tmp_path: Path) -> None:
-    _held(kernel, tmp_path).apply(OLD)
-    rules = json.dumps(kernel.rules)
-    later = _held(kernel, tmp_path)
-    assert later.adopt()
+def test_whole_version_is_adopted_without_a_change(kernel: FakeKernel) -> None:
+    _held(kernel).apply(OLD)
+    before = _content(kernel)
+    later = _held(kernel)
+    assert later.apply(OLD).how == "adopted"
     assert later.fingerprint == OLD.fingerprint
-    assert json.dumps(kernel.rules) == rules
+    assert _content(kernel) == before
     later.apply(NEW)
-    assert _jump(kernel).endswith("-j ky2")
+    assert kernel.mangle["ky0a0a0000"] == ["-g ky0a0a0000.2"]
 
 
-def test_damaged_version_is_not_adopted(kernel: FakeKernel, tmp_path: Path) -> None:
-    _held(kernel, tmp_path).apply(OLD)
-    some_set = next(name for name in kernel.sets if name.startswith("ky1"))
-    kernel.sets[some_set][1].add("10.99.0.0/16")
-    later = _held(kernel, tmp_path)
-    assert not later.adopt()
-    later.apply(OLD)
+def test_after_a_restart_only_the_damaged_tenant_is_made_anew(kernel: FakeKernel) -> None:
+    rule_set = _rule_set("http", OTHER)
+    _held(kernel).apply(rule_set)
+    some_set = next(name for name in kernel.sets if name.startswith("ky0a0a0000.1g"))
+    kernel.sets[some_set][1]["10.99.0.0/16"] = "skbmark 0x1/0x1"
+    later = _held(kernel)
+    assert later.apply(rule_set).how == "new version"
     later.sweep()
-    assert not any(name.startswith("ky1") for name in (*kernel.rules, *kernel.sets))
+    assert {name.split(".")[1][0] for name in _ours(kernel) if name.startswith("ky0a0a0000.")} == {"2"}
+    assert {name.split(".")[1][0] for name in _ours(kernel) if name.startswith("ky0a140000.")} == {"1"}
 
 
-def test_unknown_version_is_not_adopted(kernel: FakeKernel, tmp_path: Path) -> None:
-    _held(kernel, tmp_path).apply(OLD)
-    (tmp_path / "record").unlink()
-    assert not _held(kernel, tmp_path).adopt()
+def test_a_strange_top_is_not_adopted(kernel: FakeKernel) -> None:
+    _held(kernel).apply(OLD)
+    kernel.mangle["ky.1"].insert(0, "-g KY-GRANT")
+    later = _held(kernel)
+    assert later.apply(OLD).how == "new version"
+    later.sweep()
+    assert not any(".1" in name for name in _ours(kernel))
+    assert kernel.mangle["KY-POLICY"] == ["-g ky.2"]
 
 
-def test_admitted_are_exchanged_in_one_step_and_only_when_they_change(kernel: FakeKernel, tmp_path: Path) -> None:
-    enforcement = _held(kernel, tmp_path)
+def test_admitted_are_exchanged_and_only_when_they_change(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
     prefixes = [site.prefix for site in INVENTORY.sites]
     assert enforcement.admit(prefixes, [ip_address("10.255.0.10")])
-    assert kernel.sets["kyoten-sites"][1] == {"10.10.1.0/24", "10.10.2.0/24"}
+    assert kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24", "10.10.2.0/24"}
     assert not enforcement.admit(prefixes, [ip_address("10.255.0.10")])
+    kernel.ran.clear()
     assert enforcement.admit(prefixes[:1], [ip_address("10.255.0.10")])
-    assert kernel.sets["kyoten-sites"][1] == {"10.10.1.0/24"}
-    assert "kyoten-sites-new" not in kernel.sets
+    assert kernel.ran == [("ipset restore", "del -exist kyoten-sites 10.10.2.0/24\n")]
+    assert kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24"}
 
 
-def test_drift_is_named_and_mended(kernel: FakeKernel, tmp_path: Path) -> None:
-    enforcement = _held(kernel, tmp_path)
+def test_drift_is_named_and_mended(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
     enforcement.admit([site.prefix for site in INVENTORY.sites], [])
     enforcement.apply(OLD)
     assert enforcement.repair() == ()
-    kernel.rules["FORWARD"].insert(0, "-j ACCEPT")
-    kernel.sets["kyoten-sites"][1].add("10.99.0.0/16")
+    kernel.filter["FORWARD"].insert(0, "-j ACCEPT")
+    kernel.sets["kyoten-sites"][1]["10.99.0.0/16"] = ""
     assert enforcement.repair() == ("chain FORWARD", "set kyoten-sites")
-    assert kernel.rules["FORWARD"] == ["-j KY-FORWARD"]
+    assert kernel.filter["FORWARD"] == ["-j KY-FORWARD"]
     assert enforcement.repair() == ()
     assert enforcement.fingerprint == OLD.fingerprint
 
 
-def test_damaged_version_is_given_up_so_that_it_is_applied_anew(kernel: FakeKernel, tmp_path: Path) -> None:
-    enforcement = _held(kernel, tmp_path)
+def test_damaged_version_is_given_up_so_that_it_is_applied_anew(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
     enforcement.apply(OLD)
-    kernel.rules["ky1"].insert(0, "-j ACCEPT")
-    assert enforcement.repair() == ("chain ky1",)
+    kernel.mangle["ky0a0a0000.1w"].insert(0, "-g KY-GRANT")
+    assert enforcement.repair() == ("chain ky0a0a0000.1w",)
     assert enforcement.fingerprint == ""
     enforcement.apply(OLD)
-    assert _jump(kernel).endswith("-j ky2")
+    assert kernel.mangle["ky0a0a0000"] == ["-g ky0a0a0000.2"]
 
 
-def test_closing_leaves_drop_and_no_version(kernel: FakeKernel, tmp_path: Path) -> None:
-    enforcement = _held(kernel, tmp_path)
+def test_an_entry_exchanged_for_another_is_found_by_a_thorough_look(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    enforcement.apply(OLD)
+    members = kernel.sets["ky0a0a0000.1g0s"][1]
+    members["10.99.0.0/16"] = members.pop("10.10.1.0/24")
+    assert enforcement.repair() == ()
+    assert enforcement.repair(thorough=True) == ("set ky0a0a0000.1g0s",)
+
+
+def test_closing_leaves_drop_and_no_version(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
     enforcement.apply(OLD)
     enforcement.close()
-    assert _jump(kernel) == ""
-    assert kernel.policies["FORWARD"] == "DROP"
-    assert sorted(kernel.sets) == ["kyoten-servers", "kyoten-sites"]
-    assert not any(name.startswith("ky") for name in kernel.rules)
+    assert kernel.mangle["KY-POLICY"] == []
+    assert kernel.tables["filter"].policies["FORWARD"] == "DROP"
+    assert _ours(kernel) == []

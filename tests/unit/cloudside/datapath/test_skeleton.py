@@ -6,14 +6,16 @@ from fake_kernel import FakeKernel
 from cloudside.config import Config, Listen, Relay, Web
 from cloudside.datapath.skeleton import (
     Doors,
+    Tables,
     doors,
     input_jumps,
+    marking_rules,
     sets_text,
     skeleton_differences,
     skeleton_rules,
     skeleton_text,
 )
-from cloudside.datapath.snapshot import Chains, parse_chains
+from cloudside.datapath.snapshot import parse_chains
 
 SERVICE = IPv4Address("10.255.255.1")
 DOORS = Doors(SERVICE, "lan0", "wan0", (25, 587, 8443), (25, 587), ((IPv4Address("203.0.113.2"), 25),))
@@ -26,57 +28,86 @@ def kernel() -> FakeKernel:
     return fresh
 
 
-def _chains(kernel: FakeKernel) -> Chains:
-    return parse_chains(kernel.run(["iptables-legacy-save"]).stdout)
+def _tables(kernel: FakeKernel) -> Tables:
+    saved = [kernel.run(["iptables-legacy-save", "-t", table]).stdout for table in ("filter", "mangle")]
+    return Tables(*map(parse_chains, saved))
 
 
 def _put(kernel: FakeKernel) -> None:
-    kernel.run(["iptables-legacy-restore"], stdin=skeleton_text(DOORS, _chains(kernel)))
+    kernel.run(["iptables-legacy-restore"], stdin=skeleton_text(DOORS, _tables(kernel)))
 
 
 def test_skeleton_is_complete_and_putting_it_again_changes_nothing(kernel: FakeKernel) -> None:
-    assert skeleton_differences(DOORS, _chains(kernel)) != ()
+    assert skeleton_differences(DOORS, _tables(kernel)) != ()
     _put(kernel)
-    assert skeleton_differences(DOORS, _chains(kernel)) == ()
-    once = _chains(kernel)
+    assert skeleton_differences(DOORS, _tables(kernel)) == ()
+    once = _tables(kernel)
     _put(kernel)
-    assert _chains(kernel) == once
-    assert kernel.policies["FORWARD"] == "DROP"
+    assert _tables(kernel) == once
+    assert kernel.tables["filter"].policies["FORWARD"] == "DROP"
 
 
 def test_rule_set_in_force_is_kept(kernel: FakeKernel) -> None:
     _put(kernel)
-    kernel.rules["ky7"] = ["-j DROP"]
-    kernel.rules["KY-POLICY"] = ["-j ky7"]
+    kernel.mangle["ky.7"] = ["-j DROP"]
+    kernel.mangle["KY-POLICY"] = ["-g ky.7"]
     _put(kernel)
-    assert kernel.rules["KY-POLICY"] == ["-j ky7"]
+    assert kernel.mangle["KY-POLICY"] == ["-g ky.7"]
 
 
 def test_operators_rules_come_before_ours_except_for_the_tunnel(kernel: FakeKernel) -> None:
-    kernel.rules["INPUT"] = ["-i wan0 -p tcp -m tcp --dport 22 -j ACCEPT"]
-    kernel.rules["FORWARD"] = ["-j ACCEPT"]
+    kernel.filter["INPUT"] = ["-i wan0 -p tcp -m tcp --dport 22 -j ACCEPT"]
+    kernel.filter["FORWARD"] = ["-j ACCEPT"]
     _put(kernel)
     tunnel, *others = input_jumps(DOORS)
-    assert kernel.rules["INPUT"] == [tunnel, "-i wan0 -p tcp -m tcp --dport 22 -j ACCEPT", *others]
-    assert kernel.rules["FORWARD"] == ["-j KY-FORWARD"]
+    assert kernel.filter["INPUT"] == [tunnel, "-i wan0 -p tcp -m tcp --dport 22 -j ACCEPT", *others]
+    assert kernel.filter["FORWARD"] == ["-j KY-FORWARD"]
 
 
-@pytest.mark.parametrize("chain", ["FORWARD", "INPUT", *skeleton_rules(DOORS)])
+def test_operators_rules_in_mangle_stay_and_come_first(kernel: FakeKernel) -> None:
+    clamp = "-p tcp -m tcp --tcp-flags SYN,RST SYN -j ACCEPT"
+    kernel.mangle["FORWARD"] = [clamp]
+    _put(kernel)
+    _put(kernel)
+    assert kernel.mangle["FORWARD"] == [clamp, "-m conntrack --ctstate NEW -j KY-POLICY"]
+    assert skeleton_differences(DOORS, _tables(kernel)) == ()
+
+
+@pytest.mark.parametrize("chain", ["FORWARD", "INPUT", *skeleton_rules(DOORS), *marking_rules()])
 def test_a_rule_that_is_missing_or_too_many_is_noticed(kernel: FakeKernel, chain: str) -> None:
     _put(kernel)
-    whole = list(kernel.rules[chain])
+    rules = kernel.mangle if chain in marking_rules() else kernel.filter
+    whole = list(rules[chain])
     for damaged in (whole[1:], ["-j ACCEPT", *whole]):
-        kernel.rules[chain] = damaged
-        assert skeleton_differences(DOORS, _chains(kernel)) == (chain,)
-    kernel.rules[chain] = whole
-    assert skeleton_differences(DOORS, _chains(kernel)) == ()
+        rules[chain] = damaged
+        assert skeleton_differences(DOORS, _tables(kernel)) == (chain,)
+    rules[chain] = whole
+    assert skeleton_differences(DOORS, _tables(kernel)) == ()
+
+
+@pytest.mark.parametrize("rules", [[], ["-m conntrack --ctstate NEW -j KY-POLICY"] * 2, ["-j KY-POLICY"]])
+def test_the_way_to_the_decision_is_there_once(kernel: FakeKernel, rules: list[str]) -> None:
+    _put(kernel)
+    kernel.mangle["FORWARD"] = rules
+    assert skeleton_differences(DOORS, _tables(kernel)) == ("FORWARD (mangle)",)
+    _put(kernel)
+    assert skeleton_differences(DOORS, _tables(kernel)) == ()
+
+
+def test_only_marked_packets_are_accepted_and_only_granted_ones_marked() -> None:
+    accepting = [rule for rule in skeleton_rules(DOORS)["KY-FORWARD"] if rule.endswith("ACCEPT")]
+    assert accepting == [
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-m mark --mark 0x4b590001 -j ACCEPT",
+    ]
+    assert skeleton_rules(DOORS)["KY-TIMED"][-1] == "-j DROP"
 
 
 def test_open_policy_and_missing_policy_chain_are_noticed(kernel: FakeKernel) -> None:
     _put(kernel)
-    kernel.policies["FORWARD"] = "ACCEPT"
-    del kernel.rules["KY-POLICY"]
-    assert skeleton_differences(DOORS, _chains(kernel)) == ("FORWARD", "KY-POLICY")
+    kernel.tables["filter"].policies["FORWARD"] = "ACCEPT"
+    del kernel.mangle["KY-POLICY"]
+    assert skeleton_differences(DOORS, _tables(kernel)) == ("FORWARD", "KY-POLICY")
 
 
 def test_every_chain_of_input_ends_in_drop() -> None:
