@@ -19,7 +19,6 @@ def world() -> Iterator[GatewayWorld]:
 
 
 def test_killed_daemon_drops_no_tunnel_and_is_taken_over(world: GatewayWorld) -> None:
-    wait_until("the record", (world.config.runtime_directory / "rule-set.json").exists, timeout_s=3)
     before = world.charon_sas(), world.charon_pid(), _rules(world)
     assert world.daemon is not None
     world.daemon.kill()
@@ -27,7 +26,7 @@ def test_killed_daemon_drops_no_tunnel_and_is_taken_over(world: GatewayWorld) ->
     assert (world.charon_sas(), world.charon_pid(), _rules(world)) == before
     assert world.routers["tokyo"].ping(WEB)
     restarted = world.start()
-    wait_until("the daemon", lambda: "adopted_rule_set=True" in restarted.tail(), timeout_s=10)
+    wait_until("the daemon", lambda: "how=adopted" in restarted.tail(), timeout_s=10)
     wait_until("a pass", lambda: world.routers["tokyo"].ping(WEB), timeout_s=3)
     pause(1.5)
     assert (world.charon_sas(), world.charon_pid(), _rules(world)) == before
@@ -39,9 +38,9 @@ def test_daemon_that_is_stopped_leaves_tunnels_and_rules(world: GatewayWorld) ->
     assert world.daemon is not None
     assert world.daemon.stop() == 0
     assert (world.charon_sas(), _rules(world)) == before
-    starts = world.daemon.log.read_text().count("adopted_rule_set=True")
+    starts = world.daemon.log.read_text().count("how=adopted")
     log = world.start().log
-    wait_until("the daemon", lambda: log.read_text().count("adopted_rule_set=True") > starts, timeout_s=10)
+    wait_until("the daemon", lambda: log.read_text().count("how=adopted") > starts, timeout_s=10)
     pause(1.5)
     assert (world.charon_sas(), _rules(world)) == before
 
