@@ -31,7 +31,7 @@ def form(services: Iterable[Service]) -> Form:
 
 
 def _parts(service: Service) -> Iterable[Service]:
-    """The service in pieces that one rule or a few set entries can say: of ICMP a type that starts something, or all."""
+    """The service in pieces that a rule or a few entries can say: of ICMP a type that starts something, or all."""
     if service.protocol in (Protocol.TCP, Protocol.UDP):
         yield service
     elif service.protocol is Protocol.ICMP:
