@@ -6,7 +6,7 @@ inventory   is the inventory itself sound?
 document    YAML text -> a small tree with places; keys: what may stand where; shapes: what files are made of
 services    named and numeric services, arithmetic on them; validity: when a statement holds
 parse       policy files -> Policy; tenant_file (groups), platform_file: text -> draft; draft: held against names
-expect      does a policy keep what it promises?
+expect      does a policy keep what it promises? advice (overlap): what in it says nothing?
 compile     Policy + Inventory -> RuleSet, the decision as data
 evaluate    may this packet pass?
 dispatch    sources -> prefix tree; match: services -> set entries; render: RuleSet -> ipset and iptables text

@@ -21,11 +21,16 @@ Sides = tuple[frozenset[str], frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group: the name where it is defined, and the members, those of groups inside it among them."""
+    """A group: the name where it is defined, and the members, those of groups inside it among them.
+
+    ``nested``: it is inside another. ``outer``: another is inside it. ``doubled``: members where they stand again.
+    """
 
     name: Scalar
     members: frozenset[str]
     nested: bool
+    outer: bool
+    doubled: tuple[Scalar, ...]
 
 
 class Use(NamedTuple):

@@ -15,6 +15,7 @@ def read_groups(file: Shapes, node: Node, mention: Callable[[Scalar], None]) -> 
     definitions = file.new_names(node)
     group_names = {key.text for key, _ in definitions}
     members: dict[str, set[str]] = {}
+    doubled: dict[str, list[Scalar]] = {}
     inside: dict[str, Scalar] = {}
     for key, value in definitions:
         listed: Node | None = value
@@ -27,10 +28,13 @@ def read_groups(file: Shapes, node: Node, mention: Callable[[Scalar], None]) -> 
             elif outer is not None:
                 file.wrong("rules.unknown-group", outer, name=short(outer.text))
         members[key.text] = set()
+        doubled[key.text] = []
         for member in [] if listed is None else file.texts(listed):
             if member.text in group_names:
                 file.wrong("rules.group-in-group", member, name=member.text)
             else:
+                if member.text in members[key.text]:
+                    doubled[key.text].append(member)
                 members[key.text].add(member.text)
                 mention(member)
     around = {name: _around(name, inside) for name in members}
@@ -39,7 +43,17 @@ def read_groups(file: Shapes, node: Node, mention: Callable[[Scalar], None]) -> 
             file.wrong("rules.group-cycle", inside[name], name=name)
         for outer_name in outers:
             members[outer_name] |= members[name]
-    return {key.text: Group(key, frozenset(members[key.text]), key.text in inside) for key, _ in definitions}
+    outer_names = {outer.text for outer in inside.values()}
+    return {
+        key.text: Group(
+            key,
+            frozenset(members[key.text]),
+            key.text in inside,
+            key.text in outer_names,
+            tuple(doubled[key.text]),
+        )
+        for key, _ in definitions
+    }
 
 
 def _around(name: str, inside: dict[str, Scalar]) -> list[str]:

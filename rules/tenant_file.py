@@ -5,7 +5,7 @@ Does not decide what passes (compile does) and keeps no order between statements
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rules.document import Entries, Items, Node, Scalar, read
 from rules.draft import Draft, Group, Sides, Use
@@ -83,7 +83,6 @@ class _TenantFile(Shapes):
         self._forbidden: dict[tuple[Service, ...], bool] = {}
         self._by_id: dict[StatementId, Statement] = {}
         self._expectations: list[Expectation] = []
-        self._remarks: list[Remark] = []
 
     def read(self) -> Draft:
         """The draft; it holds what could be read."""
@@ -117,6 +116,7 @@ class _TenantFile(Shapes):
             if "expect" in top and (listed := self.items(top["expect"])) is not None:
                 for item in listed.items:
                     self._read_expectation(item)
+        self._used |= {text.text for row in apart for text, _ in row}
         return Draft(
             self._source,
             self._platform,
@@ -137,8 +137,22 @@ class _TenantFile(Shapes):
             Nested(self._tenant, name, group.members) for name, group in sorted(self._groups.items()) if group.nested
         )
         return TenantPolicy(
-            self._tenant, tuple(statements), tuple(nested), tuple(self._expectations), tuple(self._remarks)
+            self._tenant, tuple(statements), tuple(nested), tuple(self._expectations), tuple(self._remarks())
         )
+
+    def _remarks(self) -> Iterable[Remark]:
+        """What of the definitions has no use. A nested group has one by itself, and so has the group around it."""
+        for name, group in self._groups.items():
+            for member in group.doubled:
+                yield Remark("rules.advice-twice", {"name": short(member.text), "group": name}, self.place(member))
+            if not (name in self._used or group.nested or group.outer):
+                yield Remark("rules.advice-unused-group", {"name": name}, self.place(group.name))
+        used = {
+            one for written in self._vocabulary.lists for one in ((written,) if isinstance(written, str) else written)
+        }
+        for name, key in self._own_services.items():
+            if name not in used:
+                yield Remark("rules.advice-unused-service", {"name": name}, self.place(key))
 
     def _list(self, text: Scalar) -> None:
         """Remember that an endpoint is named where no group may stand."""
