@@ -116,7 +116,7 @@ def run_in_box(command: Annotated[list[str], typer.Argument(help="What to run.")
 @app.command("vm", context_settings={"ignore_unknown_options": True})
 def run_in_vm(
     command: Annotated[list[str], typer.Argument(help="What to run.")],
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds it may take, boot included.")] = (
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds it may take, boot not counted.")] = (
         machine.TIMEOUT_S
     ),
 ) -> None:

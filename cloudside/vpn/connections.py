@@ -11,7 +11,7 @@ from typing import Any
 from cloudside.config import Network
 from cloudside.datapath.site_routes import CHARON_TABLE
 from linux.charon_process import Section
-from linux.dataplane import XFRM_INTERFACE_ID, Dataplane
+from linux.dataplane import Dataplane, child_options
 
 CONNECTION = "sites"
 CHILD = "site"
@@ -48,8 +48,7 @@ def site_connection(
         "rand_time": str(CHILD_REKEY_RANDOM_S),
         "life_time": str(CHILD_REKEY_S + CHILD_REKEY_RANDOM_S),
     }
-    if dataplane is Dataplane.KERNEL:
-        child |= {"if_id_in": str(XFRM_INTERFACE_ID), "if_id_out": str(XFRM_INTERFACE_ID)}
+    child |= child_options(dataplane)
     return {
         "version": "2",
         "proposals": list(IKE_PROPOSALS),

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Process 1 of the lab's virtual machine, first from the initial RAM disk (no argument), then on the real root ("root").
 # Disks, in this order: /dev/vda the kernel's modules, /dev/vdb the virtual environment. 9p "root": the host's files,
-# read-only. Ports: out, err (the command's output), status (`status N`, once it has ended).
+# read-only. Ports: out, err (the command's output), status (`begun`, then `status N` once it has ended).
 bb=/bin/busybox
 
 if [ "${1:-}" != root ]; then
@@ -48,6 +48,7 @@ for port in /sys/class/virtio-ports/*; do
     $bb ln -sf "/dev/${port##*/}" "/run/vm/$($bb cat "$port/name")"
 done
 exec 3> /run/vm/status
+echo begun >&3
 $bb setsid /bin/sh /run/vm/command < /dev/null > /run/vm/out 2> /run/vm/err 3>&-
 echo "status $?" >&3
 exec 3>&-

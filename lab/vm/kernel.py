@@ -15,7 +15,7 @@ from lab.vm.cache import VmError
 PACKAGE = "linux-image-amd64"
 
 #: What the machine needs to reach its root; everything else is loaded from there when it is asked for.
-BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "9p", "9pnet_virtio", "overlay", "squashfs")
+BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "9p", "9pnet_virtio", "overlay", "squashfs")
 
 
 @dataclass(frozen=True, slots=True)
