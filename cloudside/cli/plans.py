@@ -161,7 +161,7 @@ def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: boo
     if cli.as_json:
         pairs = [{"source": source, "destination": destination} for source, destination in _later(plan)]
         shown = {**document, **difference_document(plan.difference), "later": pairs, "gate": _gate(plan.gate)}
-        print_json({**shown, "problems": _told(plan.told)})
+        print_json({**shown, "problems": problem_rows(plan.told)})
         return
     tense = "now-" if applied else ""
     show_difference(plan.difference, text(f"cli.title-{tense}opened"), text(f"cli.title-{tense}closed"))
@@ -255,7 +255,8 @@ def _first(pairs: "Sequence[Pair]") -> str:
     return ", ".join(" → ".join(pair) for pair in pairs[:PAIRS_SHOWN]) + (", …" if len(pairs) > PAIRS_SHOWN else "")
 
 
-def _told(problems: "Iterable[Problem]") -> list[dict[str, Any]]:
+def problem_rows(problems: "Iterable[Problem]") -> list[dict[str, Any]]:
+    """Problems as JSON has them."""
     return [
         {"key": one.kind, "params": dict(one.params), "place": one.place, "text": text(one.kind, one.params)}
         for one in problems

@@ -12,6 +12,7 @@ from cloudside.cli.plans import (
     difference_document,
     inventory_of,
     policy_plan,
+    problem_rows,
     problem_text,
     put_in_force,
     show_difference,
@@ -37,13 +38,20 @@ COLUMNS = ("version", "applied", "author", "file")
 
 @app.command()
 def check(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> None:
-    """Say everything that is wrong with a policy file: place, reason, remedy. Changes nothing."""
+    """Say everything that is wrong with a policy file, and what in it says nothing. Changes nothing."""
+    from rules.advice import advise
+
     cli = cli_of(context)
     source = _source(cli, file)
     with cli.read() as (session, caller):
         held = _plan(cli, session, caller, source)
+        known, _ = inventory_of(session, [source.tenant])
+    advice = advise(held.policy, known, cli.now)
     statements = len(held.policy.statements)
-    document = {"tenant": source.tenant, "statements": statements, "problems": []}
+    document = {"tenant": source.tenant, "statements": statements, "problems": [], "advice": problem_rows(advice)}
+    if not cli.as_json:
+        for one in advice:
+            print_text(text("cli.policy-advice", {"advice": problem_text(one)}))
     done(cli, document, "cli.policy-good", file=source.file_name, statements=statements)
 
 

@@ -238,3 +238,12 @@ def test_a_policy_that_breaks_its_own_expectations_is_refused(world: Kyoten, pol
     assert world("policy", "history", "acme", "--json").document["policies"] == []
     policy.write_text(GOOD + "expect:\n  - tokyo-1 can reach web https\n  - osaka-1 cannot reach web https\n")
     world("policy", "apply", str(policy))
+
+
+def test_a_check_gives_advice_about_what_says_nothing(world: Kyoten, policy: Path) -> None:
+    assert world("policy", "check", str(policy), "--json").document["advice"] == []
+    policy.write_text(GOOD + "groups: {unused: [tokyo-1]}\n")
+    shown = world("policy", "check", str(policy))
+    assert shown.out.startswith("advice: acme.yaml:7:") and "is good" in shown.out
+    advice = world("policy", "check", str(policy), "--json").document["advice"]
+    assert [one["place"].split(":")[1] for one in advice] == ["7"]
