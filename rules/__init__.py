@@ -3,12 +3,13 @@
 model       inventory, packets, services, statements, the policy
 problems    what is wrong with a policy, as data; PolicyError carries all of it
 inventory   is the inventory itself sound?
-document    YAML text -> a small tree with places; keys: what may stand where; shapes: what files are made of
+document    YAML text -> a small tree with places; keys: what may stand where (schema); shapes: what files are made of
 services    named and numeric services, arithmetic on them; validity: when a statement holds
 parse       policy files -> Policy; tenant_file (groups), platform_file: text -> draft; draft: held against names
 expect      does a policy keep what it promises? advice (overlap): what in it says nothing?
 compile     Policy + Inventory -> RuleSet, the decision as data
 evaluate    may this packet pass?
 dispatch    sources -> prefix tree; match: services -> set entries; render: RuleSet -> ipset and iptables text
-explain     why can A (not) reach B?; reach: what can A reach, who B?; diff: what does a change open and close?
+explain     why can A (not) reach B? (covering, written); reach: what can A reach, who B?
+diff        what does a change open and close?; gate: does it need an explicit yes?
 """

@@ -3,7 +3,8 @@
 main        the command tree, errors as people and programs see them
 context     what a command works with: configuration, registry, on whose behalf
 output      tables for people, JSON for programs
-install, tenants, sites, devices, servers, policies, smtp, incidents     statements in the registry
+install, tenants, sites, devices, servers, smtp, incidents, grants     statements in the registry
+policies, platform (plans: difference and gate), answers (authorship)     who may reach whom
 overview    status, tunnels;  reports: a site's row in it. Pure
 remote      ssh, logs
 mail        the relay's queue
