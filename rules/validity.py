@@ -12,8 +12,9 @@ from rules.model import Hours, Validity
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MIN = 24 * 60
-_MOMENT = re.compile(r"(20[0-9]{2})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2}))?")
-_WEEKLY = re.compile(
+#: The forms of a moment and of weekly hours.
+MOMENT = re.compile(r"(20[0-9]{2})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2}))?")
+WEEKLY = re.compile(
     rf"(daily|(?P<first>{'|'.join(DAYS)})(?:-(?P<last>{'|'.join(DAYS)}))?) "
     r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})"
 )
@@ -54,7 +55,7 @@ def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
 
 def moment(text: str, zone: ZoneInfo) -> datetime:
     """``2026-11-01`` or ``2026-11-01 08:00`` in the zone. Raises ValueError."""
-    found = _MOMENT.fullmatch(text)
+    found = MOMENT.fullmatch(text)
     if found is None:
         raise ValueError(text)
     year, month, day, hour, minute = (int(part or 0) for part in found.groups())
@@ -63,7 +64,7 @@ def moment(text: str, zone: ZoneInfo) -> datetime:
 
 def weekly(text: str) -> list[Hours]:
     """``mon-fri 08:00-18:00``, ``sat 09:00-12:00``, ``daily 22:00-06:00`` (into the next day). Raises ValueError."""
-    found = _WEEKLY.fullmatch(text)
+    found = WEEKLY.fullmatch(text)
     if found is None:
         raise ValueError(text)
     hour, minute, end_hour, end_minute = (int(part) for part in found.groups()[3:])

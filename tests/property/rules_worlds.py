@@ -116,6 +116,11 @@ def worlds(draw: st.DrawFn) -> World:
             ]
             for action, most in (("allow", 5), ("deny", 3))
         }
+        ends = st.sampled_from(names)
+        policies[tenant]["expect"] = [
+            f"{draw(ends)} {draw(st.sampled_from(['can', 'cannot']))} reach {draw(ends)} {', '.join(draw(services))}"
+            for _ in range(draw(st.integers(0, 2)))
+        ]
     platform: dict[str, object] | None = None
     if draw(st.booleans()):
         shared = [server.name for server in inventory.servers if server.tenant is None]
