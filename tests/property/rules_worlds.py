@@ -35,7 +35,7 @@ FORBIDDABLE: dict[str, Callable[[int, int, int], bool]] = {
 }
 OWN_SERVICES = {"own": ["tcp/502", "udp/502"]}
 
-_SELECTORS = [
+SELECTORS = [
     *((6, port, 0) for port in (1, 399, 400, 439, 440, 443, 450, 451, 502, 8000, 8001, 65535)),
     *((17, port, 0) for port in (1, 502, 47807, 47808, 65535)),
     *(
@@ -155,7 +155,7 @@ def boundary_addresses(inventory: Inventory) -> list[Address]:
 @st.composite
 def packets(draw: st.DrawFn, inventory: Inventory) -> Packet:
     addresses = st.sampled_from(boundary_addresses(inventory))
-    protocol, number, code = draw(st.sampled_from(_SELECTORS))
+    protocol, number, code = draw(st.sampled_from(SELECTORS))
     source, destination = draw(addresses), draw(addresses)
     if protocol == 1:
         return Packet(source, destination, protocol, None, number, code)
