@@ -16,7 +16,6 @@ from rules.shapes import short
 
 #: As many names of a long list as a message shows.
 _SHOWN = 5
-Sides = tuple[frozenset[str], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,13 @@ class Group:
 
 
 class Use(NamedTuple):
-    """A statement or an expectation that names these sides, as written."""
+    """A statement or an expectation: its sides as written, and with groups opened up. Sets may be shared."""
 
     place: Place
-    sources: tuple[str, ...]
-    destinations: tuple[str, ...]
+    written_from: tuple[str, ...]
+    written_to: tuple[str, ...]
+    sources: frozenset[str]
+    destinations: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Draft:
     mentions: Mapping[str, list[Scalar]]
     listed: Mapping[str, list[Scalar]]
     apart: tuple[tuple[tuple[Scalar, frozenset[str]], ...], ...]
-    uses: Mapping[Sides, list[Use]]
+    uses: list[Use]
 
 
 def against(draft: Draft, names: Names, *, known_tenant: bool) -> tuple[Problem, ...]:
@@ -112,26 +113,24 @@ def _dual_membership(row: Iterable[tuple[Scalar, frozenset[str]]], names: Names,
 _Side = tuple[bool, frozenset[str]]
 
 
-def _nothing_passes(uses: Mapping[Sides, list[Use]], names: Names) -> Iterable[Problem]:
+def _nothing_passes(uses: Iterable[Use], names: Names) -> Iterable[Problem]:
     """Statements of which not one pair can pass the gateway. One with a side of which nobody exists is not told."""
     # Half of a gateway's time for a site that comes or goes, so: the usual statement costs two look-ups.
     sides: dict[frozenset[str], tuple[_Side, _Side]] = {}
     wide: dict[frozenset[str], bool] = {}
-    for both in uses:
-        for members in both:
+    for use in uses:
+        sources, destinations = use.sources, use.destinations
+        for members in (sources, destinations):
             if members not in sides:
                 sides[members] = side = _side(members, names)
                 wide[members] = len(side[0][1]) > 1
-    for both, places in uses.items():
-        sources, destinations = both
         if wide[sources] and wide[destinations]:
             continue  # two sites on each side: some pair is of two sites
         if not any(map(_passes, sides[sources], sides[destinations])):
             why = _first_reason(sources, destinations, names)
             if why is not None:
-                for use in places:
-                    params = {"source": listed(use.sources), "destination": listed(use.destinations)}
-                    yield problem(why, use.place, **params)
+                params = {"source": listed(use.written_from), "destination": listed(use.written_to)}
+                yield problem(why, use.place, **params)
 
 
 def _side(members: frozenset[str], names: Names) -> tuple[_Side, _Side]:

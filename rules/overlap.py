@@ -7,7 +7,7 @@ site stands for its devices too. Names that are not in the inventory are left ou
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from rules.model import Endpoint, Kind, Service, Statement, Validity
+from rules.model import Endpoint, Kind, Protocol, Service, Statement, Validity
 from rules.services import merged, subtracted
 
 Names = frozenset[str]
@@ -53,26 +53,28 @@ class Bucket:
     def __init__(self) -> None:
         self.statements: list[Statement] = []
         self._narrow: dict[Service, list[Statement]] = {}
-        self._wide: list[Statement] = []
+        self._wide: dict[Protocol, list[tuple[int, int, Statement]]] = {}
         self._services: dict[Validity | None, tuple[Service, ...]] = {}
 
     def add(self, statement: Statement) -> None:
         self.statements.append(statement)
-        wide = False
         for service in statement.services:
             if service.low == service.high:
                 self._narrow.setdefault(service, []).append(statement)
             else:
-                wide = True
-        if wide:
-            self._wide.append(statement)
+                self._wide.setdefault(service.protocol, []).append((service.low, service.high, statement))
         self._services = {}
 
     def covering(self, services: tuple[Service, ...]) -> Iterator[Statement]:
         """The statements that are about all of the services."""
-        for statement in (*self._narrow.get(services[0], ()), *self._wide):
+        first = services[0]
+        for statement in self._narrow.get(first, ()):
             if not _beyond(services, statement.services):
                 yield statement
+        for protocol in {first.protocol, Protocol.ANY}:
+            for low, high, statement in self._wide.get(protocol, ()):
+                if low <= first.low and first.high <= high and not _beyond(services, statement.services):
+                    yield statement
 
     def services(self, validities: Iterable[Validity | None] | None = None) -> tuple[Service, ...]:
         """All services of the statements that hold at these times; of all statements for None."""

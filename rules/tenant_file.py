@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from rules.document import Entries, Items, Node, Scalar, read
-from rules.draft import Draft, Group, Sides, Use
+from rules.draft import Draft, Group, Use
 from rules.groups import read_apart, read_groups
 from rules.keys import STATEMENT, TENANT_FILE
 from rules.model import (
@@ -79,7 +79,7 @@ class _TenantFile(Shapes):
         self._used: set[str] = set()
         self._mentions: dict[str, list[Scalar]] = {}
         self._listed: dict[str, list[Scalar]] = {}
-        self._uses: dict[Sides, list[Use]] = {}
+        self._uses: list[Use] = []
         self._forbidden: dict[tuple[Service, ...], bool] = {}
         self._by_id: dict[StatementId, Statement] = {}
         self._expectations: list[Expectation] = []
@@ -200,11 +200,7 @@ class _TenantFile(Shapes):
         reason = self.remark(keys["reason"]) if "reason" in keys else ""
         place = self.place(node)
         if sources and destinations:
-            use, sides = Use(place, written_from, written_to), (sources, destinations)
-            if (others := self._uses.get(sides)) is None:
-                self._uses[sides] = [use]
-            else:
-                others.append(use)
+            self._uses.append(Use(place, written_from, written_to, sources, destinations))
         if action is Action.ALLOW and services and self._platform.forbidden and self._all_forbidden(services):
             self.wrong("rules.service-forbidden", keys["services"], services=", ".join(map(shown, services)))
         if not sources or not destinations:
@@ -298,8 +294,7 @@ class _TenantFile(Shapes):
             return
         source, destination = (end.text for end in ends)
         place = self.place(text)
-        sides = frozenset([source]), frozenset([destination])
-        self._uses.setdefault(sides, []).append(Use(place, (source,), (destination,)))
+        self._uses.append(Use(place, (source,), (destination,), frozenset([source]), frozenset([destination])))
         self._expectations.append(Expectation(source, destination, services, sentence["verb"] == "can", place))
 
 
