@@ -21,4 +21,4 @@ def test_kernel_esp(tmp_path: Path) -> None:
     shown = ended.stdout.decode(errors="replace") + ended.stderr.decode(errors="replace")
     print(shown)  # noqa: T201 - what pytest shows when this fails
     assert ended.status == 0, shown[-6000:]
-    assert "6 passed" in shown
+    assert "7 passed" in shown
