@@ -5,15 +5,18 @@ go to a serial line and are shown only when the machine fails. The machine has n
 """
 
 import ctypes
+import fcntl
 import os
 import selectors
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -34,6 +37,8 @@ BOOT_TIMEOUT_S = 180.0
 #: The exit status of a command that was cut short, as timeout(1) has it.
 TIMED_OUT = 124
 
+_JOBS = Path("/var/tmp")
+_JOB_PREFIX = "kyoten-vm-"
 _PORTS = ("out", "err", "status", "console")
 _READ_BYTES = 65536
 _PR_SET_PDEATHSIG = 1
@@ -67,14 +72,38 @@ def run(
     With ``relay`` its output goes to ours as it comes, otherwise it is returned. ``timeout_s`` counts from the
     command's begin. Raises VmError: the machine cannot be prepared, does not come up, or ended before the command did.
     """
-    with tempfile.TemporaryDirectory(prefix="kyoten-vm-", dir="/var/tmp") as job_name:
-        job = Path(job_name)
+    with ExitStack() as stack:
         with cache.locked() as place:
+            _sweep()
+            job = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_JOB_PREFIX, dir=_JOBS)))
+            stack.callback(os.close, _claimed(job))
             found = kernel.ensure(place)
             disk = image.environment_disk(place)
         initial = image.initial_ram_disk(job, found)
         _write_job(job, argv, directory or Path.cwd(), environment or {})
         return _Machine(_emulator_argv(found, initial, disk, job), relay=relay).run(timeout_s)
+
+
+def _claimed(job: Path) -> int:
+    """A descriptor that marks the directory as in use while it is open. Raises BlockingIOError: it is in use."""
+    fd = os.open(job, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _sweep() -> None:
+    """Remove what runs that were killed outright have left. The cache is locked: no new one is met half-made."""
+    for job in _JOBS.glob(f"{_JOB_PREFIX}*"):
+        try:
+            fd = _claimed(job)
+        except OSError:
+            continue
+        shutil.rmtree(job, ignore_errors=True)
+        os.close(fd)
 
 
 def _write_job(job: Path, argv: Sequence[str], directory: Path, extra: Mapping[str, str]) -> None:

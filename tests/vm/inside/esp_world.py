@@ -47,7 +47,7 @@ class EspWorld:
 
 def build(prepared: Path) -> EspWorld:
     """Lay the ground and start everything; returns when both sites reach the cloud server."""
-    directory = Path("/var/tmp/kyoten-vm-world")
+    directory = Path("/var/tmp/kyoten-world")
     directory.mkdir()
     network = Network("w", directory)
     # The gateway's daemon takes longest to start: it does so while the sites' hosts are still being made.
