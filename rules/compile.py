@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rules.blocks import TenantRules, compile_tenant, hashed, written
-from rules.inventory import check_inventory, check_shared, parts_of
+from rules.inventory import check_inventory, check_shared
 from rules.model import Address, Endpoint, Inventory, Kind, Network, Platform, Policy, TenantPolicy, endpoints
+from rules.parts import Parts, parts_of
 from rules.problems import PolicyError
 
 
@@ -127,30 +128,21 @@ def compile_policy(
     """
     if problems := check_inventory(inventory):
         raise PolicyError(problems)
-    shared, parts = parts_of(inventory)
-    return _assembled(policy, shared, parts, at=at, previous=previous, checked=True)
+    return _assembled(policy, parts_of(inventory), at=at, previous=previous, checked=True)
 
 
-def assemble(
-    policy: Policy,
-    shared: Inventory,
-    parts: Mapping[str, Inventory],
-    *,
-    at: datetime | None = None,
-    previous: RuleSet | None = None,
-) -> RuleSet:
-    """The same from an inventory in parts: what is shared, and each tenant's own.
+def assemble(policy: Policy, parts: Parts, *, at: datetime | None = None, previous: RuleSet | None = None) -> RuleSet:
+    """The same from an inventory in parts.
 
     Of ``previous`` those domains are taken over whose policy and part are the very same objects and that no validity
     changes between then and ``at``. Parts that are new are checked; raises PolicyError.
     """
-    return _assembled(policy, shared, parts, at=at, previous=previous, checked=False)
+    return _assembled(policy, parts, at=at, previous=previous, checked=False)
 
 
 def _assembled(
     policy: Policy,
-    shared: Inventory,
-    parts: Mapping[str, Inventory],
+    parts: Parts,
     *,
     at: datetime | None,
     previous: RuleSet | None,
@@ -158,9 +150,9 @@ def _assembled(
 ) -> RuleSet:
     kept = previous.domains if previous is not None and _lasts(previous, policy.platform, at) else {}
     if not checked:
-        _check(shared, parts, kept)
+        _check(parts, kept)
     domains: dict[str, Domain] = {}
-    for tenant, part in sorted(parts.items()):
+    for tenant, part in sorted(parts.own.items()):
         old = kept.get(tenant)
         own = policy.tenants.get(tenant)
         if own is None:
@@ -171,7 +163,7 @@ def _assembled(
             continue
         rules = old.rules if old is not None and lasting else compile_tenant(own, policy.platform, at=at)
         domains[tenant] = _domain(own, part, rules)
-    common = endpoints(shared)
+    common = endpoints(parts.shared)
     everything = dict(common)
     for domain in domains.values():
         everything.update(domain.endpoints)
@@ -187,10 +179,10 @@ def _assembled(
     )
 
 
-def _check(shared: Inventory, parts: Mapping[str, Inventory], kept: Mapping[str, Domain]) -> None:
+def _check(parts: Parts, kept: Mapping[str, Domain]) -> None:
     """Check what is new. Raises PolicyError."""
-    problems = check_shared(shared, parts)
-    for tenant, part in parts.items():
+    problems = check_shared(parts)
+    for tenant, part in parts.own.items():
         if tenant not in kept or kept[tenant].part is not part:
             problems += check_inventory(part)
     if problems:

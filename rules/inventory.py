@@ -1,9 +1,10 @@
 """Is the inventory sound? The registry allocates; this is the second pair of eyes, before anything reaches a kernel."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ipaddress import ip_network
 
-from rules.model import Device, Inventory, Network, Server, Site
+from rules.model import Inventory, Network
+from rules.parts import Parts
 from rules.problems import Problem
 
 
@@ -48,41 +49,16 @@ def check_inventory(inventory: Inventory) -> list[Problem]:
     return problems
 
 
-def parts_of(inventory: Inventory) -> tuple[Inventory, dict[str, Inventory]]:
-    """What all tenants share, and each tenant's own. A device whose site is not in the inventory is nobody's."""
-    sites: dict[str, list[Site]] = {}
-    devices: dict[str, list[Device]] = {}
-    servers: dict[str | None, list[Server]] = {}
-    tenant_of = {site.name: site.tenant for site in inventory.sites}
-    for site in inventory.sites:
-        sites.setdefault(site.tenant, []).append(site)
-    for device in inventory.devices:
-        if device.site in tenant_of:
-            devices.setdefault(tenant_of[device.site], []).append(device)
-    for server in inventory.servers:
-        servers.setdefault(server.tenant, []).append(server)
-    parts = {
-        tenant: Inventory(
-            {tenant: block},
-            tuple(sites.get(tenant, ())),
-            tuple(devices.get(tenant, ())),
-            tuple(servers.get(tenant, ())),
-        )
-        for tenant, block in inventory.tenants.items()
-    }
-    return Inventory({}, (), (), tuple(servers.get(None, ()))), parts
-
-
-def check_shared(shared: Inventory, parts: Mapping[str, Inventory]) -> list[Problem]:
+def check_shared(parts: Parts) -> list[Problem]:
     """What no part shows by itself: overlapping blocks, servers that are in another's block or at another's address,
     one name for two things. `check_inventory` on each part says the rest.
     """
-    blocks = {tenant: block for part in parts.values() for tenant, block in part.tenants.items()}
-    servers = [server for part in (shared, *parts.values()) for server in part.servers]
+    blocks = {tenant: block for part in parts.own.values() for tenant, block in part.tenants.items()}
+    servers = [server for part in (parts.shared, *parts.own.values()) for server in part.servers]
     together = Inventory(blocks, (), (), tuple(servers))
     problems = check_inventory(together)
-    seen: dict[str, str] = {server.name: "" for server in shared.servers}
-    for tenant, part in parts.items():
+    seen: dict[str, str] = {server.name: "" for server in parts.shared.servers}
+    for tenant, part in parts.own.items():
         for name in (*(site.name for site in part.sites), *(server.name for server in part.servers)):
             if seen.setdefault(name, tenant) != tenant:
                 problems.append(Problem("rules.inventory-name-twice", {"name": name}))

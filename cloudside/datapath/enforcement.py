@@ -11,9 +11,8 @@ and compared, piece by piece, with what the rule set compiles to. What is the sa
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
-from cloudside.config import Network
 from cloudside.datapath.skeleton import (
     POLICY_CHAIN,
     SERVERS_SET,
@@ -34,10 +33,12 @@ from cloudside.datapath.snapshot import (
     parse_sets,
 )
 from cloudside.datapath.versions import InForce, adopted, change, version_names
-from linux.dataplane import TUNNEL_INTERFACE
+from linux.dataplane import TUNNEL_INTERFACE, Dataplane
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from rules.compile import RuleSet
+from rules.model import Inventory
+from rules.parts import Parts
 from rules.problems import Problem
 from rules.render import Sides, left_out, top_chain
 
@@ -53,12 +54,13 @@ class Applied:
 class Enforcement:
     """The packet filter of this gateway. All methods raise LinuxError when the kernel or a program says no."""
 
-    def __init__(self, netfilter: Netfilter, doors: Doors, *, ipsec: bool = False) -> None:
+    def __init__(self, netfilter: Netfilter, doors: Doors, dataplane: Dataplane = Dataplane.USERLAND) -> None:
         self._netfilter = netfilter
         self._doors = doors
-        self._sides = Sides(TUNNEL_INTERFACE, doors.cloud_interface, ipsec)
+        self._sides = Sides(TUNNEL_INTERFACE, doors.cloud_interface, dataplane is Dataplane.KERNEL)
         self._in_force: InForce | None = None
-        self._members: dict[str, frozenset[str]] = {}
+        self._admitted = Parts()
+        self._members: dict[str, set[str]] = {}
         self._last_version: int | None = None
 
     @property
@@ -76,24 +78,33 @@ class Enforcement:
         self._netfilter.restore_sets(sets_text())
         self._netfilter.restore_rules(skeleton_text(self._doors, self._tables()))
 
-    def admit(self, sites: Iterable[Network], servers: Iterable[object]) -> bool:
-        """Whose packets the gateway itself listens to. True when something changed."""
-        wanted = {
-            SITES_SET: frozenset(str(prefix) for prefix in sites if isinstance(prefix, IPv4Network)),
-            SERVERS_SET: frozenset(str(address) for address in servers if isinstance(address, IPv4Address)),
-        }
-        changed = {name: members for name, members in wanted.items() if self._members.get(name) != members}
-        for name, members in changed.items():
-            before = self._members.get(name)
-            if before is None:
-                self._netfilter.restore_sets(_replacement(name, members))
-            else:
-                lines = [f"del -exist {name} {one}\n" for one in sorted(before - members)]
-                lines += [f"add -exist {name} {one}\n" for one in sorted(members - before)]
-                self._members.pop(name)  # half of it may be done when it fails
-                self._netfilter.restore_sets("".join(lines))
-            self._members[name] = members
-        return bool(changed)
+    def admit(self, parts: Parts) -> bool:
+        """Whose packets the gateway itself listens to: sites that are in the inventory, and cloud servers. True when
+        something changed. Parts that are the very objects of the call before are not looked at.
+        """
+        before, after = ({**one.own, "": one.shared} for one in (self._admitted, parts))
+        gone, come = _admitted(()), _admitted(())
+        for tenant in {*before, *after}:
+            old, new = before.get(tenant), after.get(tenant)
+            if old is not new:
+                for table, part in ((gone, old), (come, new)):
+                    for name, found in _admitted([part] if part is not None else []).items():
+                        table[name] |= found
+        text = ""
+        for name in (SITES_SET, SERVERS_SET):
+            if name not in self._members:
+                text += _replacement(name, come[name])
+                continue
+            text += "".join(f"del -exist {name} {one}\n" for one in sorted(gone[name] - come[name]))
+            text += "".join(f"add -exist {name} {one}\n" for one in sorted(come[name] - gone[name]))
+        members = {name: (self._members.get(name, set()) - gone[name]) | come[name] for name in gone} if text else {}
+        if text:
+            # Half of it may be done when it fails: then everything is written anew.
+            self._admitted, self._members = Parts(), {}
+            self._netfilter.restore_sets(text)
+            self._members = members
+        self._admitted = parts
+        return bool(text)
 
     def apply(self, rule_set: RuleSet) -> Applied:
         """Put a rule set in force, whatever was before. On any error what was in force is whole; which that is, is then
@@ -216,6 +227,15 @@ class Enforcement:
 
     def _destroy(self, names: Iterable[str]) -> None:
         self._netfilter.restore_sets("".join(f"destroy {name}\n" for name in names))
+
+
+def _admitted(parts: Iterable[Inventory]) -> dict[str, set[str]]:
+    """The members of our two sets that these parts of the inventory are."""
+    known = list(parts)
+    return {
+        SITES_SET: {str(one.prefix) for part in known for one in part.sites if isinstance(one.prefix, IPv4Network)},
+        SERVERS_SET: {str(one.address) for part in known for one in part.servers if one.address.version == 4},
+    }
 
 
 def _replacement(name: str, members: Iterable[str]) -> str:

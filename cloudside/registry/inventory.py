@@ -7,11 +7,10 @@ Columns are read, not objects: at 10,000 sites those cost seconds. InventoryRead
 session marked as changed (see revisions).
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVarTuple
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
@@ -21,9 +20,9 @@ from cloudside.registry.revisions import SHARED
 from cloudside.registry.sites import Phase
 from cloudside.registry.tables import Device, PlatformPolicy, Policy, RuleRevision, Server, Site, Tenant
 from rules import model
+from rules.parts import Parts
 
 _Columns = TypeVarTuple("_Columns")
-_Member = TypeVar("_Member")
 
 _NAME = attrgetter("name")
 _SITE_AND_NAME = attrgetter("site", "name")
@@ -60,7 +59,7 @@ class Snapshot:
     a new grant or one that was ended are among them. Objects of the others are the very objects of the reading before.
     """
 
-    inventory: model.Inventory
+    parts: Parts
     policies: tuple[model.PolicySource, ...]
     platform: model.PlatformSource | None
     changed: frozenset[str]
@@ -147,7 +146,8 @@ class InventoryReader:
         self._revisions: Mapping[str, int] = {}
         self._parts: Mapping[str, TenantPart] = {}
         self._shared = SharedPart((), None)
-        self._inventory = _assembled((), self._shared)
+        self._own: Mapping[str, model.Inventory] = {}
+        self._common = model.Inventory({}, (), (), ())
 
     def read(self, session: Session, *, whole: bool = False) -> Snapshot:
         """What holds now. ``whole``: read everything and compare, whatever the revisions say; to be done now and then.
@@ -175,16 +175,17 @@ class InventoryReader:
                 parts[tenant] = _known_again(old, new)
         if shared != self._shared:
             stale.add(SHARED)
-        inventory = self._inventory
-        if everything and moved:
-            inventory = _assembled(parts.values(), shared)
-        elif moved or shared.servers != self._shared.servers:
-            gone = [self._parts[tenant] for tenant in moved if tenant in self._parts]
-            arrived = [parts[tenant] for tenant in moved if tenant in parts]
-            inventory = _replaced(inventory, gone, arrived, (self._shared, shared))
-        self._revisions, self._parts, self._shared, self._inventory = found, parts, shared, inventory
+        own = dict(self._own)
+        for tenant in moved:
+            if (part := parts.get(tenant)) is None:
+                del own[tenant]
+            else:
+                own[tenant] = model.Inventory({tenant: part.block}, part.sites, part.devices, part.servers)
+        if shared.servers != self._shared.servers:
+            self._common = model.Inventory({}, (), (), shared.servers)
+        self._revisions, self._parts, self._shared, self._own = found, parts, shared, own
         policies = sorted((part.policy for part in parts.values() if part.policy), key=attrgetter("tenant"))
-        return Snapshot(inventory, tuple(policies), shared.platform, frozenset(stale))
+        return Snapshot(Parts(self._common, own), tuple(policies), shared.platform, frozenset(stale))
 
 
 def _holdings(part: TenantPart | None) -> tuple[object, ...]:
@@ -207,58 +208,6 @@ def _assembled(parts: Collection[TenantPart], shared: SharedPart) -> model.Inven
         devices=tuple(sorted((device for part in parts for device in part.devices), key=_SITE_AND_NAME)),
         servers=tuple(sorted(servers, key=_NAME)),
     )
-
-
-def _replaced(
-    inventory: model.Inventory,
-    gone: Collection[TenantPart],
-    arrived: Collection[TenantPart],
-    shared: tuple[SharedPart, SharedPart],
-) -> model.Inventory:
-    """The inventory with some tenants' parts and the shared servers exchanged; the rest is not looked at."""
-    blocks = dict(inventory.tenants)
-    for part in gone:
-        del blocks[part.tenant]
-    blocks.update((part.tenant, part.block) for part in arrived)
-    own_servers = [server for part in gone for server in part.servers]
-    new_servers = [server for part in arrived for server in part.servers]
-    return model.Inventory(
-        tenants=dict(sorted(blocks.items())),
-        sites=_exchanged(
-            inventory.sites,
-            [site for part in gone for site in part.sites],
-            [site for part in arrived for site in part.sites],
-            _NAME,
-        ),
-        devices=_exchanged(
-            inventory.devices,
-            [device for part in gone for device in part.devices],
-            [device for part in arrived for device in part.devices],
-            _SITE_AND_NAME,
-        ),
-        servers=_exchanged(
-            inventory.servers, [*own_servers, *shared[0].servers], [*new_servers, *shared[1].servers], _NAME
-        ),
-    )
-
-
-def _exchanged(
-    members: tuple[_Member, ...],
-    gone: Iterable[_Member],
-    arrived: Iterable[_Member],
-    key: Callable[[_Member], Any],
-) -> tuple[_Member, ...]:
-    """Members in order of their keys, which are unique: some taken out, others put in."""
-    before, after = {key(one): one for one in gone}, {key(one): one for one in arrived}
-    kept = list(members)
-    for name, one in before.items():
-        if after.get(name) == one:
-            del after[name]
-        else:
-            del kept[kept.index(one, bisect_left(kept, name, key=key))]
-    for one in after.values():
-        insort(kept, one, key=key)
-    return tuple(kept)
 
 
 def _tenant_parts(session: Session, wanted: Collection[str] | None) -> dict[str, TenantPart]:

@@ -1,7 +1,7 @@
 """What the registry wants of this gateway, read in one consistent view."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cloudside.config import Config, Network
@@ -9,11 +9,13 @@ from cloudside.datapath.problems import Problem, of, problem
 from cloudside.errors import ConfigurationError
 from cloudside.pki import published
 from cloudside.pki.published import GatewayCredentials
-from cloudside.registry import certificates, inventory
+from cloudside.registry import certificates
 from cloudside.registry.database import Database
-from rules.compile import RuleSet, compile_policy
-from rules.model import Inventory
-from rules.parse import parse_stored
+from cloudside.registry.inventory import InventoryReader
+from rules.compile import RuleSet, assemble
+from rules.model import Policy
+from rules.parse import Drafts, parse_parts
+from rules.parts import Parts
 from rules.problems import Problem as RuleProblem
 
 
@@ -21,40 +23,68 @@ from rules.problems import Problem as RuleProblem
 class Desired:
     """The inventory (no revoked or retired site is in it), what its policies decide, and what charon has to know."""
 
-    inventory: Inventory
+    parts: Parts
     rule_set: RuleSet
     #: None: they cannot be read; ``problems`` says why.
     credentials: GatewayCredentials | None
     problems: tuple[Problem, ...]
     #: Site -> when a certificate of its was last revoked: its router was enrolled again.
     revocations: Mapping[str, datetime]
-
-    @property
-    def site_prefixes(self) -> Mapping[str, Network]:
-        """Site -> overlay prefix."""
-        return {site.name: site.prefix for site in self.inventory.sites}
+    site_prefixes: Mapping[str, Network] = field(repr=False)
+    #: The tenants' blocks.
+    blocks: tuple[Network, ...]
 
 
-def read(database: Database, config: Config, *, now: datetime) -> Desired:
-    """Read and compile. A tenant's policy that no longer holds costs that tenant its grants and nobody else's.
+class DesiredReader:
+    """Reads again and again, and each time no more than what changed. One for the daemon."""
 
-    Raises UnavailableError or ConfigurationError (the registry), PolicyError (the inventory contradicts itself).
-    """
-    with database.read() as session:
-        found = inventory.load(session)
-        sources = inventory.policy_sources(session)
-        platform = inventory.platform_source(session)
-        revocations = certificates.last_revocations(session, kind="site", now=now)
-        ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
-        troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
-        credentials: GatewayCredentials | None = None
-        try:
-            credentials = published.load_gateway(session, config, now=now)
-        except ConfigurationError as error:
-            troubles.append(of(error.key, error.params))
-    policy, mistakes = parse_stored(sources, found, platform)
-    troubles += [of_rule(mistake) for mistake in mistakes]
-    return Desired(found, compile_policy(policy, found, at=now), credentials, tuple(troubles), revocations)
+    def __init__(self, database: Database, config: Config) -> None:
+        self._database = database
+        self._config = config
+        self._inventory = InventoryReader()
+        self._drafts = Drafts()
+        self._policy: Policy | None = None
+        self._last: Desired | None = None
+
+    def read(self, *, now: datetime, whole: bool = True) -> Desired:
+        """Read and compile. A tenant's policy that no longer holds costs that tenant its grants and nobody else's.
+
+        Without ``whole`` only what a writing session marked is looked at. Raises UnavailableError or
+        ConfigurationError (the registry), PolicyError (the inventory contradicts itself).
+        """
+        with self._database.read() as session:
+            found = self._inventory.read(session, whole=whole)
+            revocations = certificates.last_revocations(session, kind="site", now=now)
+            ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
+            troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
+            credentials: GatewayCredentials | None = None
+            try:
+                credentials = published.load_gateway(session, self._config, now=now)
+            except ConfigurationError as error:
+                troubles.append(of(error.key, error.params))
+        policy, mistakes = parse_parts(found.policies, found.parts, found.platform, drafts=self._drafts)
+        troubles += [of_rule(mistake) for mistake in mistakes]
+        last = self._last
+        rule_set = assemble(policy, found.parts, at=now, previous=None if last is None else last.rule_set)
+        everybody = list(found.parts.own.values())
+        self._policy = policy
+        self._last = Desired(
+            found.parts,
+            rule_set,
+            credentials,
+            tuple(troubles),
+            revocations,
+            {site.name: site.prefix for part in everybody for site in part.sites},
+            tuple(block for part in everybody for block in part.tenants.values()),
+        )
+        return self._last
+
+    def later(self, *, now: datetime) -> Desired | None:
+        """What was read last, as it is at another instant: statements end on time also while the registry is away."""
+        if self._last is not None and self._policy is not None:
+            rule_set = assemble(self._policy, self._last.parts, at=now, previous=self._last.rule_set)
+            self._last = replace(self._last, rule_set=rule_set)
+        return self._last
 
 
 def of_rule(mistake: RuleProblem) -> Problem:

@@ -41,6 +41,9 @@ log = structlog.get_logger("kyoten.gateway")
 LOOK_UP_S = 0.2
 #: Seconds after an event until charon is asked how it really is: an SA in work is left out of a listing.
 SETTLE_S = 0.3
+#: Seconds between looks at everything: the whole registry, whatever its marks say, and each entry of each set. With
+#: 10,000 sites such a look takes a second and a half of processor time.
+THOROUGH_S = 60.0
 
 
 def run(config: Config, stop: threading.Event) -> None:
@@ -56,12 +59,13 @@ def run(config: Config, stop: threading.Event) -> None:
         if lock is None:
             raise ConfigurationError("vpn.gateway-runs-already", path=str(config.runtime_directory))
         cleanup.enter_context(lock)
-        enforcement = _enforcement(config, runner)
         try:
-            enforcement.hold()
+            # Before anything else is found out: the dataplane makes no difference to what drops.
+            _enforcement(config, runner).hold()
         except LinuxError as error:
             raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
         dataplane = detect(runner)
+        enforcement = _enforcement(config, runner, dataplane)
         log.info("start", gateway=config.gateway.name, dataplane=dataplane.value)
         routes = Routes()
         cleanup.callback(routes.close)
@@ -122,17 +126,23 @@ def _loop(
     doorbell: socket.socket,
     woken: socket.socket,
 ) -> None:
-    resync_at = list_at = time.monotonic()
+    resync_at = list_at = thorough_at = time.monotonic()
     rung = False
     while not stop.is_set():
         began = time.monotonic()
         happened, broke = events.take(), events.broke()
-        resync = began >= resync_at
+        now = datetime.now(UTC)
+        # A statement begins or ends to hold: that is a change of the policy like another.
+        rung = rung or (reconciler.next_change is not None and reconciler.next_change <= now)
+        resync, thorough = began >= resync_at, began >= thorough_at
+        resync = resync or thorough
         listing = resync or broke or began >= list_at
         if rung or happened or listing:
-            due = Due(registry=rung or resync, listing=listing, kernel=resync)
-            reporter.submit(reconciler.run_pass(due, happened, now=datetime.now(UTC)))
+            due = Due(registry=rung or resync, listing=listing, kernel=resync, whole=thorough)
+            reporter.submit(reconciler.run_pass(due, happened, now=now))
             ended = time.monotonic()
+            if thorough:
+                thorough_at = ended + THOROUGH_S
             if resync:
                 resync_at = ended + config.gateway.resync_s
             # After a change ask again soon; else only at the next resync.
@@ -155,8 +165,8 @@ def _drain(listener: socket.socket) -> None:
             pass
 
 
-def _enforcement(config: Config, runner: SubprocessRunner) -> Enforcement:
-    return Enforcement(Netfilter(runner), doors(config))
+def _enforcement(config: Config, runner: SubprocessRunner, dataplane: Dataplane = Dataplane.USERLAND) -> Enforcement:
+    return Enforcement(Netfilter(runner), doors(config), dataplane)
 
 
 def _charon_directory(config: Config) -> Path:

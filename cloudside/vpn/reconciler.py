@@ -23,7 +23,7 @@ from cloudside.errors import KyotenError
 from cloudside.registry.database import Database
 from cloudside.vpn import desired
 from cloudside.vpn.credentials import CredentialLoader
-from cloudside.vpn.desired import Desired
+from cloudside.vpn.desired import Desired, DesiredReader
 from cloudside.vpn.reports import Report
 from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
 from linux.charon import Charon, SaEvent
@@ -43,11 +43,15 @@ START_AGAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What a pass looks at besides charon's events: the registry, charon's listing, the kernel read back."""
+    """What a pass looks at besides charon's events: the registry, charon's listing, the kernel read back.
+
+    ``whole``: all of the registry, and all of the kernel entry by entry, not only what is said to have changed.
+    """
 
     registry: bool
     listing: bool
     kernel: bool
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Reconciler:
         self._parts = parts
         self._dataplane = dataplane
         self._clock = clock
+        self._reader = DesiredReader(parts.database, config)
         self._desired: Desired | None = None
         self._table = Table()
         self._live: Mapping[str, Live] | None = None
@@ -86,9 +91,9 @@ class Reconciler:
     def run_pass(self, due: Due, events: list[SaEvent], *, now: datetime) -> Report:
         """One pass. Raises nothing that a next pass could mend."""
         if due.registry:
-            self._step("vpn.registry-failed", lambda: self._read_registry(now))
+            self._step("vpn.registry-failed", lambda: self._read_registry(now, whole=due.whole))
         if due.kernel:
-            self._step("datapath.drift-failed", self._repair)
+            self._step("datapath.drift-failed", lambda: self._repair(thorough=due.whole))
         self._step("datapath.filter-failed", self._enforce)
         if not self._swept:
             self._step("datapath.sweep-failed", self._sweep)
@@ -100,6 +105,11 @@ class Reconciler:
         if self._judge_flows:
             self._step("datapath.flows-failed", self._end_flows)
         return self._report(now)
+
+    @property
+    def next_change(self) -> datetime | None:
+        """When the rule set has to be compiled again even if nobody changes anything: a statement begins or ends."""
+        return self._desired.rule_set.next_change if self._desired is not None else None
 
     def _step(self, failed: str, action: Callable[[], tuple[Problem, ...]]) -> None:
         """Run a part of the pass; its problems replace those it had before. ``failed`` is the key when it breaks."""
@@ -121,12 +131,16 @@ class Reconciler:
                 log.warning("problem", key=one.key, **dict(one.params))
             self._remembered[one] = self._clock() + REMEMBER_S
 
-    def _read_registry(self, now: datetime) -> tuple[Problem, ...]:
-        self._desired = desired.read(self._parts.database, self._config, now=now)
+    def _read_registry(self, now: datetime, *, whole: bool) -> tuple[Problem, ...]:
+        try:
+            self._desired = self._reader.read(now=now, whole=whole)
+        except (KyotenError, SQLAlchemyError, OSError):
+            self._desired = self._reader.later(now=now)
+            raise
         return self._desired.problems
 
-    def _repair(self) -> tuple[Problem, ...]:
-        what = self._parts.enforcement.repair()
+    def _repair(self, *, thorough: bool) -> tuple[Problem, ...]:
+        what = self._parts.enforcement.repair(thorough=thorough)
         if what:
             self._remember((problem("datapath.drift", what=", ".join(what)),))
         return ()
@@ -134,9 +148,8 @@ class Reconciler:
     def _enforce(self) -> tuple[Problem, ...]:
         if self._desired is None:
             return ()
-        enforcement, inventory = self._parts.enforcement, self._desired.inventory
-        servers = [server.address for server in inventory.servers]
-        if enforcement.admit([site.prefix for site in inventory.sites], servers):
+        enforcement = self._parts.enforcement
+        if enforcement.admit(self._desired.parts):
             self._judge_flows = True
         rule_set = self._desired.rule_set
         if enforcement.fingerprint != rule_set.fingerprint:
@@ -158,17 +171,15 @@ class Reconciler:
     def _end_flows(self) -> tuple[Problem, ...]:
         if self._desired is None:
             return ()
-        inventory = self._desired.inventory
-        prefixes = [site.prefix for site in inventory.sites]
-        servers = {server.address for server in inventory.servers}
+        rule_set = self._desired.rule_set
         own = {address.ip for interface in self._parts.routes.interfaces() for address in interface.addresses}
 
         def admitted(address: Address) -> bool:
-            return address in servers or any(address in prefix for prefix in prefixes)
+            return bool(rule_set.whereabouts.at(address))
 
         gone = outlived(
             self._parts.flows.list(),
-            self._desired.rule_set,
+            rule_set,
             overlay=self._config.gateway.overlay,
             own=own,
             admitted=admitted,
@@ -230,7 +241,7 @@ class Reconciler:
         if self._desired is None:
             return ()
         live = [prefix for tunnel in (self._live or {}).values() for prefix in tunnel.prefixes]
-        self._parts.site_routes.follow(self._desired.inventory.tenants.values(), live)
+        self._parts.site_routes.follow(self._desired.blocks, live)
         return ()
 
     def _report(self, now: datetime) -> Report:

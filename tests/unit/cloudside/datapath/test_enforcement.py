@@ -10,9 +10,9 @@ from cloudside.datapath.skeleton import Doors
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from rules.compile import RuleSet, assemble, compile_policy
-from rules.inventory import parts_of
 from rules.model import Inventory, PolicySource, Server, Site
 from rules.parse import parse_stored
+from rules.parts import Parts, parts_of
 
 DOORS = Doors(ip_address("10.255.255.1"), "lan0", "wan0", (25,), (25,), ())
 INVENTORY = Inventory(
@@ -101,18 +101,19 @@ def test_one_tenants_change_leaves_the_others_alone(kernel: FakeKernel) -> None:
 def test_a_site_comes_and_goes_in_place(kernel: FakeKernel) -> None:
     enforcement = _held(kernel)
     policy, _ = parse_stored([_source("http")], INVENTORY)
-    shared, parts = parts_of(INVENTORY)
-    whole = assemble(policy, shared, parts)
+    parts = parts_of(INVENTORY)
+    whole = assemble(policy, parts)
     enforcement.apply(whole)
     before = _content(kernel)
-    without = {"acme": replace(parts["acme"], sites=parts["acme"].sites[:1])}
-    smaller = assemble(policy, shared, without, previous=whole)
+    acme = parts.own["acme"]
+    without = Parts(parts.shared, {"acme": replace(acme, sites=acme.sites[:1])})
+    smaller = assemble(policy, without, previous=whole)
     kernel.ran.clear()
     assert enforcement.apply(smaller).how == "in place"
     assert [program for program, _ in kernel.ran] == ["ipset restore"]
     assert not any("10.10.2.0/24" in members for _, members in kernel.sets.values())
     assert enforcement.repair(thorough=True) == ()
-    assert enforcement.apply(assemble(policy, shared, parts, previous=smaller)).how == "in place"
+    assert enforcement.apply(assemble(policy, parts, previous=smaller)).how == "in place"
     assert json.loads(_content(kernel)) == json.loads(before)
     assert enforcement.fingerprint == whole.fingerprint
 
@@ -121,15 +122,14 @@ def test_a_site_in_a_living_ones_place_takes_a_new_version(kernel: FakeKernel) -
     """Its entries would decide about the living one before the swap."""
     enforcement = _held(kernel)
     policy, _ = parse_stored([_source("http")], INVENTORY)
-    shared, parts = parts_of(INVENTORY)
-    whole = assemble(policy, shared, parts)
+    parts = parts_of(INVENTORY)
+    whole = assemble(policy, parts)
     enforcement.apply(whole)
-    tokyo, _ = parts["acme"].sites
-    moved = {"acme": replace(parts["acme"], sites=(tokyo, Site("osaka", "acme", ip_network("10.10.1.128/25"))))}
-    moved["acme"] = replace(
-        moved["acme"], sites=(replace(tokyo, prefix=ip_network("10.10.1.0/25")), moved["acme"].sites[1])
-    )
-    assert enforcement.apply(assemble(policy, shared, moved, previous=whole)).how == "new version"
+    acme = parts.own["acme"]
+    tokyo, osaka = acme.sites
+    halves = [replace(tokyo, prefix=ip_network("10.10.1.0/25")), replace(osaka, prefix=ip_network("10.10.1.128/25"))]
+    moved = Parts(parts.shared, {"acme": replace(acme, sites=tuple(halves))})
+    assert enforcement.apply(assemble(policy, moved, previous=whole)).how == "new version"
 
 
 @pytest.mark.parametrize("program", ["ipset restore", "iptables-legacy-restore"])
@@ -181,19 +181,34 @@ def test_a_strange_top_is_not_adopted(kernel: FakeKernel) -> None:
 
 def test_admitted_are_exchanged_and_only_when_they_change(kernel: FakeKernel) -> None:
     enforcement = _held(kernel)
-    prefixes = [site.prefix for site in INVENTORY.sites]
-    assert enforcement.admit(prefixes, [ip_address("10.255.0.10")])
+    parts = parts_of(INVENTORY)
+    assert enforcement.admit(parts)
     assert kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24", "10.10.2.0/24"}
-    assert not enforcement.admit(prefixes, [ip_address("10.255.0.10")])
+    assert kernel.sets["kyoten-servers"][1].keys() == {"10.255.0.10"}
+    assert not enforcement.admit(parts)
     kernel.ran.clear()
-    assert enforcement.admit(prefixes[:1], [ip_address("10.255.0.10")])
+    acme = parts.own["acme"]
+    assert enforcement.admit(Parts(parts.shared, {"acme": replace(acme, sites=acme.sites[:1])}))
     assert kernel.ran == [("ipset restore", "del -exist kyoten-sites 10.10.2.0/24\n")]
     assert kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24"}
+    assert enforcement.repair() == ()
+
+
+def test_admitting_that_failed_half_way_is_done_anew(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    parts = parts_of(INVENTORY)
+    enforcement.admit(parts)
+    kernel.fail = {"ipset restore"}
+    with pytest.raises(LinuxError):
+        enforcement.admit(Parts(parts.shared, {}))
+    kernel.sets["kyoten-sites"][1].pop("10.10.1.0/24")  # what the failed step may have done
+    assert enforcement.admit(parts)
+    assert kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24", "10.10.2.0/24"}
 
 
 def test_drift_is_named_and_mended(kernel: FakeKernel) -> None:
     enforcement = _held(kernel)
-    enforcement.admit([site.prefix for site in INVENTORY.sites], [])
+    enforcement.admit(parts_of(INVENTORY))
     enforcement.apply(OLD)
     assert enforcement.repair() == ()
     kernel.filter["FORWARD"].insert(0, "-j ACCEPT")

@@ -19,17 +19,21 @@ from cloudside.registry.inventory import InventoryReader, Snapshot
 from cloudside.registry.revisions import SHARED
 from cloudside.registry.tables import Policy, Site, Tenant
 from rules import model
+from rules.parts import parts_of
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 OVERLAY = ip_network("10.0.0.0/8")
+
+
+def _sites(found: Snapshot) -> list[str]:
+    return sorted(site.name for part in found.parts.own.values() for site in part.sites)
 
 
 def _read(database: Database, reader: InventoryReader, *, whole: bool = False) -> Snapshot:
     """What the reader finds, which must be what a reading of everything finds."""
     with database.read() as session:
         found = reader.read(session, whole=whole)
-        assert found.inventory == inventory.load(session)
-        assert list(found.inventory.tenants) == sorted(found.inventory.tenants)
+        assert found.parts == parts_of(inventory.load(session))
         assert found.policies == inventory.policy_sources(session)
         assert found.platform == inventory.platform_source(session)
     return found
@@ -74,7 +78,8 @@ def test_first_reading_is_whole_and_the_next_finds_nothing_new(populated: Databa
     assert first.changed == {SHARED, "acme", "zenith"}
     second = _read(populated, reader)
     assert second.changed == frozenset()
-    assert second.inventory is first.inventory
+    assert second.parts.shared is first.parts.shared
+    assert all(second.parts.own[tenant] is part for tenant, part in first.parts.own.items())
 
 
 _CHANGES: dict[str, tuple[Callable[[Session], object], set[str]]] = {
@@ -135,7 +140,7 @@ def test_tenant_that_went_is_gone(populated: Database) -> None:
         session.delete(session.get(Tenant, "new"))
     found = _read(populated, reader)
     assert found.changed == {"new"}
-    assert "new" not in found.inventory.tenants
+    assert "new" not in found.parts.own
 
 
 def test_only_what_changed_is_read_again(populated: Database, tmp_path: Path) -> None:
@@ -149,11 +154,11 @@ def test_only_what_changed_is_read_again(populated: Database, tmp_path: Path) ->
         sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
     with populated.read() as session:
         found = reader.read(session)
-    assert [site.name for site in found.inventory.sites] == ["kobe-1", "osaka-1", "tokyo-1"]
+    assert _sites(found) == ["kobe-1", "osaka-1", "tokyo-1"]
     assert found.policies[0] is first.policies[0]
     whole = _read(populated, reader, whole=True)
     assert whole.changed == {"zenith"}
-    assert [site.name for site in whole.inventory.sites] == ["kobe-1", "tokyo-1"]
+    assert _sites(whole) == ["kobe-1", "tokyo-1"]
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -166,7 +171,7 @@ def test_what_is_equal_stays_the_very_object(populated: Database, whole: bool) -
         sites.change(session, OPERATOR, site_id="tokyo-1", timezone="Asia/Tokyo")
     found = _read(populated, reader, whole=whole)
     assert found.changed == {"acme"}  # marked, though nothing came of it
-    assert found.inventory is first.inventory
+    assert all(found.parts.own[tenant] is part for tenant, part in first.parts.own.items())
     with populated.write() as session:
         sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
     assert _read(populated, reader, whole=whole).policies[0] is first.policies[0]
@@ -188,7 +193,7 @@ def test_registry_restored_from_a_backup_is_read_again(populated: Database, tmp_
         sites.add(session, OPERATOR, site_id="nara-1", tenant_id="acme", now=NOW)
     found = _read(populated, reader)
     assert found.changed == {"acme"}
-    assert [site.name for site in found.inventory.sites] == ["nara-1", "osaka-1", "tokyo-1"]
+    assert _sites(found) == ["nara-1", "osaka-1", "tokyo-1"]
 
 
 def test_tenant_that_a_restored_registry_does_not_know_is_gone(populated: Database, tmp_path: Path) -> None:
@@ -198,7 +203,7 @@ def test_tenant_that_a_restored_registry_does_not_know_is_gone(populated: Databa
     reader = InventoryReader()
     with populated.write() as session:
         tenants.add(session, OPERATOR, tenant_id="new", overlay=OVERLAY, now=NOW)
-    assert "new" in _read(populated, reader).inventory.tenants
+    assert "new" in _read(populated, reader).parts.own
     backup.rename(path)
     assert _read(populated, reader).changed == {"new"}
 
