@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rules.blocks import TenantRules, compile_tenant, hashed, written
+from rules.collector import paused
 from rules.inventory import check_inventory, check_shared
 from rules.model import Address, Endpoint, Inventory, Kind, Network, Platform, Policy, TenantPolicy, endpoints
 from rules.parts import Parts, parts_of
@@ -46,7 +47,7 @@ class Domain:
     """What one tenant's policy decides about: its own endpoints and the shared servers.
 
     ``policy`` and ``part`` are what it was made of; it is known by their identity. ``particular`` has the devices, by
-    site, that the rules name: they alone can differ from their sites.
+    site, that the rules name: they alone can differ from their sites. ``ipv6`` has the names with an IPv6 network.
     """
 
     block: Network
@@ -55,6 +56,7 @@ class Domain:
     digest: str
     whereabouts: Whereabouts = field(compare=False, repr=False)
     particular: Mapping[str, tuple[str, ...]] = field(compare=False, repr=False)
+    ipv6: tuple[str, ...] = field(compare=False)
     policy: TenantPolicy = field(compare=False, repr=False)
     part: Inventory = field(compare=False, repr=False)
 
@@ -86,16 +88,18 @@ class RuleSet:
     """Who may reach what. A name that no domain's rules know may reach nothing.
 
     A device has the blocks of its site besides its own. ``endpoints`` has all tenants'; ``shared`` the servers that
-    every tenant may name. ``fingerprint`` is equal exactly if everything else is. ``next_change``: when the next
-    statement begins or ends to hold; compile again then.
+    every tenant may name, ``servers`` those and the tenants' own. ``fingerprint`` is equal exactly if everything else
+    is. ``next_change``: when the next statement begins or ends to hold; compile again then.
     """
 
     domains: Mapping[str, Domain]
     shared: Mapping[str, Endpoint]
+    servers: Mapping[str, Endpoint]
     endpoints: Mapping[str, Endpoint]
     platform: Platform
     fingerprint: str
     whereabouts: Territories = field(compare=False, repr=False)
+    parts: Parts = field(compare=False, repr=False)
     next_change: datetime | None = field(default=None, compare=False)
     at: datetime | None = field(default=None, compare=False)
 
@@ -128,7 +132,8 @@ def compile_policy(
     """
     if problems := check_inventory(inventory):
         raise PolicyError(problems)
-    return _assembled(policy, parts_of(inventory), at=at, previous=previous, checked=True)
+    with paused():
+        return _assembled(policy, parts_of(inventory), at=at, previous=previous, checked=True)
 
 
 def assemble(policy: Policy, parts: Parts, *, at: datetime | None = None, previous: RuleSet | None = None) -> RuleSet:
@@ -137,7 +142,8 @@ def assemble(policy: Policy, parts: Parts, *, at: datetime | None = None, previo
     Of ``previous`` those domains are taken over whose policy and part are the very same objects and that no validity
     changes between then and ``at``. Parts that are new are checked; raises PolicyError.
     """
-    return _assembled(policy, parts, at=at, previous=previous, checked=False)
+    with paused():
+        return _assembled(policy, parts, at=at, previous=previous, checked=False)
 
 
 def _assembled(
@@ -150,7 +156,7 @@ def _assembled(
 ) -> RuleSet:
     kept = previous.domains if previous is not None and _lasts(previous, policy.platform, at) else {}
     if not checked:
-        _check(parts, kept)
+        _check(parts, previous)
     domains: dict[str, Domain] = {}
     for tenant, part in sorted(parts.own.items()):
         old = kept.get(tenant)
@@ -167,26 +173,45 @@ def _assembled(
     everything = dict(common)
     for domain in domains.values():
         everything.update(domain.endpoints)
+    servers = dict(common)
+    for domain in domains.values():
+        servers.update((one.name, domain.endpoints[one.name]) for one in domain.part.servers)
     return RuleSet(
         domains,
         common,
+        servers,
         everything,
         policy.platform,
         _fingerprint(domains, common, policy.platform),
-        Territories(domains, (one for one in everything.values() if one.kind is Kind.SERVER)),
+        Territories(domains, servers.values()),
+        parts,
         min((change for one in domains.values() if (change := one.rules.next_change) is not None), default=None),
         at,
     )
 
 
-def _check(parts: Parts, kept: Mapping[str, Domain]) -> None:
-    """Check what is new. Raises PolicyError."""
-    problems = check_shared(parts)
-    for tenant, part in parts.own.items():
-        if tenant not in kept or kept[tenant].part is not part:
-            problems += check_inventory(part)
+def _check(parts: Parts, previous: RuleSet | None) -> None:
+    """Check what is new since ``previous``. Raises PolicyError."""
+    before = previous.parts if previous is not None else Parts()
+    new = [tenant for tenant, part in parts.own.items() if before.own.get(tenant) is not part]
+    problems = [found for tenant in new for found in check_inventory(parts.own[tenant])]
+    if previous is None or parts.shared is not before.shared or any(_spreads(parts, previous, one) for one in new):
+        problems += check_shared(parts)
     if problems:
         raise PolicyError(problems)
+
+
+def _spreads(parts: Parts, previous: RuleSet, tenant: str) -> bool:
+    """Whether the tenant's new part may be in the way of another tenant's."""
+    old, new = previous.parts.own.get(tenant), parts.own[tenant]
+    if old is None or old.tenants != new.tenants or old.servers != new.servers:
+        return True
+    known = {site.name for site in old.sites}
+    # A name that is new may be an older one's of another tenant, or of one that is new as well.
+    return any(site.name not in known for site in new.sites) and (
+        any(site.name in previous.endpoints for site in new.sites if site.name not in known)
+        or sum(previous.parts.own.get(one) is not part for one, part in parts.own.items()) > 1
+    )
 
 
 def _lasts(previous: RuleSet, platform: Platform, at: datetime | None) -> bool:
@@ -216,6 +241,7 @@ def _domain(policy: TenantPolicy, part: Inventory, rules: TenantRules) -> Domain
         hashed(content),
         Whereabouts(known.values()),
         {site: tuple(names) for site, names in particular.items()},
+        tuple(name for name, one in sorted(known.items()) if one.network.version == 6),
         policy,
         part,
     )

@@ -20,7 +20,6 @@ from ipaddress import IPv4Network
 from rules.compile import RuleSet
 from rules.dispatch import Level, tree
 from rules.match import form, range_match
-from rules.model import Kind
 from rules.problems import Problem
 from rules.vectors import ALL, PENDING, Columns, Entries, Shape, Vectors, element, kind_of, vectors
 
@@ -107,10 +106,11 @@ def render(rule_set: RuleSet, *, version: int, sides: Sides) -> Rendered:
 
 def left_out(rule_set: RuleSet) -> tuple[Problem, ...]:
     """A problem for each member that has an IPv6 address: it reaches nothing."""
+    names = [name for name, one in rule_set.shared.items() if one.network.version == 6]
+    names += [name for domain in rule_set.domains.values() for name in domain.ipv6]
     return tuple(
-        Problem("rules.ipv6-not-rendered", {"name": name, "network": str(endpoint.network)})
-        for name, endpoint in sorted(rule_set.endpoints.items())
-        if endpoint.network.version != 4
+        Problem("rules.ipv6-not-rendered", {"name": name, "network": str(rule_set.endpoints[name].network)})
+        for name in sorted(names)
     )
 
 
@@ -129,8 +129,8 @@ def top_piece(rule_set: RuleSet, tenants: Mapping[str, Vectors], version: int, s
     top = top_chain(version)
     servers = {
         element(one.network): (0, 0)
-        for _, one in sorted(rule_set.endpoints.items())
-        if one.kind is Kind.SERVER and isinstance(one.network, IPv4Network)
+        for _, one in sorted(rule_set.servers.items())
+        if isinstance(one.network, IPv4Network)
     }
     sets = {f"{top}v": SetContent("hash:net", servers, marked=False)}
     chains: dict[str, tuple[str, ...]] = {}

@@ -52,10 +52,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A site or a server with its network; a site with the devices that the rules name. Networks as the kernel's."""
+    """A site or a server with its network; a site with the devices that the rules name. Networks as the kernel's.
+
+    ``first`` and ``last`` are the network's addresses as numbers. ``number`` tells sites apart; a server's is 0.
+    """
 
     name: str
     network: str
+    first: int
+    last: int
     number: int
     shared: bool = False
     devices: tuple[tuple[str, str], ...] = ()
@@ -120,11 +125,14 @@ def _homes(domain: Domain, shared: Iterable[Endpoint]) -> dict[str, Home]:
                 (name, element(domain.endpoints[name].network)) for name in domain.particular.get(endpoint.name, ())
             )
             # Prefixes do not overlap, so the distance from the block's beginning is the site's alone.
-            number = int(endpoint.network.network_address) - first + 1 if endpoint.kind is Kind.SITE else 0
-            found[endpoint.name] = Home(endpoint.name, element(endpoint.network), number, False, devices)
+            begin = int(endpoint.network.network_address)
+            end = begin + endpoint.network.num_addresses - 1
+            number = begin - first + 1 if endpoint.kind is Kind.SITE else 0
+            found[endpoint.name] = Home(endpoint.name, element(endpoint.network), begin, end, number, False, devices)
     for server in shared:
         if isinstance(server.network, IPv4Network) and server.name in domain.rules.named:
-            found[server.name] = Home(server.name, element(server.network), 0, True)
+            address = int(server.network.network_address)
+            found[server.name] = Home(server.name, element(server.network), address, address, 0, True)
     return found
 
 

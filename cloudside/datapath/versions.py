@@ -8,11 +8,11 @@ them yet, then one swap of the tenant's set of homes lets all of them in or out 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, ip_network
 
 from cloudside.datapath.skeleton import POLICY_CHAIN
 from cloudside.datapath.snapshot import Chains as KernelChains
 from cloudside.datapath.snapshot import different_chains, different_sets
+from rules.collector import paused
 from rules.compile import Domain, RuleSet
 from rules.render import (
     Chains,
@@ -93,7 +93,8 @@ def change(old: InForce | None, rule_set: RuleSet, version: int, sides: Sides, *
         if kept is not None and shared_alike and kept.domain is domain:
             wanted[name] = kept
             continue
-        found = vectors(domain, rule_set.shared.values(), kept.vectors if kept is not None else None)
+        with paused():
+            found = vectors(domain, rule_set.shared.values(), kept.vectors if kept is not None else None)
         if found is None or found.shape is None:
             continue
         if kept is not None and _alike(kept.vectors, found):
@@ -101,9 +102,10 @@ def change(old: InForce | None, rule_set: RuleSet, version: int, sides: Sides, *
             continue
         wanted[name] = Tenant(found, version, domain)
         changed.append(name)
-    found_top = top_piece(rule_set, {name: one.vectors for name, one in wanted.items()}, version, sides)
-    top = old.top if old is not None and _same_top(old.top, found_top, version) else found_top
-    flip = top is found_top
+    if old is not None and _same_top(old, rule_set, wanted):
+        top, flip = old.top, False
+    else:
+        top, flip = top_piece(rule_set, {name: one.vectors for name, one in wanted.items()}, version, sides), True
     if in_place and not flip and len(changed) == 1 and (kept := before.get(changed[0])) is not None:
         only = wanted[changed[0]]
         if _swappable(kept.vectors, only.vectors):
@@ -129,16 +131,14 @@ def _alike(one: Vectors, other: Vectors) -> bool:
     return one.number == other.number and one.shape == other.shape and one.sets == other.sets
 
 
-def _same_top(old: Piece, new: Piece, version: int) -> bool:
-    """Whether the two say the same under their own versions' names."""
-    mine, theirs = top_chain(old.version), top_chain(version)
-
-    def renamed(name: str) -> str:
-        return name.replace(theirs, mine)
-
-    return old.sets == {renamed(name): content for name, content in new.sets.items()} and old.chains == {
-        renamed(name): tuple(renamed(rule) for rule in rules) for name, rules in new.chains.items()
-    }
+def _same_top(old: InForce, rule_set: RuleSet, tenants: Mapping[str, Tenant]) -> bool:
+    """Whether the top would say the same: it knows blocks, servers and what is forbidden, and nothing else."""
+    return (
+        old.rule_set.platform.forbidden == rule_set.platform.forbidden
+        and old.rule_set.servers == rule_set.servers
+        and old.tenants.keys() == tenants.keys()
+        and all(one.domain.block == tenants[name].domain.block for name, one in old.tenants.items())
+    )
 
 
 def _swappable(old: Vectors, new: Vectors) -> bool:
@@ -150,8 +150,8 @@ def _swappable(old: Vectors, new: Vectors) -> bool:
     gone, come = _moved(old, new)
     if not all(home.number for home in (*gone, *come)):
         return False
-    living = [_range(home) for home in old.homes.values() if home.number]
-    return not any(low <= last and first <= high for first, last in map(_range, come) for low, high in living)
+    living = [home for home in old.homes.values() if home.number]
+    return not any(one.first <= other.last and other.first <= one.last for one in come for other in living)
 
 
 def _moved(old: Vectors, new: Vectors) -> tuple[list[Home], list[Home]]:
@@ -159,13 +159,6 @@ def _moved(old: Vectors, new: Vectors) -> tuple[list[Home], list[Home]]:
     gone = [home for name, home in old.homes.items() if new.homes.get(name) != home]
     come = [home for name, home in new.homes.items() if old.homes.get(name) != home]
     return gone, come
-
-
-def _range(home: Home) -> tuple[int, int]:
-    network = ip_network(home.network)
-    if not isinstance(network, IPv4Network):
-        raise TypeError(home.network)
-    return int(network.network_address), int(network.broadcast_address)
 
 
 def _swap_text(old: Vectors, new: Vectors, version: int) -> str:

@@ -81,8 +81,9 @@ def test_with_kernel_esp_only_what_was_encrypted_comes_from_the_tunnel(decide: D
 
 def test_ipv6_members_are_left_out_and_told(decide: Decide) -> None:
     rule_set = decide("allow: [{from: tokyo-1, to: web, services: ssh}]")
-    six = Endpoint("six", Kind.SITE, "acme", ip_network("fd00:1::/64"), "six")
-    rendered = _render(replace(rule_set, endpoints=dict(rule_set.endpoints) | {"six": six}))
+    six = {"six": Endpoint("six", Kind.SERVER, None, ip_network("fd00:1::1/128"), None)}
+    known = {"shared": rule_set.shared, "servers": rule_set.servers, "endpoints": rule_set.endpoints}
+    rendered = _render(replace(rule_set, **{field: {**members, **six} for field, members in known.items()}))
     assert [(problem.kind, problem.params["name"]) for problem in rendered.problems] == [
         ("rules.ipv6-not-rendered", "six")
     ]
