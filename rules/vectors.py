@@ -129,7 +129,7 @@ def _homes(domain: Domain, shared: Iterable[Endpoint]) -> dict[str, Home]:
             end = begin + endpoint.network.num_addresses - 1
             number = begin - first + 1 if endpoint.kind is Kind.SITE else 0
             found[endpoint.name] = Home(endpoint.name, element(endpoint.network), begin, end, number, False, devices)
-    for server in shared:
+    for server in sorted(shared, key=lambda one: one.name):
         if isinstance(server.network, IPv4Network) and server.name in domain.rules.named:
             address = int(server.network.network_address)
             found[server.name] = Home(server.name, element(server.network), address, address, 0, True)

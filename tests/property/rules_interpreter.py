@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 ip_address, ip_network = cache(ip_address), cache(ip_network)
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
-GRANT = "KY-GRANT"
+GRANT, TIMED_GRANT, TIMED = "KY-GRANT", "KY-TIMED-GRANT", "kyoten-grants"
 _ELEMENT = re.compile(r"(\S+)(?: skbmark (0x[0-9a-f]+)(?:/(0x[0-9a-f]+))?)?")
 
 #: Port part of an element, prefix length, network -> (mark, mask).
@@ -36,6 +36,8 @@ class Kernel:
 
     sets: dict[str, Set] = field(default_factory=dict)
     chains: dict[str, list[list[str]]] = field(default_factory=dict)
+    #: The skeleton's set of timed grants: (source, port part, destination).
+    grants: list[tuple[str, str, str]] = field(default_factory=list)
     steps: int = 0
     mark: int = 0
 
@@ -50,6 +52,9 @@ class Kernel:
                 kernel.sets[name] = {}
                 continue
             assert verb == "add"
+            if name == TIMED:
+                kernel.grants.append(tuple(rest.split(" ")[0].split(",")))
+                continue
             element, mark, mask = _ELEMENT.fullmatch(rest).groups()
             network, _, port = element.partition(",")
             network = ip_network(network)
@@ -80,7 +85,7 @@ class Kernel:
 
     def _walk(self, chain: str, question: Question) -> bool | None:
         """True granted, False dropped, None come to the end of the chain."""
-        if chain == GRANT:
+        if chain in (GRANT, TIMED_GRANT):
             return True
         for words in self.chains[chain]:
             self.steps += 1
@@ -105,7 +110,10 @@ class Kernel:
                 return self._act(word, value, words, question)
             if word == "-m":
                 continue
-            if word == "--match-set":
+            if word == "--match-set" and value == TIMED:
+                assert words.pop(0) == "src,dst,dst"
+                matches = any(self._granted(*one, question) for one in self.grants)
+            elif word == "--match-set":
                 matches = self._entry(value, words.pop(0), question) is not None
             elif word == "--mark":
                 mark, _, mask = value.partition("/")
@@ -147,6 +155,13 @@ class Kernel:
             return word, target
         assert not rest
         return "", ""
+
+    def _granted(self, source: str, port: str, network: str, question: Question) -> bool:
+        return (
+            question.source == source
+            and _port(question.protocol, question.selector) == port
+            and ip_address(question.destination) in ip_network(network)
+        )
 
     def _entry(self, name: str, directions: str, question: Question) -> tuple[int, int] | None:
         """The entry that the kernel finds: the longest prefix that holds the address, of those with the port."""
