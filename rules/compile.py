@@ -18,7 +18,7 @@ from datetime import datetime
 from rules.blocks import TenantRules, compile_tenant, hashed, written
 from rules.collector import paused
 from rules.inventory import check_inventory, check_shared
-from rules.model import Address, Endpoint, Inventory, Kind, Network, Platform, Policy, TenantPolicy, endpoints
+from rules.model import Address, Endpoint, Grant, Inventory, Kind, Network, Platform, Policy, TenantPolicy, endpoints
 from rules.parts import Parts, parts_of
 from rules.problems import PolicyError
 
@@ -89,7 +89,7 @@ class RuleSet:
 
     A device has the blocks of its site besides its own. ``endpoints`` has all tenants'; ``shared`` the servers that
     every tenant may name, ``servers`` those and the tenants' own. ``fingerprint`` is equal exactly if everything else
-    is. ``next_change``: when the next statement begins or ends to hold; compile again then.
+    is. ``next_change``: when the next statement begins or ends, or a grant ends; compile again then.
     """
 
     domains: Mapping[str, Domain]
@@ -97,6 +97,8 @@ class RuleSet:
     servers: Mapping[str, Endpoint]
     endpoints: Mapping[str, Endpoint]
     platform: Platform
+    #: Those that hold now.
+    grants: tuple[Grant, ...]
     fingerprint: str
     whereabouts: Territories = field(compare=False, repr=False)
     parts: Parts = field(compare=False, repr=False)
@@ -123,27 +125,39 @@ class RuleSet:
 
 
 def compile_policy(
-    policy: Policy, inventory: Inventory, *, at: datetime | None = None, previous: RuleSet | None = None
+    policy: Policy,
+    inventory: Inventory,
+    *,
+    at: datetime | None = None,
+    grants: Iterable[Grant] = (),
+    previous: RuleSet | None = None,
 ) -> RuleSet:
-    """Decide for the instant ``at``; it may be left out if no statement has a validity. Names that the inventory does
-    not have, or that are not the statement's tenant's, fall away.
+    """Decide for the instant ``at``; it may be left out if no statement has a validity and there are no grants. Names
+    that the inventory does not have, or that are not the statement's tenant's, fall away.
 
     Raises PolicyError if the inventory is inconsistent: with overlapping prefixes there is no right decision.
     """
     if problems := check_inventory(inventory):
         raise PolicyError(problems)
     with paused():
-        return _assembled(policy, parts_of(inventory), at=at, previous=previous, checked=True)
+        return _assembled(policy, parts_of(inventory), at=at, grants=grants, previous=previous, checked=True)
 
 
-def assemble(policy: Policy, parts: Parts, *, at: datetime | None = None, previous: RuleSet | None = None) -> RuleSet:
+def assemble(
+    policy: Policy,
+    parts: Parts,
+    *,
+    at: datetime | None = None,
+    grants: Iterable[Grant] = (),
+    previous: RuleSet | None = None,
+) -> RuleSet:
     """The same from an inventory in parts.
 
     Of ``previous`` those domains are taken over whose policy and part are the very same objects and that no validity
     changes between then and ``at``. Parts that are new are checked; raises PolicyError.
     """
     with paused():
-        return _assembled(policy, parts, at=at, previous=previous, checked=False)
+        return _assembled(policy, parts, at=at, grants=grants, previous=previous, checked=False)
 
 
 def _assembled(
@@ -151,6 +165,7 @@ def _assembled(
     parts: Parts,
     *,
     at: datetime | None,
+    grants: Iterable[Grant],
     previous: RuleSet | None,
     checked: bool,
 ) -> RuleSet:
@@ -176,16 +191,19 @@ def _assembled(
     servers = dict(common)
     for domain in domains.values():
         servers.update((one.name, domain.endpoints[one.name]) for one in domain.part.servers)
+    holding = tuple(sorted(grant for grant in grants if at is None or at < grant.until))
+    changes = [change for one in domains.values() if (change := one.rules.next_change) is not None]
     return RuleSet(
         domains,
         common,
         servers,
         everything,
         policy.platform,
-        _fingerprint(domains, common, policy.platform),
+        holding,
+        _fingerprint(domains, common, policy.platform, holding),
         Territories(domains, servers.values()),
         parts,
-        min((change for one in domains.values() if (change := one.rules.next_change) is not None), default=None),
+        min((*changes, *(grant.until for grant in holding)), default=None),
         at,
     )
 
@@ -247,11 +265,14 @@ def _domain(policy: TenantPolicy, part: Inventory, rules: TenantRules) -> Domain
     )
 
 
-def _fingerprint(domains: Mapping[str, Domain], shared: Mapping[str, Endpoint], platform: Platform) -> str:
+def _fingerprint(
+    domains: Mapping[str, Domain], shared: Mapping[str, Endpoint], platform: Platform, grants: Iterable[Grant]
+) -> str:
     content = [
         [[tenant, domain.digest] for tenant, domain in sorted(domains.items())],
         [[name, str(one.network)] for name, one in sorted(shared.items())],
         written(platform.forbidden),
         [[name, written(one.offers), written(one.opens)] for name, one in sorted(platform.servers.items())],
+        [[one.tenant, one.id, one.source, one.destination, written(one.services), str(one.until)] for one in grants],
     ]
     return hashed(content)

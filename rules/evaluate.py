@@ -14,10 +14,11 @@ from typing import Literal
 
 from rules.blocks import Clause
 from rules.compile import RuleSet
-from rules.model import ICMP_STARTING, Endpoint, Kind, Nested, Packet, Protocol, Service, StatementId
+from rules.model import ICMP_STARTING, Endpoint, Grant, Kind, Nested, Packet, Protocol, Service, StatementId
 from rules.names import never_passes
 from rules.problems import Reason
 from rules.services import intersected, merged, of_family, subtracted
+from rules.timed import effective, ends_of, identity, kept, network_of
 
 #: An endpoint with what else it goes by, the most particular first: (device, site), (site,) or (server,).
 Lineage = tuple[Endpoint, ...]
@@ -55,6 +56,8 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
         return Verdict(False, denied, Reason("rules.denied", {**params, "statements": ", ".join(denied)}))
     if allowed := _covering(between(rule_set, source, destination), packet):
         return Verdict(True, allowed)
+    if granted := tuple(identity(grant) for grant in rule_set.grants if _grants(rule_set, grant, packet, destination)):
+        return Verdict(True, granted)
     opens, offers = platform.servers.get(source[0].name), platform.servers.get(destination[0].name)
     for server, services in (
         (source[0], None if opens is None else opens.opens),
@@ -63,6 +66,15 @@ def evaluate(rule_set: RuleSet, packet: Packet) -> Verdict:
         if services is not None and not _in(services, packet):
             return Verdict(False, reason=Reason("rules.server-restricted", {**params, "server": server.name}))
     return Verdict(False, reason=Reason("rules.no-statement", params))
+
+
+def _grants(rule_set: RuleSet, grant: Grant, packet: Packet, destination: Sequence[Endpoint]) -> bool:
+    """Whether the timed grant covers the packet, as the kernel keeps it: one that is too wide covers nothing."""
+    if grant.destination not in {one.name for one in destination} or (ends := ends_of(rule_set, grant)) is None:
+        return False
+    source, target = map(network_of, ends)
+    services = effective(rule_set, grant)
+    return packet.source in source and kept(source, target, services) and _in(services, packet)
 
 
 def _covering(clauses: Iterable[Clause], packet: Packet) -> tuple[StatementId, ...]:

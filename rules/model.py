@@ -281,6 +281,18 @@ class TenantPolicy:
     remarks: tuple[Remark, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Grant:
+    """What lets ``source`` (a name or an address) reach ``destination`` until an instant, beside the policies."""
+
+    id: str
+    tenant: str
+    source: str
+    destination: str
+    services: tuple[Service, ...]
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """All tenants' policies, and what stands above them."""

@@ -125,7 +125,7 @@ def top_chain(version: int) -> str:
 
 
 def top_piece(rule_set: RuleSet, tenants: Mapping[str, Vectors], version: int, sides: Sides) -> Piece:
-    """What all tenants share, and the way to the gates of those that something is granted to."""
+    """What all tenants share, and the way to the gates of ``tenants``."""
     top = top_chain(version)
     servers = {
         element(one.network): (0, 0)
@@ -201,9 +201,9 @@ def gate(number: int, version: int) -> tuple[str, tuple[str, ...]]:
 
 
 def tenant_piece(one: Vectors, version: int, sides: Sides) -> Piece:
-    """A tenant's sets and chains. The vectors have a shape: something is granted."""
+    """A tenant's sets and chains. Raises ValueError: it has no sites, so it has none."""
     if one.shape is None:
-        raise ValueError("a tenant without grants has no chains")
+        raise ValueError("a tenant without sites has no chains")
     prefix = f"{tenant_name(one.number)}.{version}"
     sets = {f"{prefix}{key}": SetContent(kind_of(key), entries) for key, entries in one.sets.items()}
     return Piece(version, sets, tenant_chains(one.shape, prefix, sides))

@@ -70,7 +70,7 @@ class Home:
 class Vectors:
     """The sets of a tenant's part of the kernel. ``number`` is its block's address: names in the kernel are made of it.
 
-    ``sets``: the entries of each set, element -> (mark, mask). Nothing of an empty one (``shape`` None) is needed.
+    ``sets``: the entries of each set, element -> (mark, mask). A tenant without sites (``shape`` None) needs nothing.
     """
 
     number: int
@@ -78,7 +78,7 @@ class Vectors:
     homes: Mapping[str, Home]
     sets: Mapping[Key, Entries]
     rules: TenantRules = field(compare=False, repr=False)
-    _encoder: "_Encoder | None" = field(compare=False, repr=False)
+    encoder: "Encoder" = field(compare=False, repr=False)
 
 
 def kind_of(key: Key) -> str:
@@ -96,9 +96,9 @@ def vectors(domain: Domain, shared: Iterable[Endpoint], previous: Vectors | None
     number = int(domain.block.network_address)
     homes = _homes(domain, shared)
     same = previous is not None and previous.rules is domain.rules and previous.number == number
-    encoder = previous._encoder if previous is not None and same else _Encoder(domain.rules)
-    if encoder is None or not encoder.grants.words:
-        return Vectors(number, None, {}, {}, domain.rules, None)
+    encoder = previous.encoder if previous is not None and same else Encoder(domain.rules)
+    if not any(home.number for home in homes.values()):
+        return Vectors(number, None, {}, {}, domain.rules, encoder)
     sets: dict[Key, Entries]
     if previous is not None and same and previous.shape is not None:
         sets = {key: dict(entries) for key, entries in previous.sets.items()}
@@ -141,7 +141,7 @@ def element(network: object) -> str:
     return str(network).removesuffix("/32")
 
 
-class _Encoder:
+class Encoder:
     """A tenant's rules -> the vectors of any name. What depends on rules alone is worked out once."""
 
     def __init__(self, rules: TenantRules) -> None:

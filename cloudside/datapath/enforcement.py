@@ -9,14 +9,16 @@ There is no record on disk of what is in force: after a restart, and after a ste
 and compared, piece by piece, with what the rule set compiles to. What is the same is taken over as it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Network
 
 from cloudside.datapath.skeleton import (
     POLICY_CHAIN,
     SERVERS_SET,
     SITES_SET,
+    TIMED_KIND,
     Doors,
     Tables,
     closed_text,
@@ -40,7 +42,8 @@ from rules.compile import RuleSet
 from rules.model import Inventory
 from rules.parts import Parts
 from rules.problems import Problem
-from rules.render import Sides, left_out, top_chain
+from rules.render import TIMED_SET, Sides, left_out, top_chain
+from rules.timed import entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Enforcement:
         self._in_force: InForce | None = None
         self._admitted = Parts()
         self._members: dict[str, set[str]] = {}
+        self._granted: dict[str, datetime] | None = None
         self._last_version: int | None = None
 
     @property
@@ -105,6 +109,26 @@ class Enforcement:
             self._members = members
         self._admitted = parts
         return bool(text)
+
+    def grant(self, rule_set: RuleSet, *, now: datetime) -> tuple[Problem, ...]:
+        """Keep the set of timed grants as the rule set wants it; the kernel ends each on its time by itself. Returns
+        the grants that it cannot keep.
+        """
+        wanted, problems = entries(rule_set)
+        if self._granted is None:
+            # Whatever an earlier process left is exchanged in one step: it may have been ended meanwhile.
+            new = f"{TIMED_SET}-new"
+            lines = [f"create -exist {new} {TIMED_KIND}\n", f"flush {new}\n", *_timed(new, wanted, now)]
+            text = "".join([*lines, f"swap {new} {TIMED_SET}\n", f"destroy {new}\n"])
+        else:
+            before = self._granted
+            changed = {entry: end for entry, end in wanted.items() if before.get(entry) != end}
+            gone = [f"del -exist {TIMED_SET} {entry}\n" for entry in before if entry not in wanted]
+            text = "".join([*gone, *_timed(TIMED_SET, changed, now)])
+        self._granted = None
+        self._netfilter.restore_sets(text)
+        self._granted = dict(wanted)
+        return problems
 
     def apply(self, rule_set: RuleSet) -> Applied:
         """Put a rule set in force, whatever was before. On any error what was in force is whole; which that is, is then
@@ -191,6 +215,9 @@ class Enforcement:
             if not alike:
                 found.append(f"set {name}")
                 self._netfilter.restore_sets(sets_text() + _replacement(name, members))
+        if self._granted is not None and contents is not None and contents[TIMED_SET].entries.keys() - self._granted:
+            found.append(f"set {TIMED_SET}")
+            self._granted = None
         if self._in_force is not None:
             chains = self._chains_of(self._in_force)
             sets = self._in_force.sets(self._sides)
@@ -227,6 +254,13 @@ class Enforcement:
 
     def _destroy(self, names: Iterable[str]) -> None:
         self._netfilter.restore_sets("".join(f"destroy {name}\n" for name in names))
+
+
+def _timed(name: str, wanted: Mapping[str, datetime], now: datetime) -> Iterator[str]:
+    for entry, end in wanted.items():
+        # Rounded down: a grant may end a second early, never late.
+        if (left_s := int((end - now).total_seconds())) > 0:
+            yield f"add -exist {name} {entry} timeout {left_s}\n"
 
 
 def _admitted(parts: Iterable[Inventory]) -> dict[str, set[str]]:

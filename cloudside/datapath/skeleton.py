@@ -37,6 +37,8 @@ SITES_SET = "kyoten-sites"
 SERVERS_SET = "kyoten-servers"
 #: As many entries as these sets may have.
 ADMITTED_MAX = 1_000_000
+#: The set of timed grants. Entries have an end of their own each.
+TIMED_KIND = f"hash:ip,port,net family inet timeout 0 maxelem {ADMITTED_MAX}"
 
 _IKE_PORTS = "500,4500"
 _PING = "-p icmp -m icmp --icmp-type 8 -j ACCEPT"
@@ -86,7 +88,7 @@ def sets_text() -> str:
     return (
         f"create -exist {SITES_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
         f"create -exist {SERVERS_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
-        f"create -exist {TIMED_SET} hash:ip,port,net family inet timeout 0 maxelem {ADMITTED_MAX}\n"
+        f"create -exist {TIMED_SET} {TIMED_KIND}\n"
     )
 
 

@@ -9,9 +9,12 @@ from cloudside.datapath.problems import Problem, of, problem
 from cloudside.errors import ConfigurationError
 from cloudside.pki import published
 from cloudside.pki.published import GatewayCredentials
-from cloudside.registry import certificates
+from cloudside.registry import certificates, grants
+from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.registry.inventory import InventoryReader
+from cloudside.registry.tables import Grant
+from rules import model
 from rules.compile import RuleSet, assemble
 from rules.model import Policy
 from rules.parse import Drafts, parse_parts
@@ -33,6 +36,8 @@ class Desired:
     site_prefixes: Mapping[str, Network] = field(repr=False)
     #: The tenants' blocks.
     blocks: tuple[Network, ...]
+    #: When the rules have to be read or compiled again even if nobody changes anything.
+    next_change: datetime | None
 
 
 class DesiredReader:
@@ -54,6 +59,8 @@ class DesiredReader:
         """
         with self._database.read() as session:
             found = self._inventory.read(session, whole=whole)
+            visits = grants.active(session, OPERATOR, now=now)
+            next_start = grants.next_start(session, OPERATOR, now=now)
             revocations = certificates.last_revocations(session, kind="site", now=now)
             ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
             troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
@@ -65,7 +72,9 @@ class DesiredReader:
         policy, mistakes = parse_parts(found.policies, found.parts, found.platform, drafts=self._drafts)
         troubles += [of_rule(mistake) for mistake in mistakes]
         last = self._last
-        rule_set = assemble(policy, found.parts, at=now, previous=None if last is None else last.rule_set)
+        holding = [_grant(one) for one in visits]
+        before = None if last is None else last.rule_set
+        rule_set = assemble(policy, found.parts, at=now, grants=holding, previous=before)
         everybody = list(found.parts.own.values())
         self._policy = policy
         self._last = Desired(
@@ -76,15 +85,22 @@ class DesiredReader:
             revocations,
             {site.name: site.prefix for part in everybody for site in part.sites},
             tuple(block for part in everybody for block in part.tenants.values()),
+            min((at for at in (next_start, rule_set.next_change) if at is not None), default=None),
         )
         return self._last
 
     def later(self, *, now: datetime) -> Desired | None:
         """What was read last, as it is at another instant: statements end on time also while the registry is away."""
         if self._last is not None and self._policy is not None:
-            rule_set = assemble(self._policy, self._last.parts, at=now, previous=self._last.rule_set)
-            self._last = replace(self._last, rule_set=rule_set)
+            before = self._last.rule_set
+            rule_set = assemble(self._policy, self._last.parts, at=now, grants=before.grants, previous=before)
+            self._last = replace(self._last, rule_set=rule_set, next_change=rule_set.next_change)
         return self._last
+
+
+def _grant(row: Grant) -> model.Grant:
+    services = grants.services_of(row.services)
+    return model.Grant(row.id, row.tenant_id, row.source, row.destination, services, row.ends_at)
 
 
 def of_rule(mistake: RuleProblem) -> Problem:

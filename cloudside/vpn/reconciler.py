@@ -95,6 +95,7 @@ class Reconciler:
         if due.kernel:
             self._step("datapath.drift-failed", lambda: self._repair(thorough=due.whole))
         self._step("datapath.filter-failed", self._enforce)
+        self._step("datapath.grants-failed", lambda: self._grant(now))
         if not self._swept:
             self._step("datapath.sweep-failed", self._sweep)
         for event in events:
@@ -109,7 +110,7 @@ class Reconciler:
     @property
     def next_change(self) -> datetime | None:
         """When the rule set has to be compiled again even if nobody changes anything: a statement begins or ends."""
-        return self._desired.rule_set.next_change if self._desired is not None else None
+        return self._desired.next_change if self._desired is not None else None
 
     def _step(self, failed: str, action: Callable[[], tuple[Problem, ...]]) -> None:
         """Run a part of the pass; its problems replace those it had before. ``failed`` is the key when it breaks."""
@@ -162,6 +163,12 @@ class Reconciler:
             log.info("rule-set", fingerprint=rule_set.fingerprint[:12], how=done.how, seconds=seconds)
             return tuple(desired.of_rule(mistake) for mistake in done.problems)
         return self._problems.get("datapath.filter-failed", ())
+
+    def _grant(self, now: datetime) -> tuple[Problem, ...]:
+        if self._desired is None:
+            return ()
+        found = self._parts.enforcement.grant(self._desired.rule_set, now=now)
+        return tuple(desired.of_rule(mistake) for mistake in found)
 
     def _sweep(self) -> tuple[Problem, ...]:
         self._parts.enforcement.sweep()

@@ -19,11 +19,16 @@ from linux.netfilter import Netfilter
 from linux.runner import SubprocessRunner
 from rules.compile import RuleSet
 from rules.evaluate import evaluate
-from rules.model import Packet
+from rules.model import Packet, Protocol, Service
 from rules.render import Sides
 
 SIDES = Sides("ipsec0", "lan0")
 NETFILTER = Netfilter(SubprocessRunner(["ip", "netns", "exec", "rk-gateway"]))
+
+
+def ports(*numbers: int) -> tuple[Service, ...]:
+    """TCP services of these ports."""
+    return tuple(Service(Protocol.TCP, number, number) for number in numbers)
 
 
 def enforcement() -> Enforcement:

@@ -14,7 +14,7 @@ from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flow
 from cloudside.datapath.skeleton import doors
 from cloudside.pki import enrolment, revocation
-from cloudside.registry import policies
+from cloudside.registry import grants, policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.vpn.credentials import CredentialLoader
@@ -204,8 +204,8 @@ def test_policy_that_closes_a_way_ends_its_flows(gateway: _Gateway, database: Da
         )
     assert gateway.run().problems == ()
     assert gateway.machine.flows == []
-    # Nothing of the version before is left: the tenant that may do nothing has neither chains nor sets.
-    assert not any(name.startswith("ky0a0a") for name in (*gateway.kernel.sets, *gateway.kernel.mangle))
+    # Nothing of the version before is left.
+    assert not any(name.startswith("ky0a0a0000.1") for name in (*gateway.kernel.sets, *gateway.kernel.mangle))
 
 
 def test_revoked_site_loses_set_tunnel_route_and_flows(gateway: _Gateway, config: Config, database: Database) -> None:
@@ -297,3 +297,44 @@ def test_drift_is_repaired_and_told(gateway: _Gateway) -> None:
     assert gateway.kernel.tables["filter"].policies["FORWARD"] == "DROP"
     assert tenant not in gateway.kernel.mangle
     assert "-g KY-GRANT" not in gateway.kernel.mangle[tenant.replace(".1w", ".2w")]
+
+
+def _grant(database: Database, **changes: str) -> None:
+    words = {"source": "10.10.1.5", "destination": "osaka", "services": "tcp/8080"} | changes
+    with database.write() as session:
+        grants.add(
+            session,
+            OPERATOR,
+            grant_id="0a",
+            tenant_id="acme",
+            starts_at=NOW,
+            ends_at=NOW + timedelta(minutes=5),
+            reason="commissioning",
+            author="t",
+            overlay=ip_network("10.0.0.0/8"),
+            now=NOW,
+            **words,
+        )
+
+
+def test_a_timed_grant_is_kept_in_the_kernel_with_its_end_and_goes_when_it_is_ended(
+    gateway: _Gateway, database: Database
+) -> None:
+    gateway.run()
+    _grant(database)
+    gateway.kernel.ran.clear()
+    assert gateway.run(Due(registry=True, listing=False, kernel=False)).problems == ()
+    entry = "10.10.1.5,tcp:8080,10.10.2.0/24"
+    assert gateway.kernel.sets["kyoten-grants"][1].keys() == {entry}
+    assert ("ipset restore", f"add -exist kyoten-grants {entry} timeout 300\n") in gateway.kernel.ran
+    assert gateway.reconciler.next_change == NOW + timedelta(minutes=5)
+    with database.write() as session:
+        grants.end(session, OPERATOR, grant_id="0a", now=NOW)
+    gateway.run(Due(registry=True, listing=False, kernel=False))
+    assert gateway.kernel.sets["kyoten-grants"][1] == {}
+
+
+def test_a_timed_grant_that_no_set_can_hold_is_told(gateway: _Gateway, database: Database) -> None:
+    _grant(database, services="any")
+    assert _keys(gateway.run()) == {"rules.grant-too-wide"}
+    assert gateway.kernel.sets["kyoten-grants"][1] == {}
