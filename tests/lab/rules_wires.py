@@ -16,14 +16,18 @@ from ipaddress import ip_address
 from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.skeleton import Doors
 from linux.netfilter import Netfilter
+from linux.readback import ReadBack
 from linux.runner import SubprocessRunner
 from rules.compile import RuleSet
 from rules.evaluate import evaluate
 from rules.model import Packet, Protocol, Service
 from rules.render import Sides
+from tests.property.rules_interpreter import Kernel
 
 SIDES = Sides("ipsec0", "lan0")
-NETFILTER = Netfilter(SubprocessRunner(["ip", "netns", "exec", "rk-gateway"]))
+RUNNER = SubprocessRunner(["ip", "netns", "exec", "rk-gateway"])
+NETFILTER = Netfilter(RUNNER)
+INTERFACES = {"rk-sites": "ipsec0", "rk-servers": "lan0"}
 
 
 def ports(*numbers: int) -> tuple[Service, ...]:
@@ -162,15 +166,57 @@ def arrivals(probes: Sequence[Probe]) -> dict[str, set[int]]:
     return arrived
 
 
-def disagreements(rule_set: RuleSet, probes: Sequence[Probe]) -> list[str]:
+def expectations(rule_set: RuleSet, probes: Sequence[Probe]) -> list[bool]:
+    """What the evaluator says of each probe. One from where its source does not live never passes."""
+    return [probe.side == side_of(probe.packet.source) and evaluate(rule_set, probe.packet).allowed for probe in probes]
+
+
+def side_of(address: object) -> str:
+    """Where the address lives."""
+    return "rk-servers" if str(address).startswith("10.200.") else "rk-sites"
+
+
+def disagreements(probes: Sequence[Probe], expected: Sequence[bool]) -> list[str]:
+    """Probes whose fate in the kernel is not the expected one, or that came out where they do not belong."""
+    run("ip", "netns", "exec", "rk-gateway", "conntrack", "-F")
     arrived = arrivals(probes)
     found = []
-    for number, probe in enumerate(probes):
-        packet = probe.packet
-        home = "rk-servers" if str(packet.source).startswith("10.200.") else "rk-sites"
-        target = "rk-servers" if str(packet.destination).startswith("10.200.") else "rk-sites"
+    for number, (probe, passes) in enumerate(zip(probes, expected, strict=True)):
+        target = side_of(probe.packet.destination)
         other = "rk-sites" if target == "rk-servers" else "rk-servers"
-        expected = probe.side == home and evaluate(rule_set, packet).allowed
-        if (number in arrived[target]) != expected or number in arrived[other]:
-            found.append(f"{probe}: the evaluator says {expected}")
+        if (number in arrived[target]) != passes or number in arrived[other]:
+            found.append(f"{probe}: the evaluator says {passes}")
     return found
+
+
+def walk(kernel: Kernel, probe: Probe) -> bool:
+    """Whether the probe passes, by walking it through the words of the kernel."""
+    packet = probe.packet
+    return kernel.accepts(
+        "KY-POLICY",
+        *(INTERFACES[probe.side], INTERFACES[side_of(packet.destination)]),
+        *(str(packet.source), str(packet.destination)),
+        *(packet.protocol, packet.selector),
+    )
+
+
+def walked_disagreements(kernel: Kernel, probes: Sequence[Probe], expected: Sequence[bool]) -> Iterator[str]:
+    """The same by walking; portless protocols are left to real packets."""
+    for probe, passes in zip(probes, expected, strict=True):
+        if probe.packet.protocol in (1, 6, 17) and walk(kernel, probe) != passes:
+            yield f"{probe}: the evaluator says {passes}, walking through what was read back does not"
+
+
+def read_back_kernel(found: ReadBack) -> Kernel:
+    """What was read back, ready for walking."""
+    rules = found.tables["mangle"].rules
+    heads = [f":{chain} - [0:0]" for chain in rules]
+    lines = [f"-A {chain} {rule}" for chain, own in rules.items() for rule in own]
+    return Kernel.read(found.sets, "\n".join(["*mangle", *heads, *lines, "COMMIT"]))
+
+
+def put(sets: str, chains: str, top: str) -> None:
+    """Put text in force by hand, in place of whatever is. Raises LinuxError: the kernel does not take it."""
+    enforcement().close()
+    NETFILTER.restore_sets(sets)
+    NETFILTER.restore_rules(chains.removesuffix("COMMIT\n") + f":KY-POLICY - [0:0]\n-A KY-POLICY -g {top}\nCOMMIT\n")
