@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rules.compile import compile_policy
-from rules.diff import Difference, diff
+from rules.diff import Difference, Rows, diff
+from rules.matrix import Pair
 from rules.model import (
     SELECTOR_MAX,
     Action,
@@ -34,8 +35,7 @@ from rules.model import (
     endpoints,
 )
 from rules.problems import Parameter, Reason
-from rules.reach import Pair, Reach
-from rules.services import intersected, shown, subtracted
+from rules.services import intersected, subtracted
 
 #: All that is needed to work on anything: whoever opens both has opened everything.
 _WIDE = (Service(Protocol.TCP, 1, SELECTOR_MAX), Service(Protocol.UDP, 1, SELECTOR_MAX))
@@ -45,17 +45,22 @@ _SITES_MIN = 2
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """``pairs`` (source, destination) get something opened at some time, each once. ``code`` names this very plan."""
+    """``opened`` is what gets opened at some time. ``code`` names this very plan."""
 
-    pairs: tuple[Pair, ...]
+    opened: Rows
     limit: int
     crossings: tuple[Reason, ...]
     code: str
 
     @property
+    def pairs(self) -> int:
+        """How many pairs of source and destination get something opened."""
+        return self.opened.pairs
+
+    @property
     def too_many(self) -> bool:
         """Whether more pairs are opened than pass without a word."""
-        return len(self.pairs) > self.limit
+        return self.pairs > self.limit
 
     @property
     def needs_yes(self) -> bool:
@@ -88,12 +93,11 @@ def assess(
     widest = [at_any_time(None, one, at)[1] for one in (before, after) if one is not None]
     earlier = {_subject(one) for policy in widest[:-1] for one in _disguised(policy, known)}
     crossings = (
-        *_across_tenants(difference.opened, known),
+        *_across_tenants(difference.opened.ends(), known),
         *_misplaced(known.values(), inventory.tenants),
         *(one for one in _disguised(widest[-1], known) if _subject(one) not in earlier),
     )
-    pairs = tuple(sorted({(row.source, row.destination) for row in difference.opened}))
-    return Assessment(pairs, limit, crossings, _code(scope, against, difference, crossings))
+    return Assessment(difference.opened, limit, crossings, _code(scope, against, difference, crossings))
 
 
 def at_any_time(before: Policy | None, after: Policy, at: datetime) -> tuple[Policy | None, Policy]:
@@ -136,11 +140,11 @@ def _subject(crossing: Reason) -> tuple[object, ...]:
     return (crossing.key, crossing.params.get("tenant"), crossing.params.get("server"))
 
 
-def _across_tenants(rows: Iterable[Reach], known: Mapping[str, Endpoint]) -> Iterable[Reason]:
-    for source, destination in sorted({(row.source, row.destination) for row in rows}):
-        one, other = known.get(source), known.get(destination)
-        tenants = {end.tenant for end in (one, other) if end is not None and end.tenant is not None}
-        if len(tenants) > 1:
+def _across_tenants(pairs: Iterable[Pair], known: Mapping[str, Endpoint]) -> Iterable[Reason]:
+    tenant_of = {name: one.tenant for name, one in known.items()}
+    for source, destination in pairs:
+        one, other = tenant_of.get(source), tenant_of.get(destination)
+        if one != other and one is not None and other is not None:
             yield Reason("rules.gate-across-tenants", {"source": source, "destination": destination})
 
 
@@ -210,10 +214,7 @@ def _code(scope: str, against: int, difference: Difference, crossings: Iterable[
     content = [
         scope,
         against,
-        *(
-            [[one.source, one.destination, shown(one.service), one.apart] for one in rows]
-            for rows in (difference.opened, difference.closed)
-        ),
+        difference.digest,
         [[one.key, sorted(one.params.items())] for one in crossings],
     ]
     digest = base64.b32encode(hashlib.sha256(json.dumps(content).encode()).digest()).decode().lower()

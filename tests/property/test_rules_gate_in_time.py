@@ -58,7 +58,8 @@ def test_what_opens_at_any_time_is_among_the_pairs(data: st.DataObject) -> None:
     compiled = {at: tuple(compile_policy(one, inventory, at=at) for one in (old, new)) for at in MOMENTS}
     now = diff(*compiled[PLANNED])
     found = assess(old, new, inventory, now, at=PLANNED, scope="x", against=1, limit=0)
-    pairs = set(found.pairs)
+    pairs = set(found.opened.ends())
+    assert len(pairs) == found.pairs
     for before, after in compiled.values():
         for row in diff(before, after).opened:
             assert _homes((row.source, row.destination)) & pairs, row

@@ -1,13 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rules.compile import RuleSet
-from rules.diff import Reach, diff
+from rules.diff import diff
+from rules.reach import Reach
 from rules.services import shown
 
 Decide = Callable[[str], RuleSet]
 
 
-def _rows(found: tuple[Reach, ...]) -> list[tuple[str, str, str]]:
+def _rows(found: Iterable[Reach]) -> list[tuple[str, str, str]]:
     return [(one.source, one.destination, shown(one.service)) for one in found]
 
 
