@@ -246,11 +246,16 @@ def _holds_still(rules: TenantRules, at: datetime | None) -> bool:
 def _domain(policy: TenantPolicy, part: Inventory, rules: TenantRules) -> Domain:
     known = endpoints(part)
     particular: dict[str, list[str]] = {}
-    for name, endpoint in sorted(known.items()):
+    for name, endpoint in known.items():
         if endpoint.kind is Kind.DEVICE and endpoint.site is not None and name in rules.named:
             particular.setdefault(endpoint.site, []).append(name)
     ((_, block),) = part.tenants.items()
-    named = [[name, one.kind.value, str(one.network)] for name, one in sorted(known.items())]
+    ordered = sorted(known.items())
+    # Numbers, because to write ten thousand networks as text takes as long as all the rest.
+    named = [
+        [name, one.kind.value, one.network.version, int(one.network.network_address), one.network.prefixlen]
+        for name, one in ordered
+    ]
     content = [str(block), rules.digest, named]
     return Domain(
         block,
@@ -258,8 +263,8 @@ def _domain(policy: TenantPolicy, part: Inventory, rules: TenantRules) -> Domain
         known,
         hashed(content),
         Whereabouts(known.values()),
-        {site: tuple(names) for site, names in particular.items()},
-        tuple(name for name, one in sorted(known.items()) if one.network.version == 6),
+        {site: tuple(sorted(names)) for site, names in particular.items()},
+        tuple(name for name, one in ordered if one.network.version == 6),
         policy,
         part,
     )

@@ -68,17 +68,22 @@ def check_shared(parts: Parts) -> list[Problem]:
 def _overlaps(kind: str, named: Iterable[tuple[str, Network]]) -> list[Problem]:
     """Pairs whose networks overlap. Sorted by address, an overlap is always with the last one that reaches furthest."""
     problems: list[Problem] = []
+    ordered = sorted((network.version, *_range(network), name, network) for name, network in named)
+    reach = (0, -1)
     furthest: tuple[str, Network] | None = None
-    ordered = sorted(
-        named, key=lambda item: (item[1].version, int(item[1].network_address), item[1].prefixlen, item[0])
-    )
-    for name, network in ordered:
-        if furthest is not None and furthest[1].version == network.version and furthest[1].overlaps(network):
+    for version, first, last, name, network in ordered:
+        if furthest is not None and (version, first) <= reach:
             params = {"first": furthest[0], "first_prefix": str(furthest[1]), "second": name, "prefix": str(network)}
             problems.append(Problem(kind, params))
         else:
-            furthest = (name, network)
+            reach, furthest = (version, -last), (name, network)
     return problems
+
+
+def _range(network: Network) -> tuple[int, int]:
+    """The first address as a number, and the last one negated: in order, a wider network comes before those in it."""
+    first = int(network.network_address)
+    return first, -(first | (1 << (network.max_prefixlen - network.prefixlen)) - 1)
 
 
 def _names(inventory: Inventory) -> list[Problem]:
@@ -95,4 +100,7 @@ def _names(inventory: Inventory) -> list[Problem]:
 
 
 def _inside(inner: Network, outer: Network) -> bool:
-    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.network_address in outer
+    if inner.version != outer.version:
+        return False
+    (first, last), (begin, end) = _range(inner), _range(outer)
+    return begin <= first and end <= last

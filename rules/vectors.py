@@ -94,7 +94,7 @@ def vectors(domain: Domain, shared: Iterable[Endpoint], previous: Vectors | None
     if not isinstance(domain.block, IPv4Network):
         return None
     number = int(domain.block.network_address)
-    homes = _homes(domain, shared)
+    homes = _homes(domain, shared, previous.homes if previous is not None else {})
     same = previous is not None and previous.rules is domain.rules and previous.number == number
     encoder = previous.encoder if previous is not None and same else Encoder(domain.rules)
     if not any(home.number for home in homes.values()):
@@ -116,19 +116,24 @@ def vectors(domain: Domain, shared: Iterable[Endpoint], previous: Vectors | None
     return Vectors(number, encoder.shape, homes, sets, domain.rules, encoder)
 
 
-def _homes(domain: Domain, shared: Iterable[Endpoint]) -> dict[str, Home]:
-    first = int(domain.block.network_address)
+def _homes(domain: Domain, shared: Iterable[Endpoint], known: Mapping[str, Home]) -> dict[str, Home]:
+    """The domain's homes; of those that are as ``known`` the very objects."""
+    block = int(domain.block.network_address)
     found: dict[str, Home] = {}
-    for _, endpoint in sorted(domain.endpoints.items()):
-        if isinstance(endpoint.network, IPv4Network) and endpoint.kind is not Kind.DEVICE:
-            devices = tuple(
-                (name, element(domain.endpoints[name].network)) for name in domain.particular.get(endpoint.name, ())
-            )
-            # Prefixes do not overlap, so the distance from the block's beginning is the site's alone.
-            begin = int(endpoint.network.network_address)
-            end = begin + endpoint.network.num_addresses - 1
-            number = begin - first + 1 if endpoint.kind is Kind.SITE else 0
-            found[endpoint.name] = Home(endpoint.name, element(endpoint.network), begin, end, number, False, devices)
+    for name, endpoint in sorted(domain.endpoints.items()):
+        network = endpoint.network
+        if endpoint.kind is Kind.DEVICE or not isinstance(network, IPv4Network):
+            continue
+        devices = tuple((one, element(domain.endpoints[one].network)) for one in domain.particular.get(name, ()))
+        first = int(network.network_address)
+        last = first | ALL >> network.prefixlen
+        old = known.get(name)
+        # Prefixes do not overlap, so the distance from the block's beginning is the site's alone.
+        number = first - block + 1 if endpoint.kind is Kind.SITE else 0
+        if old is not None and (old.first, old.last, old.number, old.devices) == (first, last, number, devices):
+            found[name] = old
+        else:
+            found[name] = Home(name, element(network), first, last, number, False, devices)
     for server in sorted(shared, key=lambda one: one.name):
         if isinstance(server.network, IPv4Network) and server.name in domain.rules.named:
             address = int(server.network.network_address)

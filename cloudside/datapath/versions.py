@@ -19,7 +19,6 @@ from rules.render import (
     Piece,
     SetContent,
     Sides,
-    additions,
     chains_text,
     gate,
     set_text,
@@ -163,14 +162,20 @@ def _moved(old: Vectors, new: Vectors) -> tuple[list[Home], list[Home]]:
 
 def _swap_text(old: Vectors, new: Vectors, version: int) -> str:
     prefix = f"{tenant_name(new.number)}.{version}"
-    before: list[str] = []
-    after: list[str] = []
-    for key, entries in new.sets.items():
-        if key == "h":
-            continue
-        name, was = f"{prefix}{key}", old.sets[key]
-        before += additions(name, {one: value for one, value in entries.items() if one not in was})
-        after += [f"del {name} {one}\n" for one in was if one not in entries]
+    gone, come = _moved(old, new)
+    kept = {(key, one) for home in come for key, one, _ in new.encoder.entries(home)}
+    before = [
+        f"add {prefix}{key} {one} skbmark {mark:#x}/{mask:#x}\n"
+        for home in come
+        for key, one, (mark, mask) in new.encoder.entries(home)
+        if key != "h"
+    ]
+    after = [
+        f"del {prefix}{key} {one}\n"
+        for home in gone
+        for key, one, _ in old.encoder.entries(home)
+        if key != "h" and (key, one) not in kept
+    ]
     homes, beside = f"{prefix}h", f"{prefix}h+"
     swap = [set_text(beside, SetContent("hash:net", new.sets["h"])), f"swap {beside} {homes}\n", f"destroy {beside}\n"]
     return "".join([*before, *swap, *after])

@@ -95,6 +95,7 @@ class Reconciler:
         if due.kernel:
             self._step("datapath.drift-failed", lambda: self._repair(thorough=due.whole))
         self._step("datapath.filter-failed", self._enforce)
+        self._step("datapath.admission-failed", self._admit)
         self._step("datapath.grants-failed", lambda: self._grant(now))
         if not self._swept:
             self._step("datapath.sweep-failed", self._sweep)
@@ -149,13 +150,10 @@ class Reconciler:
     def _enforce(self) -> tuple[Problem, ...]:
         if self._desired is None:
             return ()
-        enforcement = self._parts.enforcement
-        if enforcement.admit(self._desired.parts):
-            self._judge_flows = True
-        rule_set = self._desired.rule_set
+        enforcement, rule_set = self._parts.enforcement, self._desired.rule_set
         if enforcement.fingerprint != rule_set.fingerprint:
             began = self._clock()
-            # Before, because apply can break after the flip: its record is a file, and a disk can be full.
+            # Before, because apply can break after the flip.
             self._judge_flows = True
             self._swept = False
             done = enforcement.apply(rule_set)
@@ -163,6 +161,11 @@ class Reconciler:
             log.info("rule-set", fingerprint=rule_set.fingerprint[:12], how=done.how, seconds=seconds)
             return tuple(desired.of_rule(mistake) for mistake in done.problems)
         return self._problems.get("datapath.filter-failed", ())
+
+    def _admit(self) -> tuple[Problem, ...]:
+        if self._desired is not None and self._parts.enforcement.admit(self._desired.parts):
+            self._judge_flows = True
+        return ()
 
     def _grant(self, now: datetime) -> tuple[Problem, ...]:
         if self._desired is None:
