@@ -51,6 +51,19 @@ class Rows(Sequence[Reach]):
         for one in self._sources:
             yield from one.listing().ends()
 
+    def without(self, others: "Rows") -> Iterator[Pair]:
+        """The pairs that are not among the others'."""
+        by_home: dict[str, list[Source]] = {}
+        for one in others._sources:
+            by_home.setdefault(one.home, []).append(one)
+        taken: set[Pair] = set()
+        home = None
+        for one in self._sources:
+            if one.home != home:
+                home = one.home
+                taken = {pair for other in by_home.get(home, ()) for pair in other.listing().ends()}
+            yield from (pair for pair in one.listing().ends() if pair not in taken)
+
     def first(self, pairs: int) -> list[Reach]:
         """The rows of the first so many pairs."""
         found: list[Reach] = []

@@ -6,6 +6,7 @@ earlier `plan` passes only if nothing changed in between.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from cloudside.registry.callers import Caller
     from rules.diff import Difference
     from rules.gate import Assessment
+    from rules.matrix import Pair
     from rules.model import Inventory, PlatformSource, Policy, PolicySource
     from rules.problems import Problem
-    from rules.reach import Pair, Reach
+    from rules.reach import Reach
 
-#: Rows of a difference that people are shown; JSON has all.
+#: Pairs of a difference that people are shown.
 ROWS_MAX = 200
+#: Pairs of a difference that JSON has; a change of the platform's file can be about a million.
+JSON_PAIRS_MAX = 20_000
 REACH_COLUMNS = ("source", "destination", "service", "apart")
 #: Pairs that a refusal names.
 PAIRS_SHOWN = 5
@@ -150,7 +154,7 @@ def require_yes(plan: Plan, code: str | None, look: str) -> None:
             "cli.plan-needs-yes",
             what=" ".join(_reasons(plan.gate)),
             look=look,
-            pairs=len(plan.gate.pairs),
+            pairs=plan.gate.pairs,
             limit=plan.gate.limit,
             crossed=", ".join(one.key for one in plan.gate.crossings),
         )
@@ -159,7 +163,8 @@ def require_yes(plan: Plan, code: str | None, look: str) -> None:
 def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: bool) -> None:
     """What is opened and closed; for a plan that is not applied the gate's answer too."""
     if cli.as_json:
-        pairs = [{"source": source, "destination": destination} for source, destination in _later(plan)]
+        _, later = _later(plan, JSON_PAIRS_MAX)
+        pairs = [{"source": source, "destination": destination} for source, destination in later]
         shown = {**document, **difference_document(plan.difference), "later": pairs, "gate": _gate(plan.gate)}
         print_json({**shown, "problems": problem_rows(plan.told)})
         return
@@ -167,8 +172,9 @@ def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: boo
     show_difference(plan.difference, text(f"cli.title-{tense}opened"), text(f"cli.title-{tense}closed"))
     for problem in plan.told:
         print_text(text("cli.policy-would-suffer", {"problem": problem_text(problem)}))
-    if later := _later(plan):
-        print_text(text("cli.plan-later", {"count": len(later), "first": _first(later)}))
+    count, later = _later(plan, PAIRS_SHOWN)
+    if count:
+        print_text(text("cli.plan-later", {"count": count, "first": _first(later, count)}))
     if applied:
         return
     for reason in _reasons(plan.gate):
@@ -179,21 +185,23 @@ def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: boo
 
 def show_difference(difference: "Difference", opened_title: str, closed_title: str) -> None:
     """Two tables for people."""
-    print_reaches("opened", difference.opened, opened_title)
-    print_reaches("closed", difference.closed, closed_title)
+    for name, rows, title in (("opened", difference.opened, opened_title), ("closed", difference.closed, closed_title)):
+        print_reaches(name, rows.first(ROWS_MAX), title, pairs=rows.pairs)
 
 
-def print_reaches(name: str, reaches: "Sequence[Reach]", title: str | None, *, without: str = "") -> None:
-    """Rows of names for people: a pair's services on one line."""
+def print_reaches(
+    name: str, reaches: "Sequence[Reach]", title: str | None, *, without: str = "", pairs: int | None = None
+) -> None:
+    """Rows of names for people: a pair's services on one line. ``pairs``: how many there are, if not all are given."""
     rows: dict[tuple[object, ...], dict[str, Any]] = {}
     for one, row in zip(reaches, reach_rows(reaches), strict=True):
-        kept = rows.setdefault((one.source, one.destination, one.apart), {**row, "service": ""})
+        kept = rows.setdefault((one.source, one.destination), {**row, "service": ""})
         kept["service"] += f"{', ' if kept['service'] else ''}{row['service']}"
     left_out = {without} | (set() if any("apart" in row for row in rows.values()) else {"apart"})
     shown = [column for column in REACH_COLUMNS if column not in left_out]
     print_table(name, list(rows.values())[:ROWS_MAX], shown, title=title)
-    if len(rows) > ROWS_MAX:
-        print_text(text("cli.more-rows", {"count": len(rows) - ROWS_MAX}))
+    if (count := len(rows) if pairs is None else pairs) > ROWS_MAX:
+        print_text(text("cli.more-rows", {"count": count - ROWS_MAX}))
 
 
 def reach_rows(reaches: "Sequence[Reach]") -> list[dict[str, Any]]:
@@ -219,8 +227,13 @@ def problem_text(problem: "Problem") -> str:
 
 
 def difference_document(difference: "Difference") -> dict[str, Any]:
-    """What is opened and closed, for programs."""
-    return {"opened": reach_rows(difference.opened), "closed": reach_rows(difference.closed)}
+    """What is opened and closed, for programs: rows of at most JSON_PAIRS_MAX pairs, and how many pairs there are."""
+    sides = {"opened": difference.opened, "closed": difference.closed}
+    return {
+        **{name: reach_rows(rows.first(JSON_PAIRS_MAX)) for name, rows in sides.items()},
+        "pairs": {name: rows.pairs for name, rows in sides.items()},
+        "complete": all(rows.pairs <= JSON_PAIRS_MAX for rows in sides.values()),
+    }
 
 
 def _gate(gate: "Assessment") -> dict[str, Any]:
@@ -230,7 +243,7 @@ def _gate(gate: "Assessment") -> dict[str, Any]:
     return {
         "needs_acknowledgement": gate.needs_yes,
         "code": gate.code,
-        "pairs": len(gate.pairs),
+        "pairs": gate.pairs,
         "limit": gate.limit,
         "crossed": crossed,
     }
@@ -240,19 +253,24 @@ def _reasons(gate: "Assessment") -> list[str]:
     """Why it needs a yes, a sentence each."""
     found = [text(one.key, one.params) for one in gate.crossings]
     if gate.too_many:
-        params = {"pairs": len(gate.pairs), "limit": gate.limit, "first": _first(gate.pairs)}
+        first = _first(list(islice(gate.opened.ends(), PAIRS_SHOWN)), gate.pairs)
+        params = {"pairs": gate.pairs, "limit": gate.limit, "first": first}
         found.insert(0, text("cli.gate-pairs", params))
     return found
 
 
-def _later(plan: Plan) -> "list[Pair]":
-    """Pairs that get something opened not now, but at another time: statements with a validity."""
-    now = {(row.source, row.destination) for row in plan.difference.opened}
-    return [pair for pair in plan.gate.pairs if pair not in now]
+def _later(plan: Plan, most: int) -> "tuple[int, list[Pair]]":
+    """Pairs that get something opened not now, but at another time (statements with a validity): how many, the first
+    of them."""
+    if plan.gate.opened is plan.difference.opened:
+        return 0, []
+    pairs = plan.gate.opened.without(plan.difference.opened)
+    found = list(islice(pairs, most))
+    return len(found) + sum(1 for _ in pairs), found
 
 
-def _first(pairs: "Sequence[Pair]") -> str:
-    return ", ".join(" → ".join(pair) for pair in pairs[:PAIRS_SHOWN]) + (", …" if len(pairs) > PAIRS_SHOWN else "")
+def _first(pairs: "Sequence[Pair]", count: int) -> str:
+    return ", ".join(" → ".join(pair) for pair in pairs) + (", …" if count > len(pairs) else "")
 
 
 def problem_rows(problems: "Iterable[Problem]") -> list[dict[str, Any]]:

@@ -95,8 +95,8 @@ def names_of(inventory: Inventory, tenant: str) -> list[str]:
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
-    inventory = draw(inventories())
+def worlds(draw: st.DrawFn, of: Inventory | None = None) -> World:
+    inventory = draw(inventories()) if of is None else of
     policies: dict[str, dict[str, object]] = {}
     for tenant in TENANTS:
         names = names_of(inventory, tenant)
