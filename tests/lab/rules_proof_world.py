@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from itertools import combinations
 
 from rules.compile import RuleSet, compile_policy
-from rules.evaluate import Lineage, between, denials, lineage, parts
+from rules.evaluate import Lineage, between, denials, parts
 from rules.model import Device, Inventory, Kind, Packet, PlatformSource, PolicySource, Protocol, Server, Service, Site
 from rules.parse import parse
 from rules.services import of_family
@@ -172,7 +172,7 @@ def classes(rule_set: RuleSet) -> list[Lineage]:
     return [part for one in sorted(found, key=lambda one: one.name) for part in parts(rule_set, one)]
 
 
-def _addresses(part: Lineage, number: int) -> IPv4Address:
+def _address(part: Lineage, number: int) -> IPv4Address:
     """An address of the class: the first or the last of the network, where no device is."""
     network = part[0].network
     address = network[0] if number % 2 else network[-1]
@@ -192,18 +192,26 @@ def boundary_addresses() -> list[IPv4Address]:
 
 
 def _pairs(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, int]]:
-    """Every ordered pair of classes: on both sides of every end of every service that a clause about it names."""
+    """Every ordered pair of classes: on both sides of every end of every service that a clause about it names, and of
+    what the platform forbids of it. What lies inside is asked from and to both ends of the networks.
+    """
     known = classes(rule_set)
+    forbidden = rule_set.platform.forbidden
     for number, one in enumerate(known):
         for other, target in enumerate(known):
-            ends = _addresses(one, number + other), _addresses(target, number + other // 2)
             about = [*between(rule_set, one, target), *denials(rule_set, one, target)]
-            chosen = dict.fromkeys(edge for clause in about for edge in _edges(clause.services))
+            services = dict.fromkeys(service for clause in about for service in of_family(clause.services, 4))
+            edges = dict.fromkeys(_edges((*services, *(forbidden if services else ()))))
+            for place, (protocol, selector) in enumerate(edges):
+                turn = number + other + place
+                yield _address(one, turn), _address(target, turn // 2), protocol, selector
+                if any(service.covers(protocol, selector) for service in services):
+                    yield _address(one, turn + 1), _address(target, turn // 2 + 1), protocol, selector
+            ends = _address(one, number + other), _address(target, number + other // 2)
             tenants = {one[0].tenant, target[0].tenant}
             if len(tenants - {None}) == 1 or (number + other) % 3 == 0:
-                chosen |= dict.fromkeys(_OTHERS[(number * 3 + other) % 8 :][:2])
-            for protocol, selector in chosen:
-                yield *ends, protocol, selector
+                for protocol, selector in _OTHERS[(number * 3 + other) % 8 :][:2]:
+                    yield *ends, protocol, selector
             # Without ports both directions are one flow to conntrack: asked in one direction only.
             if about and ends[0] < ends[1]:
                 yield *ends, GRE, 0
@@ -224,7 +232,7 @@ def _ends(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, in
             partners = [(way, clauses) for way in ways if (clauses := between(rule_set, *way))]
             for place in {0, len(partners) // 2, len(partners) - 1} if partners else ():
                 way, clauses = partners[place]
-                other = _addresses(way[1] if outward else way[0], number)
+                other = _address(way[1] if outward else way[0], number)
                 edge = next(_edges(clauses[0].services), (TCP, 80))
                 services = [*_edges(clauses[0].services)] or [edge]
                 for protocol, selector in {services[1 % len(services)], services[0]}:
@@ -250,7 +258,3 @@ def proof_probes(rule_set: RuleSet) -> list[Probe]:
         if number % 6 == 0 and protocol != GRE:
             found.append(Probe("rk-sites" if home == "rk-servers" else "rk-servers", one))
     return found
-
-
-def lineages(rule_set: RuleSet, names: Iterable[str]) -> list[Lineage]:
-    return [lineage(rule_set, rule_set.endpoints[name]) for name in names]

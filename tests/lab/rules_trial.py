@@ -1,0 +1,74 @@
+"""Puts mutants of the rules into the real kernel, and sees whether the proof notices. Assumes the box and the wires."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from linux import readback
+from rules.compile import RuleSet
+from tests.lab.rules_mutants import TOP, Mutant, Text, difference, mutants, original, reason_of
+from tests.lab.rules_proof_world import proof_probes, proof_rule_set
+from tests.lab.rules_wires import (
+    RUNNER,
+    Probe,
+    disagreements,
+    expectations,
+    put,
+    read_back_kernel,
+    walked_disagreements,
+)
+
+#: So many real packets are sent for each mutant; all of them if neither these nor the reading notice anything.
+FIRST = 6_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether the mutant was noticed: by walking through what was read back, by real packets.
+
+    If by neither, ``equivalent`` is why no packet is decided otherwise; None: it is a survivor, the proof has a hole.
+    """
+
+    mutant: Mutant
+    by_reading: bool
+    by_packets: bool
+    equivalent: str | None = None
+
+    @property
+    def caught(self) -> bool:
+        return self.by_reading or self.by_packets
+
+
+class Trial:
+    """The proof world and its probes in an order that finds a mistake soon."""
+
+    def __init__(self, *, probes_max: int | None = None) -> None:
+        self.rule_set: RuleSet = proof_rule_set()
+        self.text: Text = original(self.rule_set)
+        self.mutants: list[Mutant] = mutants(self.text)
+        probes = proof_probes(self.rule_set)
+        expected = expectations(self.rule_set, probes)
+        order = list(range(len(probes)))
+        random.Random(1).shuffle(order)
+        self.probes: Sequence[Probe] = [probes[place] for place in order[:probes_max]]
+        self.expected: Sequence[bool] = [expected[place] for place in order[:probes_max]]
+
+    def untouched(self) -> Outcome:
+        """The original, put in force in the same way: nothing must be noticed."""
+        return self._run(Mutant("original", TOP, self.text))
+
+    def judge(self, mutant: Mutant) -> Outcome:
+        """Put it in force and look."""
+        found = self._run(mutant)
+        if found.caught or difference(self.text, mutant) is not None:
+            return found
+        return Outcome(mutant, False, False, reason_of(mutant))
+
+    def _run(self, mutant: Mutant) -> Outcome:
+        put(mutant.text.set_lines(), mutant.text.chain_lines(), TOP)
+        kernel = read_back_kernel(readback.read(RUNNER))
+        by_reading = next(walked_disagreements(kernel, self.probes, self.expected), None) is not None
+        by_packets = disagreements(self.probes[:FIRST], self.expected[:FIRST]) != []
+        if not by_reading and not by_packets:
+            by_packets = disagreements(self.probes[FIRST:], self.expected[FIRST:]) != []
+        return Outcome(mutant, by_reading, by_packets)
