@@ -30,6 +30,9 @@ GRANT_CHAIN = "KY-GRANT"
 #: The set of timed grants (source, protocol and port, destination; they end in the kernel), and where theirs go.
 TIMED_SET = "kyoten-grants"
 TIMED_GRANT_CHAIN = "KY-TIMED-GRANT"
+#: Where a tenant's refused packets go: the skeleton's; it leaves a trace of them and drops them.
+REFUSED_CHAIN = "KY-REFUSED"
+_REFUSE = f"-g {REFUSED_CHAIN}"
 #: The mark of a granted packet, "KY" and one.
 GRANTED = 0x4B590001
 #: All of IPv4, as hash:net can say it: it has no /0.
@@ -162,15 +165,15 @@ def _forbidden(rule_set: RuleSet, top: str, sets: dict[str, SetContent]) -> Iter
     written = form(rule_set.platform.forbidden)
     halves = dict.fromkeys(EVERYWHERE, (0, 0))
     if written.whole:
-        yield "-j DROP"
+        yield _REFUSE
     if written.entries:
         entries = {f"{half},{entry}": (0, 0) for half in EVERYWHERE for entry in written.entries}
         sets[f"{top}fp"] = SetContent("hash:net,port", entries, marked=False)
-        yield f"-m set --match-set {top}fp dst,dst -j DROP"
+        yield f"-m set --match-set {top}fp dst,dst {_REFUSE}"
     if written.wide:
         sets[f"{top}fa"] = SetContent("hash:net", halves, marked=False)
     for service in written.wide:
-        yield f"{range_match(service)} -m set --match-set {top}fa dst -j DROP"
+        yield f"{range_match(service)} -m set --match-set {top}fa dst {_REFUSE}"
 
 
 def _dispatch(chains: dict[str, tuple[str, ...]], prefix: str, match: str, level: Level[str]) -> str:
@@ -213,15 +216,15 @@ def tenant_chains(shape: Shape, prefix: str, sides: Sides) -> Chains:
     """The chains of a tenant of this shape. Rules are in the form that iptables-save gives back."""
     chains: dict[str, tuple[str, ...]] = {
         prefix: (
-            f"-i {sides.cloud} -m set ! --match-set {prefix}h dst -j DROP",
+            f"-i {sides.cloud} -m set ! --match-set {prefix}h dst {_REFUSE}",
             f"-i {sides.cloud} -g {prefix}w",
             "-j MARK --set-xmark 0x0/0xffffffff",
             f"-j SET --map-set {prefix}h src --map-mark",
-            f"-m mark ! --mark {PENDING:#x}/{PENDING:#x} -j DROP",
+            f"-m mark ! --mark {PENDING:#x}/{PENDING:#x} {_REFUSE}",
             f"-o {sides.cloud} -g {prefix}w",
             f"-j SET --map-set {prefix}h dst --map-mark",
-            f"-m mark --mark {PENDING:#x}/{PENDING:#x} -j DROP",
-            "-m mark --mark 0x0 -j DROP",
+            f"-m mark --mark {PENDING:#x}/{PENDING:#x} {_REFUSE}",
+            f"-m mark --mark 0x0 {_REFUSE}",
             f"-g {prefix}w",
         ),
         f"{prefix}w": (),
@@ -232,9 +235,9 @@ def tenant_chains(shape: Shape, prefix: str, sides: Sides) -> Chains:
             "-j MARK --set-xmark 0x0/0xffffffff",
             f"-j SET --map-set {prefix}n{word}d dst --map-mark",
             f"-j SET --map-set {prefix}n{word}s src --map-mark",
-            "-m mark ! --mark 0x0 -j DROP",
+            f"-m mark ! --mark 0x0 {_REFUSE}",
         ]
-    for letter, columns, target in (("d", shape.denials, "-j DROP"), ("g", shape.grants, f"-g {GRANT_CHAIN}")):
+    for letter, columns, target in (("d", shape.denials, _REFUSE), ("g", shape.grants, f"-g {GRANT_CHAIN}")):
         for word in range(columns.words):
             rules = _word(f"{prefix}{letter}{word}", columns, target)
             if columns.words <= INLINE_WORDS:
@@ -243,7 +246,7 @@ def tenant_chains(shape: Shape, prefix: str, sides: Sides) -> Chains:
                 chains[f"{prefix}{letter}{word}"] = tuple(rules)
                 words.append(f"-m set --match-set {prefix}{letter}{word}s src -j {prefix}{letter}{word}")
     timed = f"-m set --match-set {TIMED_SET} src,dst,dst -g {TIMED_GRANT_CHAIN}"
-    chains[f"{prefix}w"] = (*words, timed, "-j DROP")
+    chains[f"{prefix}w"] = (*words, timed, _REFUSE)
     return chains
 
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from cloudside.cli import (
     answers,
+    counters,
     daemons,
     devices,
     errors,
@@ -46,6 +47,7 @@ app.add_typer(tenants.app, name="tenant")
 app.add_typer(sites.app, name="site")
 app.add_typer(devices.app, name="device")
 app.add_typer(servers.app, name="server")
+counters.register(policies.app)
 app.add_typer(policies.app, name="policy")
 app.add_typer(platform.app, name="platform")
 app.add_typer(grants.app, name="grant")

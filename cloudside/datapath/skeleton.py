@@ -18,9 +18,10 @@ through its Internet interface puts an ACCEPT for that into INPUT first; other i
 from dataclasses import dataclass
 
 from cloudside.config import Address, Config
+from cloudside.datapath.refusals import REFUSED_MAX, REFUSED_SET, REFUSED_TIMEOUT_S
 from cloudside.datapath.snapshot import Chains
 from linux.dataplane import TUNNEL_INTERFACE
-from rules.render import GRANT_CHAIN, GRANTED, TIMED_GRANT_CHAIN, TIMED_SET
+from rules.render import GRANT_CHAIN, GRANTED, REFUSED_CHAIN, TIMED_GRANT_CHAIN, TIMED_SET
 
 FORWARD_CHAIN = "KY-FORWARD"
 POLICY_CHAIN = "KY-POLICY"
@@ -84,11 +85,16 @@ def _is_at(listening: Address, service: Address) -> bool:
 
 
 def sets_text() -> str:
-    """ipset-restore text: the sets that INPUT and timed grants ask. One that is there stays (``-exist``)."""
+    """ipset-restore text: the sets that INPUT and timed grants ask, and that of refused packets. One that is there
+    stays (``-exist``).
+    """
     return (
         f"create -exist {SITES_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
         f"create -exist {SERVERS_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
         f"create -exist {TIMED_SET} {TIMED_KIND}\n"
+        # Packets do not make a set's table larger (only ipset does), so it is made for all it may hold.
+        f"create -exist {REFUSED_SET} hash:ip,port,ip family inet hashsize {REFUSED_MAX // 2} maxelem {REFUSED_MAX}"
+        f" timeout {REFUSED_TIMEOUT_S} forceadd\n"
     )
 
 
@@ -183,10 +189,13 @@ def skeleton_rules(wanted: Doors) -> dict[str, tuple[str, ...]]:
 
 
 def marking_rules() -> dict[str, tuple[str, ...]]:
-    """The rules of our chains in the mangle table but KY-POLICY: what a granted packet goes through."""
+    """The rules of our chains in the mangle table but KY-POLICY: what a granted packet goes through, and a refused one,
+    of which a trace is left.
+    """
     return {
         GRANT_CHAIN: (f"-j MARK --set-xmark {GRANTED:#x}/0xffffffff", "-j ACCEPT"),
         TIMED_GRANT_CHAIN: (f"-j CONNMARK --set-xmark {_TIMED}", f"-g {GRANT_CHAIN}"),
+        REFUSED_CHAIN: (f"-j SET --add-set {REFUSED_SET} src,dst,dst --exist", "-j DROP"),
     }
 
 

@@ -4,7 +4,7 @@ Gateways, routers and relays are plural from the first table on. What is secret 
 passwords) or not at all (private keys live in the state directory, mode 0600).
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     ForeignKey,
+    Index,
     LargeBinary,
     MetaData,
     String,
@@ -311,3 +312,39 @@ class Incident(Table):
     closed_at: Mapped[datetime | None]
     notified_at: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None] = mapped_column(String(100))
+
+
+class StatementCounter(Table):
+    """What a statement let pass on one day (UTC), at all gateways together."""
+
+    __tablename__ = "statement_counters"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    statement: Mapped[str] = mapped_column(String(150), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    #: Flows that began.
+    flows: Mapped[int] = mapped_column(BigInteger)
+    #: Of flows that ended, both ways.
+    packets: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    last_used: Mapped[datetime]
+
+
+class Refusal(Table):
+    """Who was refused what by a gateway, and why at that time. An end's name is its address where it has none."""
+
+    __tablename__ = "refused"
+    __table_args__ = (Index("ix_refused_tenant_id_last_seen", "tenant_id", "last_seen"),)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    source_address: Mapped[str] = mapped_column(String(43), primary_key=True)
+    destination_address: Mapped[str] = mapped_column(String(43), primary_key=True)
+    service: Mapped[str] = mapped_column(String(40), primary_key=True)
+    gateway: Mapped[str] = mapped_column(String(40), primary_key=True)
+    source: Mapped[str] = mapped_column(String(110))
+    destination: Mapped[str] = mapped_column(String(110))
+    #: A message key and its parameters.
+    reason: Mapped[str] = mapped_column(String(60))
+    params: Mapped[dict[str, Any]]
+    #: The deny statements, separated by blanks.
+    statements: Mapped[str]
+    first_seen: Mapped[datetime]
+    last_seen: Mapped[datetime]

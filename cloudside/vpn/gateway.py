@@ -17,6 +17,7 @@ import structlog
 
 from cloudside.config import Config
 from cloudside.datapath.enforcement import Enforcement
+from cloudside.datapath.flow_watch import FlowWatch
 from cloudside.datapath.flows import Flows
 from cloudside.datapath.site_routes import SiteRoutes
 from cloudside.datapath.skeleton import doors
@@ -80,6 +81,7 @@ def run(config: Config, stop: threading.Event) -> None:
         cleanup.callback(database.close)
         charon = Charon(socket_path(_charon_directory(config)))
         cleanup.callback(charon.close)
+        flow_watch = FlowWatch(runner)
         parts = Parts(
             database=database,
             process=_charon_process(config, dataplane),
@@ -89,6 +91,7 @@ def run(config: Config, stop: threading.Event) -> None:
             flows=Flows(runner),
             routes=routes,
             site_routes=site_routes,
+            deciding=flow_watch.use,
         )
         doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway").listen())
         waker, woken = socket.socketpair()
@@ -97,9 +100,11 @@ def run(config: Config, stop: threading.Event) -> None:
         for listener in (doorbell, waker, woken):
             listener.setblocking(False)
         events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
-        reporter = Reporter(database)
+        reporter = Reporter(database, flow_watch, gateway=config.gateway.name)
         reporter.start()
         cleanup.callback(reporter.stop)
+        flow_watch.start()
+        cleanup.callback(flow_watch.stop)
         events.start()
         cleanup.callback(events.stop)
         reconciler = Reconciler(config, parts, dataplane, time.monotonic)

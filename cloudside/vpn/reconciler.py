@@ -31,6 +31,7 @@ from linux.charon_process import CharonProcess
 from linux.dataplane import Dataplane
 from linux.errors import LinuxError
 from linux.routes import Routes
+from rules.compile import RuleSet
 from rules.problems import PolicyError
 
 log = structlog.get_logger("kyoten.gateway")
@@ -66,6 +67,8 @@ class Parts:
     flows: Flows
     routes: Routes
     site_routes: SiteRoutes
+    #: Told of each rule set just before it comes into force.
+    deciding: Callable[[RuleSet], None] = lambda _: None
 
 
 class Reconciler:
@@ -156,6 +159,7 @@ class Reconciler:
             # Before, because apply can break after the flip.
             self._judge_flows = True
             self._swept = False
+            self._parts.deciding(rule_set)
             done = enforcement.apply(rule_set)
             seconds = round(self._clock() - began, 4)
             log.info("rule-set", fingerprint=rule_set.fingerprint[:12], how=done.how, seconds=seconds)

@@ -2,24 +2,32 @@
 
 The newest report is written, older ones are dropped. Rows are compared with what stands there, so a report that
 changes nothing writes one row. A failure is logged and the next report says it all again.
+
+What is counted is told every FLUSH_S seconds and at the end; what could not be told stays for the next time.
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from cloudside.datapath.flow_watch import Batch
 from cloudside.datapath.problems import Problem
 from cloudside.errors import KyotenError
-from cloudside.registry import reports, sites
+from cloudside.registry import counters, reports, sites
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.vpn.tunnels import Live
 
 log = structlog.get_logger("kyoten.gateway")
+
+#: Seconds between tellings of what was counted: as much is lost when the process is killed.
+FLUSH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +73,55 @@ def write(database: Database, report: Report) -> None:
         )
 
 
-class Reporter:
-    """Writes the newest report as soon as it can."""
+class Accounts(Protocol):
+    """What is counted here (datapath.flow_watch)."""
 
-    def __init__(self, database: Database) -> None:
+    def take(self, now: datetime) -> Batch:
+        """What is new."""
+        ...
+
+    def settle(self, batch: Batch) -> None:
+        """It is told."""
+        ...
+
+    def give_back(self, batch: Batch) -> None:
+        """It could not be told."""
+        ...
+
+    def missed(self, since: datetime, until: datetime) -> None:
+        """Nobody counted in between."""
+        ...
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What was not counted."""
+        ...
+
+
+def write_counts(database: Database, batch: Batch, *, gateway: str) -> None:
+    """Write what was counted in one transaction. Raises what the registry raises."""
+    if batch.uses or batch.refused:
+        with database.write() as session:
+            counters.add_uses(session, OPERATOR, batch.uses)
+            counters.add_refused(session, OPERATOR, batch.refused, gateway=gateway)
+
+
+class Reporter:
+    """Writes the newest report as soon as it can, and what is counted now and then."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: Accounts | None = None,
+        *,
+        gateway: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
+        self._accounts = accounts
+        self._gateway = gateway
+        self._clock = clock
+        self._flush_at = clock() + FLUSH_S
+        self._looked_back = accounts is None
         self._next: Report | None = None
         self._stopped = False
         self._condition = threading.Condition()
@@ -86,21 +138,50 @@ class Reporter:
             self._condition.notify()
 
     def stop(self) -> None:
-        """Write what was handed over, then end; gives up after some seconds."""
+        """Write what was handed over and what is counted, then end; gives up after some seconds."""
         with self._condition:
             self._stopped = True
             self._condition.notify()
         self._thread.join(timeout=10)
 
-    def _take(self) -> Report | None:
+    def _take(self) -> tuple[Report | None, bool]:
+        """The next report, if there is one before the next flush is due; and whether it is the end."""
+        wait_s = None if self._accounts is None else max(0.0, self._flush_at - self._clock())
         with self._condition:
-            self._condition.wait_for(lambda: self._next is not None or self._stopped)
+            self._condition.wait_for(lambda: self._next is not None or self._stopped, wait_s)
             report, self._next = self._next, None
-            return report
+            return report, self._stopped
 
     def _run(self) -> None:
-        while (report := self._take()) is not None:
+        ended = False
+        while not ended:
+            report, ended = self._take()
             try:
-                write(self._database, report)
+                if not self._looked_back:
+                    self._look_back()
+                if report is not None:
+                    told = self._accounts.problems() if self._accounts is not None else ()
+                    write(self._database, replace(report, problems=(*report.problems, *told)))
             except (KyotenError, SQLAlchemyError, OSError) as error:
                 log.warning("report-not-written", reason=str(error))
+            if self._accounts is not None and (ended or self._clock() >= self._flush_at):
+                self._flush(self._accounts)
+
+    def _look_back(self) -> None:
+        """Since when nobody counted: since the last report of the process before."""
+        with self._database.read() as session:
+            states = {state.name: state.seen_at for state in reports.gateways(session, OPERATOR)}
+        if self._accounts is not None and self._gateway in states:
+            self._accounts.missed(states[self._gateway], datetime.now(UTC))
+        self._looked_back = True
+
+    def _flush(self, accounts: Accounts) -> None:
+        self._flush_at = self._clock() + FLUSH_S
+        batch = accounts.take(datetime.now(UTC))
+        try:
+            write_counts(self._database, batch, gateway=self._gateway)
+        except (KyotenError, SQLAlchemyError, OSError) as error:
+            accounts.give_back(batch)
+            log.warning("counts-not-written", reason=str(error))
+        else:
+            accounts.settle(batch)

@@ -99,7 +99,7 @@ def test_shut_down_leaves_nothing_but_drop(world: GatewayWorld) -> None:
     assert ":FORWARD DROP" in world.rules()
     assert world.flip() == ""
     names = world.gateway.run(["ipset", "list", "-name"]).stdout.split()
-    assert sorted(names) == ["kyoten-grants", "kyoten-servers", "kyoten-sites"]
+    assert sorted(names) == ["kyoten-grants", "kyoten-refused", "kyoten-servers", "kyoten-sites"]
     assert world.charon_sas() == {}
 
 

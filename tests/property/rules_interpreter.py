@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 ip_address, ip_network = cache(ip_address), cache(ip_network)
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 GRANT, TIMED_GRANT, TIMED = "KY-GRANT", "KY-TIMED-GRANT", "kyoten-grants"
+REFUSED = "KY-REFUSED"
 _ELEMENT = re.compile(r"(\S+)(?: skbmark (0x[0-9a-f]+)(?:/(0x[0-9a-f]+))?)?")
 
 #: Port part of an element, prefix length, network -> (mark, mask).
@@ -87,6 +88,8 @@ class Kernel:
         """True granted, False dropped, None come to the end of the chain."""
         if chain in (GRANT, TIMED_GRANT):
             return True
+        if chain == REFUSED:
+            return False
         for words in self.chains[chain]:
             self.steps += 1
             if (target := self._target(list(words), question)) is None:

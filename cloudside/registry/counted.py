@@ -1,0 +1,46 @@
+"""What gateways count, as they tell it to the registry. Pure data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from cloudside.errors import Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class StatementUse:
+    """What came to be on top of what was told before. ``flows`` began; ``packets`` and ``bytes`` are those, both ways,
+    of flows that ended. ``last_used``: when a flow began, or was seen to be open.
+    """
+
+    statement: str
+    day: date
+    flows: int
+    packets: int
+    bytes: int
+    last_used: datetime
+
+    @property
+    def tenant(self) -> str:
+        """Whose statement it is."""
+        return self.statement.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Who was refused what: a source, a service and a destination, and when last.
+
+    The ends' names are addresses where the tenant may know no more. ``reason`` is a message key, ``statements`` are
+    those that deny it.
+    """
+
+    tenant: str
+    source: str
+    source_address: str
+    destination: str
+    destination_address: str
+    service: str
+    reason: str
+    params: Mapping[str, Parameter]
+    statements: tuple[str, ...]
+    last_seen: datetime
