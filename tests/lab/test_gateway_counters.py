@@ -94,8 +94,14 @@ def _restart(world: GatewayWorld) -> None:
     """What was counted is told at the end."""
     assert world.daemon is not None
     world.daemon.stop()
+    _start(world)
+
+
+def _start(world: GatewayWorld) -> None:
     world.start()
-    world.wait_ready()
+    world.wait_ready()  # which it is at once, by what the process before left
+    wait_until("the listener", lambda: len(_listeners(world)) == 1, timeout_s=10)
+    pause(0.5)
 
 
 def _end_flows(world: GatewayWorld) -> None:
@@ -152,8 +158,7 @@ def test_killed_daemon_leaves_no_listener(world: GatewayWorld) -> None:
     assert len(_listeners(world)) == 1
     world.daemon.kill()
     wait_until("the listener to end", lambda: _listeners(world) == [], timeout_s=5)
-    world.start()
-    world.wait_ready()
+    _start(world)
 
 
 def _listeners(world: GatewayWorld) -> list[str]:
