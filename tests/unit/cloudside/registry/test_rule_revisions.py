@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 import cloudside
 from cloudside.registry import (
+    counters,
     devices,
     grants,
     inventory,
@@ -31,6 +32,7 @@ from cloudside.registry import (
     tenants,
 )
 from cloudside.registry.callers import OPERATOR
+from cloudside.registry.counted import Refused, StatementUse
 from cloudside.registry.database import Database
 from cloudside.registry.revisions import SHARED
 from cloudside.registry.tables import Device, Heartbeat, Policy, RuleRevision, Server, Site, Tenant
@@ -212,6 +214,13 @@ _HARMLESS: dict[str, Act] = {
     ),
     "settings": lambda s: settings.add_version(s, OPERATOR, site_id="tokyo-1", values={}, author="a", now=NOW),
     "statement on another table": lambda s: s.execute(delete(Heartbeat)),
+    "counters": lambda s: counters.add_uses(s, OPERATOR, [StatementUse("acme/web", NOW.date(), 1, 2, 3, NOW)]),
+    "refused": lambda s: counters.add_refused(
+        s,
+        OPERATOR,
+        [Refused("acme", "a", "10.0.0.1", "b", "10.0.0.2", "tcp/1", "rules.denied", {}, (), NOW)],
+        gateway="gw1",
+    ),
 }
 
 
