@@ -45,8 +45,10 @@ LIST_AGAIN_S = 10.0
 REMEMBER_S = 300.0
 #: Seconds between looks whether to end.
 LOOK_UP_S = 0.5
-#: Bytes read at once.
-READ_BYTES = 1 << 18
+#: Seconds that events gather before they are read: conntrack writes each by itself, and reading each by itself costs
+#: 14 % of a core at 1,000 flows a second instead of 3 %. The pipe holds as much (bytes) as comes meanwhile.
+GATHER_S = 0.1
+PIPE_BYTES = 1 << 20
 #: Connection tracking counts packets and bytes; and tells of flows that began before anybody listened.
 SWITCHES = (Path("/proc/sys/net/netfilter/nf_conntrack_acct"), Path("/proc/sys/net/netfilter/nf_conntrack_events"))
 
@@ -173,7 +175,12 @@ class FlowWatch:
         """Raises OSError: the program cannot be started."""
         environment = {**os.environ, "LC_ALL": "C"}
         process = subprocess.Popen(
-            LISTEN, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            LISTEN,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            pipesize=PIPE_BYTES,
         )
         try:
             self._read(process)
@@ -192,7 +199,7 @@ class FlowWatch:
                     selector.register(stream, selectors.EVENT_READ)
             while not self._stopped.is_set():
                 for key, _ in selector.select(LOOK_UP_S):
-                    data = os.read(key.fd, READ_BYTES)
+                    data = os.read(key.fd, PIPE_BYTES)
                     if not data:
                         return
                     if key.fileobj is process.stderr:
@@ -200,6 +207,7 @@ class FlowWatch:
                     else:
                         *lines, rest = (rest + data).split(b"\n")
                         self._count(lines)
+                        self._stopped.wait(GATHER_S)
                 if self._list_at is not None and self._clock() >= self._list_at:
                     self._list_at = None
                     self._hold_against(count=True)

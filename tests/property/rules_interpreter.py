@@ -56,6 +56,8 @@ class Kernel:
             if name == TIMED:
                 kernel.grants.append(tuple(rest.split(" ")[0].split(",")))
                 continue
+            if name == "kyoten-refused":
+                continue  # what was dropped; it decides nothing
             element, mark, mask = _ELEMENT.fullmatch(rest).groups()
             network, _, port = element.partition(",")
             network = ip_network(network)
