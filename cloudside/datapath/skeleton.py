@@ -18,7 +18,7 @@ through its Internet interface puts an ACCEPT for that into INPUT first; other i
 from dataclasses import dataclass
 
 from cloudside.config import Address, Config
-from cloudside.datapath.refusals import REFUSED_MAX, REFUSED_SET, REFUSED_TIMEOUT_S
+from cloudside.datapath.refusals import REFUSED_MAX, REFUSED_PER_S, REFUSED_SET, REFUSED_TIMEOUT_S
 from cloudside.datapath.snapshot import Chains
 from linux.dataplane import TUNNEL_INTERFACE
 from rules.render import GRANT_CHAIN, GRANTED, REFUSED_CHAIN, TIMED_GRANT_CHAIN, TIMED_SET
@@ -195,7 +195,11 @@ def marking_rules() -> dict[str, tuple[str, ...]]:
     return {
         GRANT_CHAIN: (f"-j MARK --set-xmark {GRANTED:#x}/0xffffffff", "-j ACCEPT"),
         TIMED_GRANT_CHAIN: (f"-j CONNMARK --set-xmark {_TIMED}", f"-g {GRANT_CHAIN}"),
-        REFUSED_CHAIN: (f"-j SET --add-set {REFUSED_SET} src,dst,dst --exist", "-j DROP"),
+        REFUSED_CHAIN: (
+            f"-m limit --limit {REFUSED_PER_S}/sec --limit-burst {2 * REFUSED_PER_S} "
+            f"-j SET --add-set {REFUSED_SET} src,dst,dst --exist",
+            "-j DROP",
+        ),
     }
 
 
