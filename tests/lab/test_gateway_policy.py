@@ -155,7 +155,7 @@ def _permanent(world: GatewayWorld) -> list[str]:
     lines = [line.split(" [")[0] for line in tables if not re.search(r"#|\bky[.0]", line)]
     jump = [line.split("-g")[0] for line in tables if line.startswith("-A KY-POLICY")]
     sets = world.gateway.run(["ipset", "save"]).stdout.splitlines()
-    members = sorted(line for line in sets if line.startswith("add kyoten-"))
+    members = sorted(line for line in sets if re.match("add kyoten-(?!refused )", line))
     return [*lines, *jump, *members]
 
 
