@@ -15,7 +15,7 @@ from itertools import pairwise, product
 from cloudside.datapath.skeleton import marking_rules
 from cloudside.datapath.snapshot import parse_chains, parse_sets
 from rules.compile import RuleSet
-from rules.render import GRANT_CHAIN, SetContent, chains_text, render, set_text
+from rules.render import GRANT_CHAIN, REFUSED_CHAIN, SetContent, chains_text, render, set_text
 from rules.vectors import ALL, PENDING
 from tests.lab.rules_wires import SIDES
 from tests.property.rules_interpreter import Kernel
@@ -121,8 +121,8 @@ def _reworded(rule: str) -> Iterator[tuple[str, str]]:
         yield "src and dst exchanged", rule.replace(found[0], f"{found[1]} {found[2]} {_END[found[3]]}")
     if rule.endswith(f"-g {GRANT_CHAIN}"):
         yield "drop for grant", rule.replace(f"-g {GRANT_CHAIN}", "-j DROP")
-    elif rule.endswith("-j DROP") and rule != "-j DROP":
-        yield "grant for drop", rule.replace("-j DROP", f"-g {GRANT_CHAIN}")
+    elif rule.endswith(f" -g {REFUSED_CHAIN}"):
+        yield "grant for drop", rule.replace(f"-g {REFUSED_CHAIN}", f"-g {GRANT_CHAIN}")
     if " ! --" in f" {rule}":
         yield "not negated", rule.replace("! --", "--", 1)
     elif (found := re.search(r"--(mark|match-set) ", rule)) is not None and "--map" not in rule:
@@ -264,11 +264,11 @@ _COVERED = "other statements say the same about these packets, or nothing is gra
 #: Pattern of a mutant's name -> why no packet is decided otherwise.
 EQUIVALENT: Mapping[str, str] = {
     r"ky\.2[sd]?0?: without \d -j DROP": "the end of the chain leads back to a table that drops what has no mark",
-    r".*w: without \d+ -j DROP": "the end of the chain leads back to a table that drops what has no mark",
-    r".*: without 0 -i lan0 .*h dst -j DROP": "an address that is nobody's is in no set of destinations either",
+    r".*w: without \d+ -g KY-REFUSED": "the end of the chain leads back to a table that drops what is unmarked",
+    r".*: without 0 -i lan0 .*h dst -g KY-REFUSED": "an address that is nobody's is in no set of destinations",
     r".*: without 2 -j MARK --set-xmark 0x0/0xffffffff": "nobody else marks packets here, so the mark is zero already",
-    r".*: without \d+ -m mark (! )?--mark 0x80000000/0x80000000 -j DROP": "who has no home is in no set of blocks",
-    r".*: a bit of the mark in \d+ -m mark (! )?--mark 0x80000000/0x80000000 -j DROP": "who has no home is in no set",
+    r".*: without \d+ -m mark (! )?--mark 0x80000000/0x80000000 -g KY-REFUSED": "who has no home is in no set",
+    r".*: a bit of the mark in \d+ -m mark (! )?--mark 0x80000000/0x80000000 -g KY-REFUSED": "who has none is in no set",
     r".*: without \d+ -j MARK --set-xmark 0x(8000000)?0/0xffffffff": "the word before left what this one begins with,"
     " or more bits pending, and what is not pending any more was decided",
     r".*: .*--set-xmark 0x80000000/0xffffffff": "who comes to this word is a source in it, and that clears the bit",
