@@ -268,7 +268,7 @@ EQUIVALENT: Mapping[str, str] = {
     r".*: without 0 -i lan0 .*h dst -g KY-REFUSED": "an address that is nobody's is in no set of destinations",
     r".*: without 2 -j MARK --set-xmark 0x0/0xffffffff": "nobody else marks packets here, so the mark is zero already",
     r".*: without \d+ -m mark (! )?--mark 0x80000000/0x80000000 -g KY-REFUSED": "who has no home is in no set",
-    r".*: a bit of the mark in \d+ -m mark (! )?--mark 0x80000000/0x80000000 -g KY-REFUSED": "who has none is in no set",
+    r".*: a bit of the mark in \d+ -m mark (! )?--mark 0x80000000/0x80000000 -g KY-REFUSED": "who has none is in none",
     r".*: without \d+ -j MARK --set-xmark 0x(8000000)?0/0xffffffff": "the word before left what this one begins with,"
     " or more bits pending, and what is not pending any more was decided",
     r".*: .*--set-xmark 0x80000000/0xffffffff": "who comes to this word is a source in it, and that clears the bit",
