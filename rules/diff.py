@@ -14,7 +14,7 @@ from typing import overload
 from rules.compile import RuleSet
 from rules.matrix import NO_LINE, Classes, Matrix, Pair, Places, Services, Way
 from rules.reach import BY_NAMES, Listing, Reach, listing
-from rules.services import merged, subtracted
+from rules.services import merged, of_family, subtracted
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class _Territory:
             before = NO_LINE if self._old is None else self._old.line(part, Way.FROM)
             bits_of: dict[tuple[Services, Services], int] = {}
             for bits, (was, now) in self._classes.of([before, after]):
-                if any(change := (_more(now, was), _more(was, now))):
+                if any(change := (_more(now, was, after.version), _more(was, now, before.version))):
                     bits_of[change] = bits_of.get(change, 0) | bits
             table.append([(bits, change) for change, bits in bits_of.items()])
         return table
@@ -213,5 +213,6 @@ class _Territory:
 
 # Pairs are many, combinations of services few.
 @lru_cache(maxsize=4096)
-def _more(services: Services, taken: Services) -> Services:
-    return subtracted(services, taken) if taken else services
+def _more(services: Services, taken: Services, version: int) -> Services:
+    # “any” less something would have the other version's ICMP left over.
+    return of_family(subtracted(services, taken), version) if taken else services

@@ -16,7 +16,7 @@ from rules.explain import asked
 from rules.model import Inventory, Kind, Service
 from rules.parse import parse_stored
 from rules.reach import Reach, reach, who_can_reach
-from rules.services import intersected, merged, subtracted
+from rules.services import intersected, merged, of_family, subtracted
 
 Table = dict[tuple[str, str], tuple[Service, ...]]
 
@@ -120,7 +120,7 @@ def test_a_difference_is_what_differs_pair_by_pair(data: st.DataObject) -> None:
     before, after = _pair_by_pair(old, parts), _pair_by_pair(new, parts)
     found = diff(old, new)
     for rows, more, less in ((found.opened, after, before), (found.closed, before, after)):
-        wanted = {pair: subtracted(services, less.get(pair, ())) for pair, services in more.items()}
+        wanted = {pair: of_family(subtracted(services, less.get(pair, ())), 4) for pair, services in more.items()}
         assert _told(rows, parts) == {pair: services for pair, services in wanted.items() if services}
         ends = list(rows.ends())
         assert (len(ends), set(ends)) == (rows.pairs, {(row.source, row.destination) for row in rows})
