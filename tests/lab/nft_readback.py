@@ -1,0 +1,81 @@
+"""What nft gives back of a table, in the form that rules.render_nft has it: sets from JSON, chains from text."""
+
+import json
+import re
+from ipaddress import IPv4Address, IPv4Network
+
+from linux.runner import SubprocessRunner
+from rules.render_nft import TABLE, NftSet
+
+NFT = SubprocessRunner(["ip", "netns", "exec", "rk-gateway"])
+_FAMILY, _NAME = TABLE.split()
+_CHAIN = re.compile(r"^\tchain (\S+) \{\n(.*?)^\t\}$", re.MULTILINE | re.DOTALL)
+#: nft's numeric listing says these as numbers too.
+_WORDS = {
+    "priority 0;": "priority filter;",
+    "nfproto != 2 ": "nfproto != ipv4 ",
+    "{ 0x2 : accept, 0x4 : accept, 0x8 : goto decide }": "{ established : accept, related : accept, new : goto decide }",
+}
+
+
+def put(script: str) -> None:
+    """Put a script in force, in one transaction."""
+    NFT.run(["nft", "-f", "-"], stdin=script, timeout_s=60)
+
+
+def remove() -> None:
+    """Take our table away, if it is there."""
+    NFT.run(["nft", "-f", "-"], stdin=f"table {TABLE}\ndelete table {TABLE}\n")
+
+
+def tables() -> list[str]:
+    """The tables that there are, as ``family name``."""
+    return [line.removeprefix("table ") for line in NFT.run(["nft", "list", "tables"]).stdout.splitlines()]
+
+
+def sets() -> dict[str, NftSet]:
+    """Every named set and map of the table."""
+    found = {}
+    for item in json.loads(NFT.run(["nft", "-nn", "-j", "list", "ruleset"], timeout_s=60).stdout)["nftables"]:
+        content = item.get("set") or item.get("map")
+        if content is None or (content["family"], content["table"]) != (_FAMILY, _NAME):
+            continue
+        assert content["flags"] == ["interval"]
+        fields = [content["type"]] if isinstance(content["type"], str) else content["type"]
+        value = content.get("map")
+        elements = {}
+        for one in content.get("elem", []):
+            key, said = (one, None) if value is None else one
+            parts = key["concat"] if isinstance(key, dict) and "concat" in key else [key]
+            elements[tuple(map(_range, parts))] = _value(said)
+        found[content["name"]] = NftSet(tuple(fields), elements, value)
+    return found
+
+
+def _range(part: object) -> tuple[int, int]:
+    if isinstance(part, dict) and "range" in part:
+        low, high = part["range"]
+        return _number(low), _number(high)
+    if isinstance(part, dict):
+        network = IPv4Network((part["prefix"]["addr"], part["prefix"]["len"]))
+        return int(network[0]), int(network[-1])
+    return _number(part), _number(part)
+
+
+def _number(said: object) -> int:
+    return said if isinstance(said, int) else int(IPv4Address(said))
+
+
+def _value(said: object) -> int | str | None:
+    if isinstance(said, dict):
+        return f"goto {said['goto']['target']}"
+    assert said is None or isinstance(said, int)
+    return said
+
+
+def chains() -> dict[str, tuple[str, ...]]:
+    """Every chain of the table, rule by rule."""
+    text = NFT.run(["nft", "-nn", "-s", "list", "table", *TABLE.split()], timeout_s=60).stdout
+    for number, word in _WORDS.items():
+        text = text.replace(number, word)
+    return {name: tuple(line.strip() for line in body.splitlines()) for name, body in _CHAIN.findall(text)}
