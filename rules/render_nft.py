@@ -1,18 +1,24 @@
-"""RuleSet -> one nft script: the second renderer, for gateways whose firewall is nftables. IPv4; IPv6 reaches nothing.
+"""RuleSet -> nft scripts: the second renderer, for gateways whose firewall is nftables. IPv4; IPv6 reaches nothing.
 
-The script is one transaction (``nft -f``): the table goes and comes back whole, so no packet ever sees a mixture, and a
-script that fails leaves the old table. Established flows are connection tracking's and live through it.
+Each version is a table of its own. ``build`` makes it, with everything but the three rules that ask it; ``flip`` gives
+it those and takes them from the version before, in one small transaction; `removal` takes old tables away. What fails
+or is killed in between leaves the old version or the new one. The *guard* is another table, which stands always and
+drops what is neither established nor granted.
 
-    forward          the hook: established first, new flows to `decide`, all else dropped
+One transaction for all would not do, though nft offers it (docs/adr/0009): the kernel begins the new generation of
+rules before the contents of its concatenated sets are there, and empties an old hook before it takes it away.
+
+    forward          the hook: the first packet of each flow to `decide`, then the end
     decide           the platform's forbidden services, the side a packet comes from and goes to (anti-spoof)
     senders          tenant block -> t0a0b0000, for packets of sites; `receivers` likewise -> t0a0b0000_c, for servers'
     t0a0b0000        the tenant: nothing within one site; source -> profile
     t0a0b0000_p3     a profile: nested groups, denials, grants, each a look-up of the destination and an AND
 
 A destination's word comes out of a map into the packet's mark, and the profile ANDs it with its own (rules.intervals).
-A look-up that finds nothing ends its rule. What comes to the end of a chain falls to the hook's policy, which is drop.
+A look-up that finds nothing ends its rule. What comes to the end of a chain comes back to the hook and is dropped.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +31,17 @@ from rules.problems import Problem
 from rules.render import GRANTED, Sides, left_out
 from rules.services import merged
 
-#: Family and name of the table. ``inet``: its default drop holds for IPv6 too.
-TABLE = "inet kyoten"
+#: Family and name of the table that stands. ``inet``: its drop holds for IPv6 too.
+GUARD = "inet kyoten-guard"
+#: What the guard lets pass: answers, errors about flows, and what the rules granted.
+GUARD_RULES = ("ct state established,related accept", f"ct state new meta mark {GRANTED:#x} accept")
+#: What a version in force is asked; without these it is as if it were not there.
+ASKING_RULES = ("ct state != new accept", "jump decide", "drop")
+#: The guard's hook comes after the rules'. Of two versions' the older comes first, so a packet that meets a flip
+#: midway is decided by the new one, whatever the old one said.
+_GUARD_HOOK = "type filter hook forward priority filter; policy drop;"
+_RULES_HOOK = "type filter hook forward priority filter - 10; policy accept;"
+_VERSION = re.compile(r"^table inet kyoten-([0-9]+)$", re.MULTILINE)
 _ADDRESS = ("ipv4_addr",)
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "any": _ADDRESS,
@@ -60,9 +75,19 @@ class NftTable:
     problems: tuple[Problem, ...] = ()
 
 
-def render_nft(rule_set: RuleSet, *, sides: Sides) -> str:
-    """The script for ``nft -f``. Equal rule sets give equal text."""
-    return script(nft_table(rule_set, sides=sides))
+@dataclass(frozen=True, slots=True)
+class RenderedNft:
+    """A version, in two scripts for ``nft -f``: first all of ``build``, then ``flip``."""
+
+    build: str
+    flip: str
+    problems: tuple[Problem, ...] = ()
+
+
+def render_nft(rule_set: RuleSet, *, version: int, present: Iterable[int] = (), sides: Sides) -> RenderedNft:
+    """The rule set as a version that takes over from those ``present``. Equal rule sets give equal text."""
+    table = nft_table(rule_set, sides=sides)
+    return RenderedNft(build(table, version), flip(version, present), table.problems)
 
 
 def nft_table(rule_set: RuleSet, *, sides: Sides) -> NftTable:
@@ -93,11 +118,7 @@ def nft_table(rule_set: RuleSet, *, sides: Sides) -> NftTable:
         f'{came} oifname "{sides.cloud}" ip daddr @servers ip saddr vmap @senders',
         f'iifname "{sides.cloud}" oifname "{sides.tunnel}" ip saddr @servers ip daddr @sites ip daddr vmap @receivers',
     )
-    chains["forward"] = (
-        "type filter hook forward priority filter; policy drop;",
-        "ct state vmap { established : accept, related : accept, new : goto decide }",
-    )
-    # The mark was a register on the way; it leaves as the other renderer leaves it.
+    # The mark was a register on the way; it leaves as the guard asks for it, and as the other renderer leaves it.
     return NftTable(sets, {"granted": (f"meta mark set {GRANTED:#x} accept",), **chains}, left_out(rule_set))
 
 
@@ -186,9 +207,45 @@ def _profile(tests: Iterable[_Test], profile: Profile) -> Iterator[str]:
 # -- text -------------------------------------------------------------------------------------------------------------
 
 
-def script(table: NftTable) -> str:
-    """The text. The first line makes the table if it is not there, so that the second can always delete it."""
-    lines = [f"table {TABLE}", f"delete table {TABLE}", f"table {TABLE} {{"]
+def table_name(version: int) -> str:
+    """Family and name of a version's table."""
+    return f"inet kyoten-{version}"
+
+
+def versions(tables: str) -> list[int]:
+    """The versions that there are, in force or not, from what ``nft list tables`` says."""
+    return sorted(int(number) for number in _VERSION.findall(tables))
+
+
+def guard_script() -> str:
+    """The guard alone: what a gateway has before it has rules. One that stands goes on standing."""
+    return "\n".join(
+        [
+            f"table {GUARD} {{ chain forward {{ {_GUARD_HOOK} }}; }}",
+            f"flush chain {GUARD} forward",
+            *(f"add rule {GUARD} forward {rule}" for rule in GUARD_RULES),
+            "",
+        ]
+    )
+
+
+def flip(version: int, present: Iterable[int] = ()) -> str:
+    """The script that puts a version in force, and out of force whichever is among those ``present``."""
+    others = [table_name(one) for one in present if one != version]
+    lines = [f"flush chain {table} forward" for table in (*others, table_name(version))]
+    lines += [f"add rule {table_name(version)} forward {rule}" for rule in ASKING_RULES]
+    return "\n".join([*lines, ""])
+
+
+def removal(present: Iterable[int]) -> str:
+    """The script that takes versions away that are out of force."""
+    return "".join(f"delete table {table_name(one)}\n" for one in present)
+
+
+def build(table: NftTable, version: int) -> str:
+    """The script that makes a version's table (a rest of the same number goes first), and the guard if need be."""
+    name = table_name(version)
+    lines = [f"table {name}", f"delete table {name}", f"table {name} {{"]
     for name, content in table.sets.items():
         kind = " . ".join(content.fields) + (f" : {content.value}" if content.value is not None else "")
         lines.append(f"\t{'set' if content.value is None else 'map'} {name} {{ type {kind}; flags interval")
@@ -197,7 +254,8 @@ def script(table: NftTable) -> str:
         lines.append("\t}")
     for name, rules in table.chains.items():
         lines += [f"\tchain {name} {{", *(f"\t\t{rule}" for rule in rules), "\t}"]
-    return "\n".join([*lines, "}", ""])
+    lines.append(f"\tchain forward {{ {_RULES_HOOK} }}")
+    return guard_script() + "\n".join([*lines, "}", ""])
 
 
 def _elements(content: NftSet) -> str:

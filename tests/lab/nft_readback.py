@@ -5,40 +5,52 @@ import re
 from ipaddress import IPv4Address, IPv4Network
 
 from linux.runner import SubprocessRunner
-from rules.render_nft import TABLE, NftSet
+from rules.render_nft import GUARD, NftSet, NftTable, build, flip, guard_script, removal, table_name, versions
 
 NFT = SubprocessRunner(["ip", "netns", "exec", "rk-gateway"])
-_FAMILY, _NAME = TABLE.split()
 _CHAIN = re.compile(r"^\tchain (\S+) \{\n(.*?)^\t\}$", re.MULTILINE | re.DOTALL)
 #: nft's numeric listing says these as numbers too.
 _WORDS = {
     "priority 0;": "priority filter;",
+    "priority -10;": "priority filter - 10;",
     "nfproto != 2 ": "nfproto != ipv4 ",
-    "{ 0x2 : accept, 0x4 : accept, 0x8 : goto decide }": "{ established : accept, related : accept, new : goto decide }",
+    "state != 0x8 ": "state != new ",
+    "state 0x8 ": "state new ",
+    "state 0x2,0x4 ": "state established,related ",
 }
 
 
-def put(script: str) -> None:
-    """Put a script in force, in one transaction."""
+def nft(script: str) -> None:
+    """One script, one transaction."""
     NFT.run(["nft", "-f", "-"], stdin=script, timeout_s=60)
 
 
+def present() -> list[int]:
+    """The versions that there are."""
+    return versions(NFT.run(["nft", "list", "tables"]).stdout)
+
+
+def put(table: NftTable) -> int:
+    """Put a rule set in force as a gateway does, in place of whatever is; the version that it became."""
+    old = present()
+    version = max(old, default=0) + 1
+    nft(build(table, version))
+    nft(flip(version, old))
+    nft(removal(old))
+    return version
+
+
 def remove() -> None:
-    """Take our table away, if it is there."""
-    NFT.run(["nft", "-f", "-"], stdin=f"table {TABLE}\ndelete table {TABLE}\n")
+    """Take everything of ours away."""
+    nft(guard_script() + removal(present()) + f"delete table {GUARD}\n")
 
 
-def tables() -> list[str]:
-    """The tables that there are, as ``family name``."""
-    return [line.removeprefix("table ") for line in NFT.run(["nft", "list", "tables"]).stdout.splitlines()]
-
-
-def sets() -> dict[str, NftSet]:
-    """Every named set and map of the table."""
+def sets(version: int) -> dict[str, NftSet]:
+    """Every named set and map of the version."""
     found = {}
     for item in json.loads(NFT.run(["nft", "-nn", "-j", "list", "ruleset"], timeout_s=60).stdout)["nftables"]:
         content = item.get("set") or item.get("map")
-        if content is None or (content["family"], content["table"]) != (_FAMILY, _NAME):
+        if content is None or [content["family"], content["table"]] != table_name(version).split():
             continue
         assert content["flags"] == ["interval"]
         fields = [content["type"]] if isinstance(content["type"], str) else content["type"]
@@ -73,9 +85,9 @@ def _value(said: object) -> int | str | None:
     return said
 
 
-def chains() -> dict[str, tuple[str, ...]]:
-    """Every chain of the table, rule by rule."""
-    text = NFT.run(["nft", "-nn", "-s", "list", "table", *TABLE.split()], timeout_s=60).stdout
+def chains(table: str) -> dict[str, tuple[str, ...]]:
+    """Every chain of a table, rule by rule."""
+    text = NFT.run(["nft", "-nn", "-s", "list", "table", *table.split()], timeout_s=60).stdout
     for number, word in _WORDS.items():
         text = text.replace(number, word)
     return {name: tuple(line.strip() for line in body.splitlines()) for name, body in _CHAIN.findall(text)}
