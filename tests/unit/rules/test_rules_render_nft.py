@@ -72,6 +72,17 @@ def test_denials_come_before_grants_and_nested_groups_before_both(decide: Decide
     assert asked == ["n0", "d0_port", "g0_icmp", "g0_port"]
 
 
+def test_a_shared_server_in_a_nested_group_stays_open_and_a_site_does_not(decide: Decide) -> None:
+    table = _table(
+        decide(
+            "groups: {all: [tokyo-1, osaka-1, web], in: {members: [osaka-1, web], inside: all}}\n"
+            "allow: [{from: all, to: all, services: ssh}]"
+        )
+    )
+    assert list(table.sets[f"{ACME}_n0"].elements) == [((OSAKA, OSAKA + 255),)]
+    assert ((WEB, WEB), (6, 6), (22, 22)) in table.sets[f"{ACME}_g0_port"].elements
+
+
 def test_more_blocks_than_a_word_has_bits_take_another_word() -> None:
     sites = tuple(Site(f"s{n}", "acme", ip_network((0x0A0A0000 + n * 256, 24))) for n in range(WORD_BITS + 8))
     inventory = Inventory({"acme": ip_network("10.10.0.0/16")}, sites, (), ())
