@@ -9,14 +9,13 @@ import resource
 import sys
 import time
 
-from tests.bench.rules_world import world
-
 from linux.netfilter import Netfilter
 from linux.runner import SubprocessRunner
 from rules.compile import compile_policy
 from rules.parse import parse
 from rules.render import GRANT_CHAIN, TIMED_GRANT_CHAIN, TIMED_SET, Sides, render
 from rules.render_nft import build, flip, nft_table, removal
+from tests.bench.rules_world import world
 
 #: An empty network namespace as long as we live: the machine's own packet filter is not touched.
 NAMESPACE = "kyoten-bench-nft"
