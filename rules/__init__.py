@@ -10,6 +10,7 @@ expect      does a policy keep what it promises? advice (overlap): what in it sa
 compile     Policy + Inventory -> RuleSet, the decision as data
 evaluate    may this packet pass?
 dispatch    sources -> prefix tree; match: services -> set entries; render: RuleSet -> ipset and iptables text
+intervals   a domain as ranges that do not overlap; render_nft: RuleSet -> nft scripts
 explain     why can A (not) reach B? (covering, written); reach: what can A reach, who B?
 diff        what does a change open and close?; gate: does it need an explicit yes?
 """

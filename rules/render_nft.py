@@ -1,4 +1,5 @@
 """RuleSet -> nft scripts: the second renderer, for gateways whose firewall is nftables. IPv4; IPv6 reaches nothing.
+Timed grants are not rendered: who has nothing but a grant reaches nothing.
 
 Each version is a table of its own. ``build`` makes it, with everything but the three rules that ask it; ``flip`` gives
 it those and takes them from the version before, in one small transaction; `removal` takes old tables away. What fails

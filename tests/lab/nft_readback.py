@@ -9,6 +9,8 @@ from rules.render_nft import GUARD, NftSet, NftTable, build, flip, guard_script,
 
 NFT = SubprocessRunner(["ip", "netns", "exec", "rk-gateway"])
 _CHAIN = re.compile(r"^\tchain (\S+) \{\n(.*?)^\t\}$", re.MULTILINE | re.DOTALL)
+#: How nft shows a mask whose bits are the highest, and one of all bits.
+_PREFIX = re.compile(r"meta mark != 0x00000000(?:/([0-9]+))?")
 #: nft's numeric listing says these as numbers too.
 _WORDS = {
     "priority 0;": "priority filter;",
@@ -85,9 +87,14 @@ def _value(said: object) -> int | str | None:
     return said
 
 
+def _highest(bits: int) -> int:
+    return (1 << 32) - (1 << (32 - bits))
+
+
 def chains(table: str) -> dict[str, tuple[str, ...]]:
     """Every chain of a table, rule by rule."""
     text = NFT.run(["nft", "-nn", "-s", "list", "table", *table.split()], timeout_s=60).stdout
     for number, word in _WORDS.items():
         text = text.replace(number, word)
+    text = _PREFIX.sub(lambda found: f"meta mark & {_highest(int(found[1] or 32)):#010x} != 0x00000000", text)
     return {name: tuple(line.strip() for line in body.splitlines()) for name, body in _CHAIN.findall(text)}

@@ -1,10 +1,10 @@
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from rules.compile import RuleSet, compile_policy
 from rules.intervals import WORD_BITS, rectangles
-from rules.model import Endpoint, Inventory, Kind, PolicySource, Site
+from rules.model import Inventory, PolicySource, Server, Site
 from rules.parse import parse
 from rules.render import Sides
 from rules.render_nft import NftTable, flip, guard_script, nft_table, removal, render_nft, versions
@@ -143,9 +143,11 @@ def test_versions_are_read_from_the_tables_that_there_are() -> None:
     assert versions(listed) == [3, 12]
 
 
-def test_ipv6_is_left_out_and_said(decide: Decide) -> None:
-    rule_set = decide("allow: [{from: tokyo-1, to: web, services: ssh}]")
-    six = Endpoint("six", Kind.SITE, "acme", ip_network("fd00::/64"), "six")
-    table = _table(replace(rule_set, endpoints={**rule_set.endpoints, "six": six}))
+def test_ipv6_is_left_out_and_said(inventory: Inventory) -> None:
+    six = Server("six", None, ip_address("fd00::6"))
+    wider = replace(inventory, servers=(*inventory.servers, six))
+    text = "tenant: acme\nallow: [{from: tokyo-1, to: [web, six], services: ssh}]"
+    policy = parse([PolicySource("acme", "acme.yaml", text)], wider)
+    table = _table(compile_policy(policy, wider))
     assert [problem.params["name"] for problem in table.problems] == ["six"]
-    assert table.sets == _table(rule_set).sets
+    assert table.sets == _table(compile_policy(policy, inventory)).sets
