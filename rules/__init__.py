@@ -11,6 +11,6 @@ compile     Policy + Inventory -> RuleSet, the decision as data
 evaluate    may this packet pass?
 dispatch    sources -> prefix tree; match: services -> set entries; render: RuleSet -> ipset and iptables text
 intervals   a domain as ranges that do not overlap; render_nft: RuleSet -> nft scripts
-explain     why can A (not) reach B? (covering, written); reach: what can A reach, who B?
-diff        what does a change open and close?; gate: does it need an explicit yes?
+explain     why can A (not) reach B? (covering, written); reach: what can A reach, who B?; granted: by timed grants
+diff        what does a change open and close? (matrix: all pairs at once); gate: does it need an explicit yes?
 """

@@ -8,15 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, reduce
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from rules.compile import RuleSet
 from rules.covering import Covering, by_identity
 from rules.evaluate import Lineage, between, cannot_pass, denials, enclosing, parts
-from rules.model import Action, Inventory, Policy, Protocol, Restriction, Service, Statement
+from rules.granted import letting, passes
+from rules.model import Action, Grant, Inventory, Network, Policy, Protocol, Restriction, Service, Statement
 from rules.names import nearest
 from rules.problems import Parameter, PolicyError, Problem, Reason
 from rules.services import BUILT_IN, intersected, merged, numeric, of_family, shown, subtracted
+from rules.timed import effective
 from rules.validity import holds, next_change
 from rules.written import moment_in, statement_line
 
@@ -25,22 +27,28 @@ Services = tuple[Service, ...]
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """``allowed`` only if all of the service may pass. ``statements`` decide it; ``reasons`` are the blocked path."""
+    """``allowed`` only if all of the service may pass. ``statements`` decide it; ``reasons`` are the blocked path.
+
+    ``grants`` are the timed grants that let some of it pass which no statement allows.
+    """
 
     allowed: bool
     statements: tuple[Statement, ...]
     reasons: tuple[Reason, ...]
+    grants: tuple[Grant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A question whose names exist. ``tenant`` is the one whose statements may be about it."""
+    """A question whose names exist. ``tenant`` is the one whose statements may be about it; ``address`` the source, if
+    it is asked about one address."""
 
     source: tuple[Lineage, ...]
     destination: tuple[Lineage, ...]
     services: Services
     tenant: str
     params: Mapping[str, Parameter]
+    address: Network | None
 
     @property
     def pairs(self) -> list[tuple[Lineage, Lineage]]:
@@ -49,7 +57,7 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """The statements about a question. ``missing`` is what of its services no allow that holds covers everywhere."""
+    """The statements about a question. ``missing``: what of it no allow or grant that holds covers everywhere."""
 
     granting: tuple[Statement, ...]
     denying: tuple[Statement, ...]
@@ -102,12 +110,28 @@ class Explainer:
         if not services:
             return Explanation(False, (), (*reasons, Reason("rules.why-other-family", params)))
         tenant = from_[0][0].tenant or to[0][0].tenant or ""
-        question = _Question(from_, to, services, tenant, params)
+        question = _Question(from_, to, services, tenant, params, _alone(self._rule_set, source))
         about = self._about(question)
         deciding = by_identity((*about.granting, *about.denying))
-        if not merged(one for pair in question.pairs for one in subtracted(services, _passing(self._rule_set, *pair))):
-            return Explanation(not reasons, deciding, tuple(reasons))
-        return Explanation(False, deciding, (*reasons, *self._above(question), *self._in_policy(question, about)))
+        grants: set[Grant] = set()
+        missing: list[Service] = []
+        for pair in question.pairs:
+            left = subtracted(services, _passing(self._rule_set, *pair))
+            for grant in self._letting(question, pair) if left else ():
+                if intersected(left, opened := passes(self._rule_set, grant, *pair)):
+                    grants.add(grant)
+                    left = subtracted(left, opened)
+            missing.extend(left)
+        by_grants = tuple(sorted(grants))
+        if not missing:
+            return Explanation(not reasons, deciding, tuple(reasons), by_grants)
+        reasons += [*self._above(question), *self._in_policy(question, about)]
+        return Explanation(False, deciding, tuple(reasons), by_grants)
+
+    def _letting(self, question: _Question, pair: tuple[Lineage, Lineage]) -> list[Grant]:
+        source, destination = pair
+        network = question.address or source[0].network
+        return letting(self._rule_set, network, [endpoint.name for endpoint in destination])
 
     def _out_of_service(self, end: Sequence[Lineage], name: str) -> Iterable[Reason]:
         site = end[0][0].site
@@ -178,6 +202,8 @@ class Explainer:
                 else:
                     granting.append(one)
                     allowed.extend(one.services)
+            for grant in self._letting(question, (source, destination)):
+                allowed.extend(effective(self._rule_set, grant))
             missing.extend(subtracted(question.services, allowed))
         lacking = merged(missing)
         sleeping = [one for one in dormant if one.action is Action.ALLOW and _common(one.services, lacking)]
@@ -261,6 +287,11 @@ def end_of(rule_set: RuleSet, written: str, problems: list[Problem]) -> tuple[Li
         problems.append(Problem("rules.unknown-address", {"address": written}))
         return ()
     return (found,)
+
+
+def _alone(rule_set: RuleSet, written: str) -> Network | None:
+    """The one address that the words stand for; None: they are a name."""
+    return None if written in rule_set.endpoints else ip_network(ip_address(written))
 
 
 # Statements are many, combinations of services few.

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from cloudside.registry.callers import Caller
     from rules.compile import RuleSet
-    from rules.model import Inventory, PlatformSource, Policy, Statement, Validity
+    from rules.granted import Granted
+    from rules.model import Grant, Inventory, PlatformSource, Policy, Statement, Validity
     from rules.problems import Problem
     from rules.reach import Reach
 
+GRANT_COLUMNS = ("grant", "source", "destination", "service", "ends")
 #: Exit status of `kyoten why` when the answer is no, so that a program can ask without reading.
 BLOCKED = 1
 STATEMENT_COLUMNS = ("statement", "place", "valid", "author", "applied", "version", "reason", "owner")
@@ -72,8 +74,9 @@ def why(context: typer.Context, source: End, destination: End, service: ServiceN
     reasons = [
         {"key": one.key, "params": dict(one.params), "text": text(one.key, one.params)} for one in answer.reasons
     ]
+    visits = [_grant_row(one) for one in answer.grants]
     if cli.as_json:
-        print_json({"allowed": answer.allowed, "statements": statements, "reasons": reasons})
+        print_json({"allowed": answer.allowed, "statements": statements, "reasons": reasons, "grants": visits})
     else:
         params = {"source": source, "destination": destination, "service": service}
         print_text(text("cli.why-allowed" if answer.allowed else "cli.why-blocked", params))
@@ -81,6 +84,8 @@ def why(context: typer.Context, source: End, destination: End, service: ServiceN
             print_text(f"  {number}. {reason['text']}")
         if statements:
             print_table("statements", statements, STATEMENT_COLUMNS)
+        if visits:
+            print_table("grants", visits, GRANT_COLUMNS, title=text("cli.title-grants"))
     if not answer.allowed:
         raise typer.Exit(BLOCKED)
 
@@ -91,14 +96,18 @@ def reach(
     _json: JsonFlag = False,
 ) -> None:
     """Everything that A may open."""
+    from rules.granted import granted
+    from rules.matrix import Way
     from rules.reach import reach
 
     cli = cli_of(context)
     with cli.read() as (session, caller):
         world = _world(session, caller, (source,), cli.now, whole_if_shared=True)
     end = _end(world, source)
-    found = [] if end.split("/")[0] in world.gone else list(reach(world.rule_set, end))
-    _show(cli, world, found, end, {"source": source}, "cli.reaches-nothing", "source")
+    gone = end.split("/")[0] in world.gone
+    found = () if gone else reach(world.rule_set, end)
+    visits = () if gone else granted(world.rule_set, end, Way.FROM)
+    _show(cli, world, found, visits, end, {"source": source}, "cli.reaches-nothing", "source")
 
 
 def who_can_reach(
@@ -109,6 +118,8 @@ def who_can_reach(
 ) -> None:
     """Everyone who may open a service, or any, towards B."""
     from rules.explain import asked
+    from rules.granted import granted
+    from rules.matrix import Way
     from rules.reach import who_can_reach
 
     cli = cli_of(context)
@@ -117,38 +128,73 @@ def who_can_reach(
     problems: list[Problem] = []
     services = asked(service, problems, world.rule_set.platform.services)
     end = _end(world, destination, problems)
-    found = [] if end.split("/")[0] in world.gone else list(who_can_reach(world.rule_set, end, services))
+    gone = end.split("/")[0] in world.gone
+    found = () if gone else who_can_reach(world.rule_set, end, services)
+    visits = () if gone else granted(world.rule_set, end, Way.TOWARDS, services)
     document = {"destination": destination, "service": service}
-    _show(cli, world, found, end, document, "cli.reached-by-nobody", "destination")
+    _show(cli, world, found, visits, end, document, "cli.reached-by-nobody", "destination")
 
 
 def _show(
     cli: Cli,
     world: _World,
     found: "Sequence[Reach]",
+    visits: "Sequence[Granted]",
     end: str,
     document: dict[str, str],
     empty: str,
     without: str,
 ) -> None:
     if cli.as_json:
-        print_json({**document, "reach": reach_rows(found)})
+        told = [
+            {"grant": one.grant.id, "ends": one.grant.until, **row} for one in visits for row in reach_rows(one.rows)
+        ]
+        print_json({**document, "reach": reach_rows(found), "grants": told})
         return
     if (site := end.split("/")[0]) in world.gone:
         print_text(text("cli.site-out-of-service", {"site": site}))
-    elif not found:
+    elif not found and not visits:
         print_text(text(empty, document))
-    else:
+    elif found:
         # A device that differs from its site has rows of its own, under its own name.
         several = len({getattr(one, without) for one in found}) > 1
         print_reaches("reach", found, None, without="" if several else without)
+    if visits:
+        rows = [row for one in visits for row in _granted_rows(one)]
+        print_table("grants", rows, GRANT_COLUMNS, title=text("cli.title-grants"))
+
+
+def _granted_rows(one: "Granted") -> list[dict[str, Any]]:
+    """What a grant lets pass, a pair's services on one line."""
+    from rules.services import shown
+
+    services: dict[tuple[str, str], list[str]] = {}
+    for row in one.rows:
+        services.setdefault((row.source, row.destination), []).append(shown(row.service))
+    return [
+        {"grant": one.grant.id, "source": source, "destination": destination, "service": ", ".join(words)}
+        | {"ends": one.grant.until}
+        for (source, destination), words in services.items()
+    ]
+
+
+def _grant_row(grant: "Grant") -> dict[str, Any]:
+    from rules.services import shown
+
+    return {
+        "grant": grant.id,
+        "source": grant.source,
+        "destination": grant.destination,
+        "service": ", ".join(shown(one) for one in grant.services),
+        "ends": grant.until,
+    }
 
 
 def _world(
     session: "Session", caller: "Caller", names: Sequence[str], at: "datetime", *, whole_if_shared: bool = False
 ) -> _World:
     """All that a question about these names depends on, and that exists for the caller."""
-    from cloudside.registry import inventory, policies
+    from cloudside.registry import grants, inventory, policies
     from cloudside.registry.callers import OPERATOR
     from rules.compile import compile_policy
     from rules.model import PolicySource
@@ -167,7 +213,12 @@ def _world(
         sources = tuple(PolicySource(one.tenant_id, one.file_name, one.text) for one in kept if one is not None)
     known, gone = _with_gone(session, caller, known, homes)
     policy, _ = parse_stored(sources, known, platform)
-    return _World(known, platform, policy, compile_policy(policy, known, at=at), gone, at)
+    holding = [
+        grants.for_rules(one)
+        for one in grants.active(session, caller, now=at)
+        if wanted is None or one.tenant_id in wanted
+    ]
+    return _World(known, platform, policy, compile_policy(policy, known, at=at, grants=holding), gone, at)
 
 
 def tenants_of(session: "Session", homes: Iterable[str], *, whole_if_shared: bool) -> list[str] | None:

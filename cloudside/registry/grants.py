@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, ip_network
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+import rules.model
 from cloudside.errors import InputError, combined
 from cloudside.registry import inventory, names, tenants
 from cloudside.registry.addresses import Network, contains, first_overlap
@@ -103,6 +104,12 @@ def every(session: Session, caller: Caller, *, tenant_id: str | None = None) -> 
 def active(session: Session, caller: Caller, *, now: datetime) -> list[Grant]:
     """The grants that hold at ``now``."""
     return list(session.scalars(_open(visible(caller), now).where(Grant.starts_at <= now)))
+
+
+def for_rules(row: Grant) -> rules.model.Grant:
+    """The grant as the rules take it. Raises ValueError like ``services_of``."""
+    services = services_of(row.services)
+    return rules.model.Grant(row.id, row.tenant_id, row.source, row.destination, services, row.ends_at)
 
 
 def next_start(session: Session, caller: Caller, *, now: datetime) -> datetime | None:

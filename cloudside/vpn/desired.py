@@ -13,8 +13,6 @@ from cloudside.registry import certificates, grants
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.registry.inventory import InventoryReader
-from cloudside.registry.tables import Grant
-from rules import model
 from rules.compile import RuleSet, assemble
 from rules.model import Policy
 from rules.parse import Drafts, parse_parts
@@ -72,7 +70,7 @@ class DesiredReader:
         policy, mistakes = parse_parts(found.policies, found.parts, found.platform, drafts=self._drafts)
         troubles += [of_rule(mistake) for mistake in mistakes]
         last = self._last
-        holding = [_grant(one) for one in visits]
+        holding = [grants.for_rules(one) for one in visits]
         before = None if last is None else last.rule_set
         rule_set = assemble(policy, found.parts, at=now, grants=holding, previous=before)
         everybody = list(found.parts.own.values())
@@ -96,11 +94,6 @@ class DesiredReader:
             rule_set = assemble(self._policy, self._last.parts, at=now, grants=before.grants, previous=before)
             self._last = replace(self._last, rule_set=rule_set, next_change=rule_set.next_change)
         return self._last
-
-
-def _grant(row: Grant) -> model.Grant:
-    services = grants.services_of(row.services)
-    return model.Grant(row.id, row.tenant_id, row.source, row.destination, services, row.ends_at)
 
 
 def of_rule(mistake: RuleProblem) -> Problem:

@@ -116,9 +116,38 @@ def test_who_can_reach_has_everyone_of_every_tenant_for_an_operator(asked: Kyote
     assert who("--tenant", "acme", "who-can-reach", "web") == [("tokyo-1", "icmp/8/0"), ("tokyo-1", "tcp/443")]
 
 
+def test_grants_are_named_where_they_let_something_pass(asked: Kyoten) -> None:
+    def add(*arguments: str) -> str:
+        return str(asked("grant", "add", *arguments, "--for", "2h", "--reason", "visit", "--json").document["grant"])
+
+    visit = add("tokyo-1/plc", "web", "ssh")
+    add("kobe-1", "web", "rdp")
+    yes = asked("why", "tokyo-1/plc", "web", "ssh", "--json").document
+    assert (yes["allowed"], yes["statements"], yes["reasons"]) == (True, [], [])
+    assert [(one["grant"], one["service"]) for one in yes["grants"]] == [(visit, "tcp/22")]
+    no = asked("why", "tokyo-1", "web", "ssh", "--json", status=1).document
+    assert [one["key"] for one in no["reasons"]] == ["rules.why-other-services"]
+    assert visit in asked("why", "tokyo-1/plc", "web", "ssh").out
+    assert asked("why", "tokyo-1/plc", "web", "tcp/443", "--json").document["grants"] == []
+
+    rows = asked("reach", "tokyo-1", "--json").document["grants"]
+    assert [(one["source"], one["destination"], one["service"]) for one in rows] == [("tokyo-1/plc", "web", "tcp/22")]
+    assert rows[0]["ends"].startswith("20")
+    shown = asked("who-can-reach", "web", "ssh").out
+    assert visit in shown and "kobe-1" not in shown and not shown.startswith("Nobody")
+    everyone = asked("who-can-reach", "web", "--json").document["grants"]
+    assert {one["source"] for one in everyone} == {"tokyo-1/plc", "kobe-1"}
+    own = asked("--tenant", "acme", "who-can-reach", "web", "--json").document["grants"]
+    assert {one["source"] for one in own} == {"tokyo-1/plc"}
+
+    asked("grant", "end", visit)
+    assert asked("reach", "tokyo-1", "--json").document["grants"] == []
+    assert asked("why", "tokyo-1/plc", "web", "ssh", "--json", status=1).document["grants"] == []
+
+
 def test_nothing_is_an_answer_too(asked: Kyoten) -> None:
     assert asked("reach", "osaka-1").out.startswith("osaka-1 may open nothing")
-    assert asked("reach", "osaka-1", "--json").document == {"source": "osaka-1", "reach": []}
+    assert asked("reach", "osaka-1", "--json").document == {"source": "osaka-1", "reach": [], "grants": []}
     assert asked("who-can-reach", "osaka-1", "ssh").out.startswith("Nobody may open ssh towards osaka-1")
     asked("site", "phase", "tokyo-1", "retired")
     assert "revoked or retired" in asked("reach", "tokyo-1").out
