@@ -1,23 +1,15 @@
-"""A world for measuring rules: 10,000 sites, 200 tenants, 50,000 statements, deterministic by seed.
+"""A world for measuring rules: 10,000 sites, 200 tenants, 50,000 statements, deterministic by seed."""
 
-Run as a module it parses, checks and compiles the world and prints the figures, the last line as JSON.
-"""
-
-import json
 import random
-import resource
-import sys
-import time
 from ipaddress import ip_address, ip_network
 
-from rules.compile import compile_policy
 from rules.model import Device, Inventory, PolicySource, Server, Site
-from rules.parse import parse
 
 SERVICES = ("https", "bacnet-ip", "modbus-tcp", "ssh", "ping", "snmp", "tcp/8000-8040", "opc-ua", "any")
 SHARED_SERVERS = 10
 GROUP_MAX = 500
 DEVICE_SHARE = 0.03
+SITE_ADDRESSES = 64
 
 
 def world(
@@ -28,12 +20,16 @@ def world(
     weights = [1 / (number + 5) for number in range(tenants)]
     counts = [max(2, int(sites * weight / sum(weights))) for weight in weights]
     counts[0] += sites - sum(counts)
-    blocks = {f"t{number}": ip_network((0x0A000000 + (number << 16), 16)) for number in range(tenants)}
+    # A block is twice as large as what the largest tenant has: sites move about in it.
+    bits = (2 * max(counts) * SITE_ADDRESSES - 1).bit_length()
+    blocks = {f"t{number}": ip_network((0x0A000000 + (number << bits), 32 - bits)) for number in range(tenants)}
     found: list[Site] = []
     devices: list[Device] = []
     sources: list[PolicySource] = []
     for (tenant, block), count in zip(blocks.items(), counts, strict=True):
-        own = [Site(f"{tenant}-s{n}", tenant, ip_network((int(block[0]) + n * 64, 26))) for n in range(count)]
+        own = [
+            Site(f"{tenant}-s{n}", tenant, ip_network((int(block[0]) + n * SITE_ADDRESSES, 26))) for n in range(count)
+        ]
         found += own
         with_device = [site for site in own if chance.random() < DEVICE_SHARE]
         devices += [Device(site.name, "plc", site.prefix[20]) for site in with_device]
@@ -61,30 +57,6 @@ def _policy(chance: random.Random, tenant: str, names: list[str], statements: in
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure once, on one core."""
-    numbers = [int(argument) for argument in sys.argv[1:]]
-    scale = numbers[0] / 10_000 if numbers else 1
-    inventory, sources = world(sites=int(10_000 * scale), statements=int(50_000 * scale))
-    begun = time.process_time()
-    policy = parse(sources, inventory)
-    parsed = time.process_time()
-    rule_set = compile_policy(policy, inventory)
-    done = time.process_time()
-    figures = {
-        "sites": len(inventory.sites),
-        "devices": len(inventory.devices),
-        "statements": len(policy.statements),
-        "blocks": len(rule_set.blocks),
-        "parse_s": round(parsed - begun, 2),
-        "compile_s": round(done - parsed, 2),
-        "total_s": round(done - begun, 2),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    for name, value in figures.items():
-        sys.stdout.write(f"{name:>14}  {value}\n")
-    sys.stdout.write(json.dumps(figures) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def in_proportion(sites: int) -> tuple[Inventory, list[PolicySource]]:
+    """The world with another number of sites: 50 of them, and 250 statements, for each tenant."""
+    return world(sites=sites, tenants=max(2, sites // 50), statements=5 * sites)

@@ -69,11 +69,13 @@ allow:
   - {name: web, from: everyone, to: web, services: [https, tcp/8000-8040, icmp/255]}
   - {name: panel, from: acme-2/panel, to: [acme-half, db], services: any}
   - {name: service, from: db, to: everyone, services: [ssh, icmp/13/0]}
+  - {name: test, from: db, to: acme-2, services: icmp/8}
   - {name: to-device, from: acme-4, to: acme-1/plc, services: [modbus-tcp, udp]}
 deny:
   - {name: quiet, from: everyone, to: acme-2/plc, services: icmp/8/1}
   - {name: locked, from: [acme-2/panel, acme-6], to: web, services: [tcp/8000-8020, https]}
   - {name: only-devices, from: acme-1/plc, to: [acme-3, web], services: [icmp/8/0, tcp/1-8039]}
+  - {name: outsider, from: acme-12, to: acme-1, services: rdp}
 """
 ZETA = """
 tenant: zeta
@@ -220,6 +222,7 @@ def _pairs(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, i
 def _ends(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, int]]:
     """Both sides of the ends of each network, with the partners that something is granted with."""
     known = classes(rule_set)
+    beside_devices = {device.address + step for device in INVENTORY.devices for step in (-1, 1)}
     for number, address in enumerate(boundary_addresses()):
         near = [rule_set.whereabouts.at(address + step) for step in (0, 1, -1)]
         inside = next((found for found in near if found), ())
@@ -230,7 +233,8 @@ def _ends(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, in
         for outward in (True, False):
             ways = ((inside, part) if outward else (part, inside) for part in known)
             partners = [(way, clauses) for way in ways if (clauses := between(rule_set, *way))]
-            for place in {0, len(partners) // 2, len(partners) - 1} if partners else ():
+            few = sorted({0, len(partners) // 2, len(partners) - 1}) if partners else []
+            for place in range(len(partners)) if address in beside_devices else few:
                 way, clauses = partners[place]
                 other = _address(way[1] if outward else way[0], number)
                 edge = next(_edges(clauses[0].services), (TCP, 80))

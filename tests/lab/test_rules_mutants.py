@@ -9,7 +9,7 @@ from tests.lab.rules_mutants import reason_of
 from tests.lab.rules_trial import Trial
 
 #: So many of the mutants are tried here.
-TRIED = 12
+TRIED = 9
 
 
 @pytest.fixture(scope="module", autouse=True)
