@@ -25,7 +25,7 @@ from cloudside.datapath.skeleton import Doors
 from linux.netfilter import Netfilter
 from linux.runner import SubprocessRunner
 from rules.compile import RuleSet
-from rules.evaluate import between, evaluate, lineage
+from rules.evaluate import evaluate
 from rules.model import Endpoint, Inventory, Packet, PolicySource, Service
 from rules.services import BUILT_IN, merged, numeric
 
@@ -315,12 +315,13 @@ def _last_word(chance: random.Random, rule_set: RuleSet, tenant: str, count: int
         if source is None or target is None or service.protocol not in (1, 6, 17) or target.tenant is None:
             continue
         flow = Flow(_host(source), _host(target), int(service.protocol), service.low)
-        earlier = [
-            one
-            for one in between(rule_set, lineage(rule_set, source), lineage(rule_set, target))
-            if any(one in other.grants for other in domain.rules.blocks if other.digest in before)
-            and any(part.covers(flow.protocol, flow.selector) for part in one.services)
-        ]
+        names = {target.name, target.site}
+        earlier = any(
+            names & clause.destinations and any(part.covers(flow.protocol, flow.selector) for part in clause.services)
+            for other in domain.rules.of([source.name])
+            if other.digest in before
+            for clause in other.grants
+        )
         if not earlier and _passes(rule_set, flow):
             found.append(flow)
     return found
@@ -360,7 +361,15 @@ class Cost:
         return self.best[name] - self.best["empty"], self.middle[name] - self.middle["empty"]
 
 
-def measure(gateways: Mapping[str, Gateway], one: PacketClass, *, count: int, linear_count: int, rounds: int) -> Cost:
+def measure(
+    gateways: Mapping[str, Gateway],
+    one: PacketClass,
+    *,
+    count: int,
+    linear_count: int,
+    rounds: int,
+    linear_rounds: int,
+) -> Cost:
     """Interleaved rounds. The empty gateway's last word is the fate that the class has, so the rest costs the same.
 
     Raises RuntimeError: packets did not meet the fate that the rules have for them.

@@ -7,7 +7,7 @@ that its words are chains of their own; delta more nested groups than a word; ze
 from collections.abc import Iterable, Iterator
 from functools import cache
 from ipaddress import IPv4Address, ip_address, ip_network
-from itertools import combinations
+from itertools import combinations, product
 
 from rules.compile import RuleSet, compile_policy
 from rules.evaluate import Lineage, between, denials, parts
@@ -244,9 +244,27 @@ def _ends(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, in
                     yield *ends, protocol, selector
 
 
+def _neighbours(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, int, int]]:
+    """For each clause the addresses beside its sources and beside its destinations: an entry too wide shows there."""
+    for domain in rule_set.domains.values():
+        for block in domain.rules.blocks:
+            sources = [one for name in sorted(block.sources) if (one := rule_set.endpoints.get(name))]
+            for clause in (*block.grants, *block.denials):
+                targets = [one for name in sorted(clause.destinations) if (one := rule_set.endpoints.get(name))]
+                edges = [edge for edge in _edges(clause.services) if any(one.covers(*edge) for one in clause.services)]
+                for number, (one, target) in enumerate(product(sources, targets)):
+                    if min(len(sources), len(targets)) > 3 and number % 5:
+                        continue
+                    protocol, selector = (edges or [(TCP, 80)])[number % max(1, len(edges))]
+                    for beside in (target.network[0] - 1, target.network[-1] + 1):
+                        yield _address((one,), number), IPv4Address(beside), protocol, selector
+                    for beside in (one.network[0] - 1, one.network[-1] + 1):
+                        yield IPv4Address(beside), _address((target,), number), protocol, selector
+
+
 def proof_probes(rule_set: RuleSet) -> list[Probe]:
     """Each class of packets, both sides of each boundary, and some of them from where their source does not live."""
-    asked = dict.fromkeys((*_pairs(rule_set), *_ends(rule_set)))
+    asked = dict.fromkeys((*_pairs(rule_set), *_ends(rule_set), *_neighbours(rule_set)))
     found: list[Probe] = []
     flows: set[tuple[object, ...]] = set()
     for number, (source, destination, protocol, selector) in enumerate(asked):
