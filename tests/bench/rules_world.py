@@ -1,7 +1,7 @@
 """A world for measuring rules: 10,000 sites, 200 tenants, 50,000 statements, deterministic by seed."""
 
 import random
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 from rules.model import Device, Inventory, PolicySource, Server, Site
 
@@ -10,6 +10,7 @@ SHARED_SERVERS = 10
 GROUP_MAX = 500
 DEVICE_SHARE = 0.03
 SITE_ADDRESSES = 64
+ROOM_MIN_SITES = 64
 
 
 def world(
@@ -20,9 +21,7 @@ def world(
     weights = [1 / (number + 5) for number in range(tenants)]
     counts = [max(2, int(sites * weight / sum(weights))) for weight in weights]
     counts[0] += sites - sum(counts)
-    # A block is twice as large as what the largest tenant has: sites move about in it.
-    bits = (2 * max(counts) * SITE_ADDRESSES - 1).bit_length()
-    blocks = {f"t{number}": ip_network((0x0A000000 + (number << bits), 32 - bits)) for number in range(tenants)}
+    blocks = _blocks(counts)
     found: list[Site] = []
     devices: list[Device] = []
     sources: list[PolicySource] = []
@@ -38,6 +37,17 @@ def world(
         sources.append(PolicySource(tenant, f"{tenant}.yaml", text))
     servers = [Server(f"shared{n}", None, ip_address(0xAC100000 + n)) for n in range(SHARED_SERVERS)]
     return Inventory(blocks, tuple(found), tuple(devices), tuple(servers)), sources
+
+
+def _blocks(counts: list[int]) -> dict[str, IPv4Network]:
+    """A block for each tenant, one after the other, the largest first; with room for sites to move about in."""
+    found: dict[str, IPv4Network] = {}
+    begin = int(IPv4Address("10.0.0.0"))
+    for number, count in enumerate(counts):
+        bits = (max(2 * count, ROOM_MIN_SITES) * SITE_ADDRESSES - 1).bit_length()
+        found[f"t{number}"] = IPv4Network((begin, 32 - bits))
+        begin += 1 << bits
+    return found
 
 
 def _policy(chance: random.Random, tenant: str, names: list[str], statements: int) -> str:
