@@ -44,74 +44,38 @@ class Kernel:
 
     @classmethod
     def read(cls, sets: str, chains: str) -> "Kernel":
-        """What the texts make of an empty kernel. No set and no chain stands in them twice."""
         kernel = cls()
         for line in sets.splitlines():
-            assert line.split(" ")[0] in ("create", "add")
-            kernel.set_line(line)
-        kernel.restore(chains)
-        return kernel
-
-    def set_line(self, line: str) -> None:
-        """One line of ipset-restore text."""
-        verb, name, *rest = line.split(" ", 2)
-        if verb == "create":
-            assert name not in self.sets
-            assert len(name) <= 31
-            self.sets[name] = {}
-        elif verb == "swap":
-            self.sets[name], self.sets[rest[0]] = self.sets[rest[0]], self.sets[name]
-        elif verb == "destroy":
-            del self.sets[name]
-        elif name == TIMED:
-            self.grants.append(tuple(rest[0].split(" ")[0].split(",")))
-        elif name != "kyoten-refused":  # what was dropped decides nothing
-            element, mark, mask = _ELEMENT.fullmatch(rest[0]).groups()
+            verb, name, rest = line.split(" ", 2)
+            if verb == "create":
+                assert name not in kernel.sets
+                assert len(name) <= 31
+                kernel.sets[name] = {}
+                continue
+            assert verb == "add"
+            if name == TIMED:
+                kernel.grants.append(tuple(rest.split(" ")[0].split(",")))
+                continue
+            if name == "kyoten-refused":
+                continue  # what was dropped; it decides nothing
+            element, mark, mask = _ELEMENT.fullmatch(rest).groups()
             network, _, port = element.partition(",")
             network = ip_network(network)
-            found = self.sets[name].setdefault(port, {}).setdefault(network.prefixlen, {})
-            first = int(network.network_address)
-            if verb == "del":
-                del found[first]
-                return
-            assert verb == "add"
-            assert first not in found
-            found[first] = int(mark or "0", 16), int(mask or "0xffffffff", 16)
-
-    def restore(self, text: str) -> None:
-        """iptables-restore text of the mangle table: a chain that is there gets new rules."""
-        lines = [line for line in text.splitlines() if not line.startswith("#")]
+            found = kernel.sets[name].setdefault(port, {}).setdefault(network.prefixlen, {})
+            assert int(network.network_address) not in found
+            found[int(network.network_address)] = int(mark or "0", 16), int(mask or "0xffffffff", 16)
+        lines = [line for line in chains.splitlines() if not line.startswith("#")]
         assert (lines[0], lines[-1]) == ("*mangle", "COMMIT")
-        new: dict[str, list[list[str]]] = {}
         for line in lines[1:-1]:
             if line.startswith(":"):
                 name = line[1:].split()[0]
                 assert len(name) <= 28
-                assert name not in new
-                new[name] = []
+                kernel.chains[name] = []
             else:
                 verb, name, *words = shlex.split(line)
                 assert verb == "-A"
-                new[name].append(words)
-        self.chains |= new
-
-    def entries(self, name: str) -> dict[str, tuple[int, int]]:
-        """A set's entries, element -> (mark, mask); (0, 0) where the entry has no mark."""
-        return {
-            f"{ip_address(first)}{f'/{length}' if length < 32 else ''}{f',{port}' if port else ''}": (
-                found if found != (0, 0xFFFFFFFF) else (0, 0)
-            )
-            for port, lengths in self.sets[name].items()
-            for length, networks in lengths.items()
-            for first, found in networks.items()
-        }
-
-    def forget(self, sets: list[str], chains: list[str]) -> None:
-        """Remove these sets and chains."""
-        for name in sets:
-            del self.sets[name]
-        for name in chains:
-            del self.chains[name]
+                kernel.chains[name].append(words)
+        return kernel
 
     def accepts(
         self, chain: str, came_in: str, goes_out: str, source: str, destination: str, protocol: int, selector: int
