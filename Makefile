@@ -33,6 +33,8 @@ test: setup
 	@$(MAKE) --no-print-directory style types
 	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q -n $(WORKERS) tests/unit tests/property
 	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q tests/lab
+	@lab/setup.sh vm
+	@$(PYTHON) -m pytest -q tests/vm
 
 style:
 	@$(PYTHON) -m ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ."; exit 1; }
