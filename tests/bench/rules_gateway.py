@@ -69,7 +69,7 @@ class Kernel:
 @contextmanager
 def running(inventory: Inventory, sources: list[PolicySource]) -> Iterator[GatewayWorld]:
     """The daemon with this world in force."""
-    network = Network("rb")
+    network = Network(f"rb{len(inventory.sites)}")
     gateway, web = network.add_host("gateway"), network.add_host("web")
     network.link(gateway, "wan0", web, "wan0")
     network.link(gateway, "lan0", web, "eth0")
