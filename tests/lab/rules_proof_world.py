@@ -21,6 +21,8 @@ TCP, UDP, ICMP, GRE = int(Protocol.TCP), int(Protocol.UDP), int(Protocol.ICMP), 
 ANSWERS = (0, 14, 16, 18)
 #: The sender's own port: a probe to it could be taken for an answer.
 SENDERS_PORT = 40000
+#: A clause about no more pairs than these is asked about with each of its services.
+FEW_PAIRS = 6
 
 BLOCKS = {"acme": "10.10", "birch": "10.20", "cedar": "10.30", "zeta": "10.40", "delta": "10.41"}
 COUNTS = {"birch": 16, "cedar": 16, "delta": 10}
@@ -255,11 +257,13 @@ def _neighbours(rule_set: RuleSet) -> Iterator[tuple[IPv4Address, IPv4Address, i
                 for number, (one, target) in enumerate(product(sources, targets)):
                     if min(len(sources), len(targets)) > 3 and number % 5:
                         continue
-                    protocol, selector = (edges or [(TCP, 80)])[number % max(1, len(edges))]
-                    for beside in (target.network[0] - 1, target.network[-1] + 1):
-                        yield _address((one,), number), IPv4Address(beside), protocol, selector
-                    for beside in (one.network[0] - 1, one.network[-1] + 1):
-                        yield IPv4Address(beside), _address((target,), number), protocol, selector
+                    turn = number % max(1, len(edges))
+                    few = len(sources) * len(targets) <= FEW_PAIRS
+                    for protocol, selector in edges if few else (edges or [(TCP, 80)])[turn : turn + 1]:
+                        for beside in (target.network[0] - 1, target.network[-1] + 1):
+                            yield _address((one,), number), IPv4Address(beside), protocol, selector
+                        for beside in (one.network[0] - 1, one.network[-1] + 1):
+                            yield IPv4Address(beside), _address((target,), number), protocol, selector
 
 
 def proof_probes(rule_set: RuleSet) -> list[Probe]:

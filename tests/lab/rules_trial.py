@@ -62,8 +62,9 @@ class Trial:
         found = self._run(mutant, FIRST)
         if found.caught:
             return found
-        if mutant.where in (*self.text.chains, *self.text.sets) and difference(self.text, mutant) is None:
-            return replace(found, equivalent=reason_of(mutant))
+        reason = reason_of(mutant)
+        if reason is not None and difference(self.text, mutant) is None:
+            return replace(found, equivalent=reason)
         return self._run(mutant, len(self.probes))
 
     def _run(self, mutant: Mutant, count: int) -> Outcome:
