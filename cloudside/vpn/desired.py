@@ -22,20 +22,28 @@ from rules.problems import Problem as RuleProblem
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The inventory (no revoked or retired site is in it), what its policies decide, and what charon has to know."""
+    """The inventory (no revoked or retired site is in it), and what its policies decide."""
 
     parts: Parts
     rule_set: RuleSet
-    #: None: they cannot be read; ``problems`` says why.
-    credentials: GatewayCredentials | None
     problems: tuple[Problem, ...]
-    #: Site -> when a certificate of its was last revoked: its router was enrolled again.
-    revocations: Mapping[str, datetime]
     site_prefixes: Mapping[str, Network] = field(repr=False)
     #: The tenants' blocks.
     blocks: tuple[Network, ...]
     #: When the rules have to be read or compiled again even if nobody changes anything.
     next_change: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What charon has to know. ``credentials`` None: they cannot be read; ``problems`` says why.
+
+    ``revocations``: site -> when a certificate of its was last revoked, because its router was enrolled again.
+    """
+
+    credentials: GatewayCredentials | None
+    revocations: Mapping[str, datetime]
+    problems: tuple[Problem, ...]
 
 
 class DesiredReader:
@@ -59,16 +67,7 @@ class DesiredReader:
             found = self._inventory.read(session, whole=whole)
             visits = grants.active(session, OPERATOR, now=now)
             next_start = grants.next_start(session, OPERATOR, now=now)
-            revocations = certificates.last_revocations(session, kind="site", now=now)
-            ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
-            troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
-            credentials: GatewayCredentials | None = None
-            try:
-                credentials = published.load_gateway(session, self._config, now=now)
-            except ConfigurationError as error:
-                troubles.append(of(error.key, error.params))
         policy, mistakes = parse_parts(found.policies, found.parts, found.platform, drafts=self._drafts)
-        troubles += [of_rule(mistake) for mistake in mistakes]
         last = self._last
         holding = [grants.for_rules(one) for one in visits]
         before = None if last is None else last.rule_set
@@ -78,14 +77,27 @@ class DesiredReader:
         self._last = Desired(
             found.parts,
             rule_set,
-            credentials,
-            tuple(troubles),
-            revocations,
+            tuple(of_rule(mistake) for mistake in mistakes),
             {site.name: site.prefix for part in everybody for site in part.sites},
             tuple(block for part in everybody for block in part.tenants.values()),
             min((at for at in (next_start, rule_set.next_change) if at is not None), default=None),
         )
         return self._last
+
+    def trust(self, *, now: datetime) -> Trust:
+        """Read what charon has to know. Apart from the rules, which do not wait for it: keys are files to be read and
+        certificates to be parsed. Raises UnavailableError or ConfigurationError (the registry).
+        """
+        with self._database.read() as session:
+            revocations = certificates.last_revocations(session, kind="site", now=now)
+            ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
+            troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
+            credentials: GatewayCredentials | None = None
+            try:
+                credentials = published.load_gateway(session, self._config, now=now)
+            except ConfigurationError as error:
+                troubles.append(of(error.key, error.params))
+        return Trust(credentials, revocations, tuple(troubles))
 
     def later(self, *, now: datetime) -> Desired | None:
         """What was read last, as it is at another instant: statements end on time also while the registry is away."""

@@ -23,7 +23,7 @@ from cloudside.errors import KyotenError
 from cloudside.registry.database import Database
 from cloudside.vpn import desired
 from cloudside.vpn.credentials import CredentialLoader
-from cloudside.vpn.desired import Desired, DesiredReader
+from cloudside.vpn.desired import Desired, DesiredReader, Trust
 from cloudside.vpn.reports import Report
 from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
 from linux.charon import Charon, SaEvent
@@ -81,6 +81,8 @@ class Reconciler:
         self._clock = clock
         self._reader = DesiredReader(parts.database, config)
         self._desired: Desired | None = None
+        self._trust: Trust | None = None
+        self._followed: tuple[object, ...] = ()
         self._table = Table()
         self._live: Mapping[str, Live] | None = None
         self._remembered: dict[Problem, float] = {}
@@ -102,11 +104,13 @@ class Reconciler:
         self._step("datapath.grants-failed", lambda: self._grant(now))
         if not self._swept:
             self._step("datapath.sweep-failed", self._sweep)
+        if due.registry:
+            self._step("vpn.trust-failed", lambda: self._read_trust(now))
         for event in events:
             self._table = after_event(self._table, event)
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
         self._step("vpn.charon-failed", lambda: self._tend_charon(now, listing=due.listing))
-        self._step("datapath.routes-failed", self._route)
+        self._step("datapath.routes-failed", lambda: self._route(always=due.kernel))
         if self._judge_flows:
             self._step("datapath.flows-failed", self._end_flows)
         return self._report(now)
@@ -144,6 +148,10 @@ class Reconciler:
             raise
         return self._desired.problems
 
+    def _read_trust(self, now: datetime) -> tuple[Problem, ...]:
+        self._trust = self._reader.trust(now=now)
+        return self._trust.problems
+
     def _repair(self, *, thorough: bool) -> tuple[Problem, ...]:
         what = self._parts.enforcement.repair(thorough=thorough)
         if what:
@@ -158,9 +166,11 @@ class Reconciler:
             began = self._clock()
             # Before, because apply can break after the flip.
             self._judge_flows = True
-            self._swept = False
             self._parts.deciding(rule_set)
+            swept, self._swept = self._swept, False
             done = enforcement.apply(rule_set)
+            # A change in place leaves nothing behind.
+            self._swept = swept and done.how == "in place"
             seconds = round(self._clock() - began, 4)
             log.info("rule-set", fingerprint=rule_set.fingerprint[:12], how=done.how, seconds=seconds)
             return tuple(desired.of_rule(mistake) for mistake in done.problems)
@@ -216,12 +226,12 @@ class Reconciler:
             parts.process.ensure()
             log.info("charon-started", pid=parts.process.pid)
             listing = True
-        found = self._desired
-        if found is None:
+        found, trust = self._desired, self._trust
+        if found is None or trust is None:
             return ()
-        if found.credentials is not None and parts.credentials.load(found.credentials):
-            log.info("revocation-lists-loaded", count=len(found.credentials.revocation_lists))
-        if self._note_revocations(found.revocations, now) or listing:
+        if trust.credentials is not None and parts.credentials.load(trust.credentials):
+            log.info("revocation-lists-loaded", count=len(trust.credentials.revocation_lists))
+        if self._note_revocations(trust.revocations, now) or listing:
             if parts.process.set_log_aside():
                 parts.charon.reopen_log()
             self._table = after_listing(self._table, parts.charon.sas())
@@ -251,11 +261,15 @@ class Reconciler:
         clock = self._clock()
         return {site: clock - since for site, (_, since) in (self._revocations or {}).items()}
 
-    def _route(self) -> tuple[Problem, ...]:
+    def _route(self, *, always: bool) -> tuple[Problem, ...]:
         if self._desired is None:
             return ()
         live = [prefix for tunnel in (self._live or {}).values() for prefix in tunnel.prefixes]
-        self._parts.site_routes.follow(self._desired.blocks, live)
+        wanted = (self._desired.blocks, tuple(live))
+        if always or wanted != self._followed:
+            self._followed = ()
+            self._parts.site_routes.follow(*wanted)
+            self._followed = wanted
         return ()
 
     def _report(self, now: datetime) -> Report:

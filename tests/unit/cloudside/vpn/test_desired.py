@@ -29,9 +29,11 @@ def test_registry_gives_prefixes_rules_and_credentials(database: Database, confi
     }
     assert _passes(found, "10.10.1.5", "10.10.2.5")
     assert not _passes(found, "10.10.1.5", "10.20.1.5")
-    assert found.credentials is not None
-    assert len(found.credentials.authorities) == 3  # the cloud's and two tenants'
     assert found.problems == ()
+    trust = DesiredReader(database, config).trust(now=NOW)
+    assert trust.credentials is not None
+    assert len(trust.credentials.authorities) == 3  # the cloud's and two tenants'
+    assert trust.problems == ()
 
 
 def test_revoked_site_leaves_and_its_neighbours_keep_their_grants(database: Database, config: Config) -> None:
@@ -68,15 +70,16 @@ def test_the_platforms_file_stands_above_every_policy(database: Database, config
 
 def test_missing_gateway_key_is_a_problem_and_rules_still_come(database: Database, config: Config) -> None:
     (config.state_directory / "pki" / "gateway-gw1.key").unlink()
-    found = DesiredReader(database, config).read(now=NOW)
-    assert found.credentials is None
-    assert [problem.key for problem in found.problems] == ["pki.key-missing"]
-    assert _passes(found, "10.10.1.5", "10.10.2.5")
+    reader = DesiredReader(database, config)
+    trust = reader.trust(now=NOW)
+    assert trust.credentials is None
+    assert [problem.key for problem in trust.problems] == ["pki.key-missing"]
+    assert _passes(reader.read(now=NOW), "10.10.1.5", "10.10.2.5")
 
 
 def test_revocation_list_past_its_end_is_told(database: Database, config: Config) -> None:
     later = NOW + timedelta(days=60)
-    keys = [problem.key for problem in DesiredReader(database, config).read(now=later).problems]
+    keys = [problem.key for problem in DesiredReader(database, config).trust(now=later).problems]
     assert keys.count("vpn.revocation-list-ended") == 4
 
 
