@@ -5,6 +5,7 @@ rule sets, and per-packet cost differs by a factor of four.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from linux.runner import Runner
 
@@ -36,9 +37,21 @@ class Netfilter:
         return self._runner.run([f"{self._program}-save", "-t", table]).stdout
 
     def restore_sets(self, text: str) -> None:
-        """Apply ipset-restore text. Not a transaction: a failure can leave a part, so write new names only."""
-        for batch in batches(text):
-            self._runner.run(["ipset", "restore"], stdin=batch, timeout_s=60)
+        """Apply ipset-restore text. Not a transaction: a failure can leave a part, so write new names only.
+
+        A text that makes many sets is cut in batches, two of which run at a time: each set's lines stay together, and
+        those of different sets in order only within a batch.
+        """
+        found = list(batches(text))
+        if len(found) == 1:
+            self._restore_sets(found[0])
+        elif found:
+            with ThreadPoolExecutor(max_workers=2) as pool:
+                for _ in pool.map(self._restore_sets, found):
+                    pass
+
+    def _restore_sets(self, text: str) -> None:
+        self._runner.run(["ipset", "restore"], stdin=text, timeout_s=60)
 
     def set_names(self) -> list[str]:
         """Names of the sets that exist, sorted."""

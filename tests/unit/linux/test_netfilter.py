@@ -1,6 +1,6 @@
 from recording_runner import RecordingRunner
 
-from linux.netfilter import Netfilter
+from linux.netfilter import BATCH_SETS, Netfilter, batches
 from linux.runner import Finished
 
 
@@ -35,3 +35,13 @@ def test_no_sets_no_program() -> None:
     assert runner.calls == []
     Netfilter(runner).restore_sets("create a hash:net\n")
     assert runner.calls == [(("ipset", "restore"), "create a hash:net\n")]
+
+
+def test_many_new_sets_are_made_in_batches_that_keep_each_set_whole() -> None:
+    text = "".join(f"create s{n} hash:net\nadd s{n} 10.0.{n}.0/24\n" for n in range(2 * BATCH_SETS + 1))
+    found = list(batches(text))
+    assert "".join(found) == text
+    assert [one.count("create ") for one in found] == [BATCH_SETS, BATCH_SETS, 1]
+    assert all(one.startswith("create ") for one in found)
+    assert list(batches("add a 10.0.0.0/24\n")) == ["add a 10.0.0.0/24\n"]
+    assert list(batches("")) == []
