@@ -1,0 +1,67 @@
+"""The registry's tables. Times are UTC; prefixes and addresses are stored as text and met as ipaddress objects.
+
+Gateways, routers and relays are plural from the first table on. What is secret is stored hashed (device ids, SMTP
+passwords, tokens) or not at all (private keys live in the state directory, mode 0600).
+
+inventory     tenants, sites, routers, devices, servers
+reachability  policies, grants, counters of statements, refusals
+trust         certificates, revocation lists, enrolment tokens
+observed      heartbeats, tunnels and their history, gateways, usage
+work          settings, log pulls, mail credentials, incidents
+audit         who changed what
+"""
+
+from cloudside.registry.tables.audit import AuditEntry
+from cloudside.registry.tables.base import Address, Network, Table
+from cloudside.registry.tables.inventory import Device, Router, Server, Site, Tenant
+from cloudside.registry.tables.observed import (
+    GatewayState,
+    Heartbeat,
+    MembershipUsage,
+    SiteProblem,
+    SiteUsage,
+    Tunnel,
+    TunnelChange,
+)
+from cloudside.registry.tables.reachability import (
+    Grant,
+    PlatformPolicy,
+    Policy,
+    Refusal,
+    RuleRevision,
+    StatementCounter,
+)
+from cloudside.registry.tables.trust import Certificate, EnrolmentToken, RevocationList
+from cloudside.registry.tables.work import Incident, LogRequest, Settings, SmtpCredential
+
+__all__ = [
+    "Address",
+    "AuditEntry",
+    "Certificate",
+    "Device",
+    "EnrolmentToken",
+    "GatewayState",
+    "Grant",
+    "Heartbeat",
+    "Incident",
+    "LogRequest",
+    "MembershipUsage",
+    "Network",
+    "PlatformPolicy",
+    "Policy",
+    "Refusal",
+    "RevocationList",
+    "Router",
+    "RuleRevision",
+    "Server",
+    "Settings",
+    "Site",
+    "SiteProblem",
+    "SiteUsage",
+    "SmtpCredential",
+    "StatementCounter",
+    "Table",
+    "Tenant",
+    "Tunnel",
+    "TunnelChange",
+]
