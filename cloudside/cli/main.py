@@ -25,6 +25,7 @@ from cloudside.cli import (
     policies,
     remote,
     servers,
+    site_view,
     sites,
     smtp,
     tenants,
@@ -44,6 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(tenants.app, name="tenant")
+site_view.register(sites.app)
 app.add_typer(sites.app, name="site")
 app.add_typer(devices.app, name="device")
 app.add_typer(servers.app, name="server")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
-from cloudside.cli.output import done, show_one, show_rows
+from cloudside.cli.output import done, show_rows
 from cloudside.cli.tenants import reserved
 from cloudside.errors import InputError, KyotenError
 from cloudside.messages import text
@@ -55,7 +55,7 @@ def add(
             mail_hourly_limit=mail_hourly_limit,
             reserved=reserved(cli),
         )
-    done(cli, _row(added), "cli.site-added", site=added.id, overlay=str(added.overlay), lan=str(added.lan))
+    done(cli, row_of(added), "cli.site-added", site=added.id, overlay=str(added.overlay), lan=str(added.lan))
 
 
 @app.command("list")
@@ -71,36 +71,8 @@ def list_(
     with cli.read() as (session, caller):
         if tenant is not None:
             tenants.get(session, caller, tenant)
-        rows = [_row(site) for site in sites.every(session, caller, tenant_id=tenant)]
+        rows = [row_of(site) for site in sites.every(session, caller, tenant_id=tenant)]
     show_rows(cli, "sites", rows, ("site", "tenant", "overlay", "lan", "phase", "timezone", "revoked"))
-
-
-@app.command()
-def show(context: typer.Context, site: str, _json: JsonFlag = False) -> None:
-    """One site: addresses, enrolment, devices, settings and what became of them."""
-    from cloudside.pki.issuing import tenant_authority_name
-    from cloudside.registry import certificates, devices, settings, sites
-    from cloudside.registry.addresses import router_address
-    from cloudside.registry.tables import Router
-
-    cli = cli_of(context)
-    with cli.read() as (session, caller):
-        found = sites.get(session, caller, site)
-        router = session.get(Router, found.id)
-        certificate = certificates.current(
-            session, authority=tenant_authority_name(found.tenant_id), kind="site", subject=found.id
-        )
-        document = {
-            **_row(found),
-            "router_address": str(router_address(found.overlay)),
-            "mail_hourly_limit": found.mail_hourly_limit,
-            "enrolled": None if router is None else router.enrolled_at,
-            "host_key": None if router is None else router.ssh_host_key,
-            "certificate_until": None if certificate is None else certificate.not_after,
-            "devices": [device.name for device in devices.every(session, caller, site_id=found.id)],
-            "settings": [_settings_row(row) for row in settings.versions(session, caller, found.id)[:5]],
-        }
-    show_one(cli, document)
 
 
 @app.command("set")
@@ -134,15 +106,15 @@ def set_(
             check_line(site_state(session, caller, found))
             stated = settings.change(session, caller, site_id=found.id, changes=changes, author=cli.person, now=cli.now)
     if stated is None:
-        done(cli, _row(found), "cli.site-changed", site=found.id)
+        done(cli, row_of(found), "cli.site-changed", site=found.id)
         return
     if not wait:
-        done(cli, _settings_row(stated), "cli.settings-stated", site=found.id, version=stated.version)
+        done(cli, settings_row(stated), "cli.settings-stated", site=found.id, version=stated.version)
         return
     limit_s = timeout if timeout is not None else 2 * cli.config.web.settings_confirm_s
     became = settings_change.wait(cli.database, cli.caller, site_id=found.id, version=stated.version, timeout_s=limit_s)
     if became.state == "applied":
-        done(cli, _settings_row(became), "fleet.settings-applied", site=found.id, version=became.version)
+        done(cli, settings_row(became), "fleet.settings-applied", site=found.id, version=became.version)
         return
     problem = became.problem or {"key": "agent.settings-reverted", "params": {}}
     error = KyotenError(
@@ -153,7 +125,7 @@ def set_(
         problem_key=problem["key"],
     )
     if cli.as_json:
-        done(cli, _settings_row(became), error.key)
+        done(cli, settings_row(became), error.key)
     else:
         typer.echo(f"{text('cli.error')}: {text(error.key, error.params)}", err=True)
     raise typer.Exit(UNDONE)
@@ -167,7 +139,7 @@ def phase(context: typer.Context, site: str, phase: str, _json: JsonFlag = False
     cli = cli_of(context)
     with cli.write("gateway") as (session, caller):
         found = sites.change(session, caller, site_id=site, phase=phase)
-    done(cli, _row(found), "cli.phase-set", site=found.id, phase=found.phase)
+    done(cli, row_of(found), "cli.phase-set", site=found.id, phase=found.phase)
 
 
 @app.command()
@@ -220,10 +192,11 @@ def revoke(
         typer.confirm(text("cli.confirm-revoke", {"site": site}), abort=True, err=True)
     with cli.write("gateway", "relay") as (session, caller):
         revoked = revocation.revoke_site(session, cli.config, caller, site_id=site, now=cli.now)
-    done(cli, _row(revoked), "cli.site-revoked", site=revoked.id)
+    done(cli, row_of(revoked), "cli.site-revoked", site=revoked.id)
 
 
-def _row(site: "Site") -> dict[str, Any]:
+def row_of(site: "Site") -> dict[str, Any]:
+    """A site as stated."""
     return {
         "site": site.id,
         "tenant": site.tenant_id,
@@ -235,7 +208,8 @@ def _row(site: "Site") -> dict[str, Any]:
     }
 
 
-def _settings_row(row: "Settings") -> dict[str, Any]:
+def settings_row(row: "Settings") -> dict[str, Any]:
+    """A version of a site's settings."""
     return {
         "version": row.version,
         "state": row.state,
