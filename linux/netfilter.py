@@ -4,7 +4,7 @@ The legacy backend is named outright: a machine where the nft backend is the def
 rule sets, and per-packet cost differs by a factor of four.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from linux.runner import Runner
@@ -13,6 +13,9 @@ from linux.runner import Runner
 LOCK_WAIT_S = 5
 #: New sets that one ipset makes.
 BATCH_SETS = 50
+
+#: What ipset writes when it takes commands one by one.
+_PROMPT = "ipset> "
 
 
 class Netfilter:
@@ -61,9 +64,13 @@ class Netfilter:
         """All sets without their entries, as ``ipset list -terse`` shows them."""
         return self._runner.run(["ipset", "list", "-terse"], timeout_s=60).stdout
 
-    def save_sets(self) -> str:
-        """All sets with their entries in ipset-restore form."""
-        return self._runner.run(["ipset", "save"], timeout_s=60).stdout
+    def save_sets(self, names: Sequence[str] | None = None) -> str:
+        """Sets with their entries in ipset-restore form: all, or these. One that is not there ends the listing."""
+        if names is None:
+            return self._runner.run(["ipset", "save"], timeout_s=60).stdout
+        asked = "".join(f"save {name}\n" for name in names)
+        answer = self._runner.run(["ipset", "-"], stdin=asked, timeout_s=60, check=False).stdout
+        return answer.replace(_PROMPT, "")
 
 
 def batches(text: str) -> Iterator[str]:

@@ -74,12 +74,16 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceState:
-    """One interface. ``up``: switched on; ``carrier``: something is plugged in and alive at the other end."""
+    """One interface. ``up``: switched on; ``carrier``: something is plugged in and alive at the other end.
+
+    ``index`` is the kernel's number: another interface of the same name has another one.
+    """
 
     name: str
     up: bool
     carrier: bool
     addresses: tuple[Interface, ...]
+    index: int = 0
 
 
 class Routes:
@@ -160,6 +164,7 @@ class Routes:
                     up=bool(link["flags"] & _ADMINISTRATIVELY_UP),
                     carrier=bool(link["flags"] & _RUNNING),
                     addresses=tuple(addresses.get(link["index"], ())),
+                    index=link["index"],
                 )
                 for link in self._netlink.get_links()
             )

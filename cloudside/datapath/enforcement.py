@@ -9,15 +9,13 @@ There is no record on disk of what is in force: after a restart, and after a ste
 and compared, piece by piece, with what the rule set compiles to. What is the same is taken over as it is.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Network
 
+from cloudside.datapath.admission import Admission
 from cloudside.datapath.skeleton import (
     POLICY_CHAIN,
-    SERVERS_SET,
-    SITES_SET,
     TIMED_KIND,
     Doors,
     Tables,
@@ -27,6 +25,7 @@ from cloudside.datapath.skeleton import (
     skeleton_text,
 )
 from cloudside.datapath.snapshot import (
+    Heading,
     different_chains,
     different_headings,
     different_sets,
@@ -39,10 +38,9 @@ from linux.dataplane import TUNNEL_INTERFACE, Dataplane
 from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from rules.compile import RuleSet
-from rules.model import Inventory
 from rules.parts import Parts
 from rules.problems import Problem
-from rules.render import TIMED_SET, Sides, left_out, top_chain
+from rules.render import TIMED_SET, SetContent, Sides, left_out, top_chain
 from rules.timed import entries
 
 
@@ -62,8 +60,8 @@ class Enforcement:
         self._doors = doors
         self._sides = Sides(TUNNEL_INTERFACE, doors.cloud_interface, dataplane is Dataplane.KERNEL)
         self._in_force: InForce | None = None
-        self._admitted = Parts()
-        self._members: dict[str, set[str]] = {}
+        self._admission = Admission(netfilter)
+        self._writes = 0
         self._granted: dict[str, datetime] | None = None
         self._last_version: int | None = None
 
@@ -79,36 +77,17 @@ class Enforcement:
 
     def hold(self) -> None:
         """Put the skeleton in place: default deny from here on. First thing at start; keeps a version in force."""
+        self._writes += 1
         self._netfilter.restore_sets(sets_text())
-        self._netfilter.restore_rules(skeleton_text(self._doors, self._tables()))
+        self._netfilter.restore_rules(skeleton_text(self._doors, self.read_tables()))
 
     def admit(self, parts: Parts) -> bool:
         """Whose packets the gateway itself listens to: sites that are in the inventory, and cloud servers. True when
         something changed. Parts that are the very objects of the call before are not looked at.
         """
-        before, after = ({**one.own, "": one.shared} for one in (self._admitted, parts))
-        gone, come = _admitted(()), _admitted(())
-        for tenant in {*before, *after}:
-            old, new = before.get(tenant), after.get(tenant)
-            if old is not new:
-                for table, part in ((gone, old), (come, new)):
-                    for name, found in _admitted([part] if part is not None else []).items():
-                        table[name] |= found
-        text = ""
-        for name in (SITES_SET, SERVERS_SET):
-            if name not in self._members:
-                text += _replacement(name, come[name])
-                continue
-            text += "".join(f"del -exist {name} {one}\n" for one in sorted(gone[name] - come[name]))
-            text += "".join(f"add -exist {name} {one}\n" for one in sorted(come[name] - gone[name]))
-        members = {name: (self._members.get(name, set()) - gone[name]) | come[name] for name in gone} if text else {}
-        if text:
-            # Half of it may be done when it fails: then everything is written anew.
-            self._admitted, self._members = Parts(), {}
-            self._netfilter.restore_sets(text)
-            self._members = members
-        self._admitted = parts
-        return bool(text)
+        changed = self._admission.admit(parts)
+        self._writes += changed
+        return changed
 
     def grant(self, rule_set: RuleSet, *, now: datetime) -> tuple[Problem, ...]:
         """Keep the set of timed grants as the rule set wants it; the kernel ends each on its time by itself. Returns
@@ -126,7 +105,9 @@ class Enforcement:
             gone = [f"del -exist {TIMED_SET} {entry}\n" for entry in before if entry not in wanted]
             text = "".join([*gone, *_timed(TIMED_SET, changed, now)])
         self._granted = None
-        self._netfilter.restore_sets(text)
+        if text:
+            self._writes += 1
+            self._netfilter.restore_sets(text)
         self._granted = dict(wanted)
         return problems
 
@@ -137,6 +118,7 @@ class Enforcement:
         if self._in_force is None and self._look_back(rule_set):
             return Applied(left_out(rule_set), "adopted")
         version = self._next_version()
+        self._writes += 1
         before = self._in_force
         wanted = change(before, rule_set, version, self._sides)
         if wanted.sets and not wanted.chains:
@@ -165,7 +147,7 @@ class Enforcement:
     def _which(self, *candidates: InForce | None) -> InForce | None:
         """The one whose chains the kernel has; None: it has none's, or cannot be asked."""
         try:
-            found = self._tables().mangle
+            found = self.read_tables().mangle
         except LinuxError:
             return None
         for one in candidates:
@@ -178,7 +160,7 @@ class Enforcement:
 
     def _look_back(self, rule_set: RuleSet) -> bool:
         """Take over what is in the kernel as this rule set would have it. True if that is all of it."""
-        mangle = self._tables().mangle
+        mangle = self.read_tables().mangle
         if not mangle.rules.get(POLICY_CHAIN):
             return False
         self._in_force, whole = adopted(rule_set, mangle, parse_sets(self._netfilter.save_sets()), self._sides)
@@ -186,65 +168,119 @@ class Enforcement:
 
     def sweep(self) -> None:
         """Remove chains and sets of versions that are not in force."""
+        self._writes += 1
         known_chains = self._in_force.chains(self._sides) if self._in_force is not None else {}
         known_sets = self._in_force.sets(self._sides) if self._in_force is not None else {}
-        chains = [name for name in version_names(self._tables().mangle.rules) if name not in known_chains]
+        chains = [name for name in version_names(self.read_tables().mangle.rules) if name not in known_chains]
         if chains and self._in_force is not None:
             lines = ["*mangle", *(f"-F {name}" for name in chains), *(f"-X {name}" for name in chains)]
             self._netfilter.restore_rules("\n".join([*lines, "COMMIT", ""]))
         if self._in_force is not None:
             self._destroy(name for name in version_names(self._netfilter.set_names()) if name not in known_sets)
 
-    def repair(self, *, thorough: bool = False) -> tuple[str, ...]:
-        """Compare the kernel with what was put there; mend the skeleton and the sets. Returns what differed.
+    @property
+    def writes(self) -> int:
+        """How often the kernel was written to: what was read before the last time says nothing any more."""
+        return self._writes
 
-        Rules are compared word by word, sets by type and size, with ``thorough`` entry by entry. When the rule set in
-        force differs it is given up: `fingerprint` becomes empty and the caller applies anew.
+    def read_tables(self) -> Tables:
+        """Our two tables as they are. Like the other readings it may be called by another thread."""
+        return Tables(parse_chains(self._netfilter.save_rules()), parse_chains(self._netfilter.save_rules("mangle")))
+
+    def read_headings(self) -> dict[str, Heading]:
+        """All sets without their entries."""
+        return parse_headings(self._netfilter.list_headings())
+
+    def read_sets(self, names: Sequence[str]) -> dict[str, SetContent]:
+        """These sets with their entries; those that are not there are left out."""
+        return parse_sets(self._netfilter.save_sets(names))
+
+    def set_sizes(self) -> dict[str, int]:
+        """Each set that is kept here, with the number of its entries."""
+        own = {name: len(members) for name, members in self._admission.members.items()}
+        if self._granted is not None:
+            own[TIMED_SET] = len(self._granted)
+        known = self._in_force.sets(self._sides) if self._in_force is not None else {}
+        return own | {name: len(content.entries) for name, content in known.items()}
+
+    def judge_tables(self, tables: Tables) -> tuple[str, ...]:
+        """Compare rules word by word with what was put there; mend the skeleton. Returns what differed.
+
+        When the rule set in force differs it is given up: `fingerprint` becomes empty and the caller applies anew.
         """
-        tables = self._tables()
         found = [f"chain {name}" for name in skeleton_differences(self._doors, tables)]
         if found:
             self.hold()
-        contents = parse_sets(self._netfilter.save_sets()) if thorough else None
-        headings = parse_headings(self._netfilter.list_headings())
-        for name, members in list(self._members.items()):
-            if contents is not None and name in contents:
-                alike = contents[name].entries.keys() == members
-            else:
-                alike = name in headings and headings[name].count == len(members)
-            if not alike:
-                found.append(f"set {name}")
-                self._netfilter.restore_sets(sets_text() + _replacement(name, members))
-        if self._granted is not None and contents is not None and contents[TIMED_SET].entries.keys() - self._granted:
-            found.append(f"set {TIMED_SET}")
+        return tuple(found) + self._give_up(
+            lambda known: different_chains(self._chains_of(known), tables.mangle),
+        )
+
+    def judge_headings(self, headings: Mapping[str, Heading]) -> tuple[str, ...]:
+        """Compare sets by type and size; mend those that are not the rule set's. Else as `judge_tables`."""
+        found = [
+            name
+            for name, members in self._admission.members.items()
+            if name not in headings or headings[name].count != len(members)
+        ]
+        self._restore_admitted(found)
+        return tuple(f"set {name}" for name in found) + self._give_up(
+            lambda known: different_headings(known.sets(self._sides), headings)
+        )
+
+    def judge_sets(self, names: Sequence[str], contents: Mapping[str, SetContent]) -> tuple[str, ...]:
+        """Compare these sets entry by entry. Else as `judge_headings`."""
+        asked = frozenset(names)
+        found = [
+            name
+            for name, members in self._admission.members.items()
+            if name in asked and (name not in contents or contents[name].entries.keys() != members)
+        ]
+        self._restore_admitted(found)
+        granted = contents.get(TIMED_SET) if self._granted is not None and TIMED_SET in asked else None
+        if granted is not None and granted.entries.keys() - (self._granted or {}):
+            found.append(TIMED_SET)
             self._granted = None
-        if self._in_force is not None:
-            chains = self._chains_of(self._in_force)
-            sets = self._in_force.sets(self._sides)
-            broken = different_chains(chains, tables.mangle)
-            broken += different_headings(sets, headings) if contents is None else different_sets(sets, contents)
-            if broken:
-                self._in_force = None
-                found += broken
+        return tuple(f"set {name}" for name in found) + self._give_up(
+            lambda known: different_sets(
+                {name: one for name, one in known.sets(self._sides).items() if name in asked}, contents
+            )
+        )
+
+    def repair(self, *, thorough: bool = False) -> tuple[str, ...]:
+        """All of this at once; ``thorough``: entry by entry too. Returns what differed."""
+        found = self.judge_tables(self.read_tables())
+        if thorough:
+            names = tuple(self.set_sizes())
+            found += self.judge_sets(names, self.read_sets(names))
+        else:
+            found += self.judge_headings(self.read_headings())
         return tuple(dict.fromkeys(found))
+
+    def _give_up(self, differences: Callable[[InForce], tuple[str, ...]]) -> tuple[str, ...]:
+        found = differences(self._in_force) if self._in_force is not None else ()
+        if found:
+            self._in_force = None
+        return found
+
+    def _restore_admitted(self, names: Sequence[str]) -> None:
+        if names:
+            self._writes += 1
+            self._netfilter.restore_sets(sets_text() + "".join(map(self._admission.replacement, names)))
 
     def close(self) -> None:
         """Leave the skeleton alone with an empty policy: nothing new is forwarded."""
         self.hold()
-        self._netfilter.restore_rules(closed_text(tuple(version_names(self._tables().mangle.rules))))
+        self._netfilter.restore_rules(closed_text(tuple(version_names(self.read_tables().mangle.rules))))
         self._in_force = None
         self._destroy(version_names(self._netfilter.set_names()))
 
     def _next_version(self) -> int:
         """A version that nothing in the kernel has: asked once, then counted, even when an attempt failed."""
         if self._last_version is None:
-            names = version_names([*self._tables().mangle.rules, *self._netfilter.set_names()])
+            names = version_names([*self.read_tables().mangle.rules, *self._netfilter.set_names()])
             self._last_version = max((version for version in names.values() if version is not None), default=0)
         self._last_version += 1
         return self._last_version
-
-    def _tables(self) -> Tables:
-        return Tables(parse_chains(self._netfilter.save_rules()), parse_chains(self._netfilter.save_rules("mangle")))
 
     def _forget(self, version: int) -> None:
         """Take away the sets of a version that did not come into force."""
@@ -261,22 +297,3 @@ def _timed(name: str, wanted: Mapping[str, datetime], now: datetime) -> Iterator
         # Rounded down: a grant may end a second early, never late.
         if (left_s := int((end - now).total_seconds())) > 0:
             yield f"add -exist {name} {entry} timeout {left_s}\n"
-
-
-def _admitted(parts: Iterable[Inventory]) -> dict[str, set[str]]:
-    """The members of our two sets that these parts of the inventory are."""
-    known = list(parts)
-    return {
-        SITES_SET: {str(one.prefix) for part in known for one in part.sites if isinstance(one.prefix, IPv4Network)},
-        SERVERS_SET: {str(one.address) for part in known for one in part.servers if one.address.version == 4},
-    }
-
-
-def _replacement(name: str, members: Iterable[str]) -> str:
-    """ipset-restore text that exchanges a set's content in one step."""
-    new = f"{name}-new"
-    return (
-        f"create -exist {new} hash:net family inet maxelem 1000000\nflush {new}\n"
-        + "".join(f"add {new} {member}\n" for member in sorted(members))
-        + f"swap {new} {name}\ndestroy {new}\n"
-    )

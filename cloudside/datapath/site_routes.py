@@ -15,7 +15,9 @@ from pathlib import Path
 
 from cloudside.config import Address, Network
 from linux.dataplane import TUNNEL_INTERFACE
+from linux.route_listing import list_routes
 from linux.routes import Route, RouteKind, Routes
+from linux.runner import Runner
 
 TABLE = 219
 #: Preference of the rule that leads to our table; charon's is asked later.
@@ -35,11 +37,21 @@ def wanted_routes(blocks: Iterable[Network], live: Iterable[Network], service_ad
 
 
 class SiteRoutes:
-    """The gateway's routing. Methods raise RouteError."""
+    """The gateway's routing. Methods raise LinuxError.
 
-    def __init__(self, routes: Routes, service_address: Address) -> None:
+    What the table holds is remembered, because to read it takes long: with each tunnel that comes up one route is set
+    and none is read. `read` and `judge` find out whether it is still so.
+    """
+
+    def __init__(self, routes: Routes, runner: Runner, service_address: Address) -> None:
         self._routes = routes
+        self._runner = runner
         self._service_address = service_address
+        self._wanted: frozenset[Route] = frozenset()
+        #: What the table holds; None: nobody knows.
+        self._held: frozenset[Route] | None = None
+        #: The tunnel interface that the routes lead to. One of the same name may be another: charon's goes with charon.
+        self._interface = 0
 
     def prepare(self) -> None:
         """The service address on the loopback, the rule that leads to our table, forwarding switched on. Idempotent."""
@@ -53,19 +65,42 @@ class SiteRoutes:
 
         Without the tunnel interface (charon is away) there are no routes to sites, only the unreachable blocks.
         """
-        present = any(interface.name == TUNNEL_INTERFACE and interface.up for interface in self._routes.interfaces())
-        if present:
+        interface = self._tunnel_interface()
+        if interface != self._interface:
+            self._held = None
+        if interface and interface != self._interface:
             # Strict reverse-path filtering would drop a site's first packets; anti-spoofing is the rule set's.
             Path(f"/proc/sys/net/ipv4/conf/{TUNNEL_INTERFACE}/rp_filter").write_text("0")
-        wanted = wanted_routes(blocks, live if present else (), self._service_address)
-        found = frozenset(self._routes.list_routes(TABLE))
+        self._interface = interface
+        self._wanted = wanted_routes(blocks, live if interface else (), self._service_address)
+        return self._change(self.read() if self._held is None else self._held)
+
+    def read(self) -> frozenset[Route]:
+        """What the table really holds. May be called by another thread."""
+        return list_routes(self._runner, TABLE, version=self._service_address.version)
+
+    def judge(self, found: frozenset[Route]) -> int:
+        """Mend what is not as the last `follow` left it; returns how many routes that were."""
+        return self._change(found)
+
+    def _change(self, found: frozenset[Route]) -> int:
+        wanted = self._wanted
+        self._held = None
         for route in sorted(wanted - found, key=_order):
             self._routes.replace_route(route)
         kept = {route.prefix for route in wanted}
         for route in sorted(found - wanted, key=_order):
             if route.prefix not in kept:  # else its place was taken just now
                 self._routes.delete_route(route)
+        self._held = wanted
         return len(wanted ^ found)
+
+    def _tunnel_interface(self) -> int:
+        """The number of the tunnel interface; 0: there is none, or it is down."""
+        for interface in self._routes.interfaces():
+            if interface.name == TUNNEL_INTERFACE and interface.up:
+                return interface.index
+        return 0
 
 
 def _order(route: Route) -> tuple[int, int, int]:

@@ -99,6 +99,7 @@ _POLICIES = _Query(
 )
 _SHARED_SERVERS = select(Server.id, Server.address).where(Server.tenant_id.is_(None))
 _PLATFORM = select(PlatformPolicy.file_name, PlatformPolicy.text).order_by(PlatformPolicy.version.desc()).limit(1)
+_TENANTS = select(Tenant.id)
 _REVISIONS = select(RuleRevision.scope, RuleRevision.revision)
 
 
@@ -149,8 +150,9 @@ class InventoryReader:
         self._own: Mapping[str, model.Inventory] = {}
         self._common = model.Inventory({}, (), (), ())
 
-    def read(self, session: Session, *, whole: bool = False) -> Snapshot:
-        """What holds now. ``whole``: read everything and compare, whatever the revisions say; to be done now and then.
+    def read(self, session: Session, *, whole: bool = False, again: Collection[str] | None = None) -> Snapshot:
+        """What holds now. ``whole``: read everything and compare, whatever the revisions say. ``again``: the same for
+        these tenants, and for which tenants there are. Either is to be done now and then.
 
         A reading that raises leaves the reader as it was: what it would have found is found by the next.
         """
@@ -159,10 +161,14 @@ class InventoryReader:
         stale = {scope for scope in {*found, *self._revisions} if found.get(scope) != self._revisions.get(scope)}
         everything = whole or not self._revisions or len(stale) >= READ_ALL_FROM_TENANTS
         wanted = stale - {SHARED}
+        if again is not None:
+            wanted |= set(again) | (set(_connection(session).scalars(_TENANTS)) ^ self._parts.keys())
         fresh: Mapping[str, TenantPart] = {}
         if everything or wanted:
             fresh = _tenant_parts(session, None if everything else wanted)
-        shared = load_shared(session) if everything or SHARED in stale else self._shared
+        shared = self._shared
+        if everything or again is not None or SHARED in stale:
+            shared = load_shared(session)
         parts = dict(self._parts)
         moved: set[str] = set()
         for tenant in {*fresh, *parts} if everything else wanted:

@@ -1,6 +1,6 @@
 """What the registry wants of this gateway, read in one consistent view."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -57,14 +57,14 @@ class DesiredReader:
         self._policy: Policy | None = None
         self._last: Desired | None = None
 
-    def read(self, *, now: datetime, whole: bool = True) -> Desired:
+    def read(self, *, now: datetime, whole: bool = True, again: Collection[str] | None = None) -> Desired:
         """Read and compile. A tenant's policy that no longer holds costs that tenant its grants and nobody else's.
 
-        Without ``whole`` only what a writing session marked is looked at. Raises UnavailableError or
-        ConfigurationError (the registry), PolicyError (the inventory contradicts itself).
+        Without ``whole`` only what a writing session marked is looked at, and the tenants ``again``. Raises
+        UnavailableError or ConfigurationError (the registry), PolicyError (the inventory contradicts itself).
         """
         with self._database.read() as session:
-            found = self._inventory.read(session, whole=whole)
+            found = self._inventory.read(session, whole=whole, again=again)
             visits = grants.active(session, OPERATOR, now=now)
             next_start = grants.next_start(session, OPERATOR, now=now)
         policy, mistakes = parse_parts(found.policies, found.parts, found.platform, drafts=self._drafts)

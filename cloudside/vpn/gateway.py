@@ -8,8 +8,10 @@ import contextlib
 import gc
 import select
 import socket
+import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,8 +28,8 @@ from cloudside.registry.database import Database, Doorbell
 from cloudside.vpn.connections import charon_options
 from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.events import Events
-from cloudside.vpn.reconciler import Due, Parts, Reconciler
-from cloudside.vpn.reports import Reporter
+from cloudside.vpn.reconciler import Parts, Reconciler
+from cloudside.vpn.reports import Report, Reporter
 from linux import locks
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
@@ -41,11 +43,11 @@ log = structlog.get_logger("kyoten.gateway")
 
 #: How long a wait may last at most, in seconds: then somebody looks whether to stop.
 LOOK_UP_S = 0.2
-#: Seconds after an event until charon is asked how it really is: an SA in work is left out of a listing.
-SETTLE_S = 0.3
-#: Seconds between looks at everything: the whole registry, whatever its marks say, and each entry of each set. With
-#: 10,000 sites such a look takes a second and a half of processor time.
-THOROUGH_S = 60.0
+#: Seconds between two times that what is held is taken out of the garbage collector's sight.
+FREEZE_S = 60.0
+#: Seconds that a thread may go on while another one waits for the interpreter: what reads the kernel back must not hold
+#: up a change at each of its steps (Python's own is 5 ms).
+SWITCH_S = 0.001
 
 
 def run(config: Config, stop: threading.Event) -> None:
@@ -71,7 +73,7 @@ def run(config: Config, stop: threading.Event) -> None:
         log.info("start", gateway=config.gateway.name, dataplane=dataplane.value)
         routes = Routes()
         cleanup.callback(routes.close)
-        site_routes = SiteRoutes(routes, config.gateway.service_address)
+        site_routes = SiteRoutes(routes, runner, config.gateway.service_address)
         try:
             site_routes.prepare()
             ensure_interface(runner, dataplane)
@@ -79,13 +81,15 @@ def run(config: Config, stop: threading.Event) -> None:
             raise ConfigurationError("datapath.no-routing", reason=str(error)) from error
         database = Database(config.registry_url)
         cleanup.callback(database.close)
-        charon = Charon(socket_path(_charon_directory(config)))
+        charon, lister = (Charon(socket_path(_charon_directory(config))) for _ in range(2))
         cleanup.callback(charon.close)
+        cleanup.callback(lister.close)
         flow_watch = FlowWatch(runner)
         parts = Parts(
             database=database,
             process=_charon_process(config, dataplane),
             charon=charon,
+            lister=lister,
             credentials=CredentialLoader(charon, config, dataplane),
             enforcement=enforcement,
             flows=Flows(runner),
@@ -107,7 +111,9 @@ def run(config: Config, stop: threading.Event) -> None:
         cleanup.callback(flow_watch.stop)
         events.start()
         cleanup.callback(events.stop)
-        reconciler = Reconciler(config, parts, dataplane, time.monotonic)
+        sys.setswitchinterval(SWITCH_S)
+        reconciler = Reconciler(config, parts, dataplane, time.monotonic, lambda: _ring(waker))
+        cleanup.callback(reconciler.close)
         _loop(config, stop, reconciler, events, reporter, doorbell, woken)
     log.info("stop", gateway=config.gateway.name)
 
@@ -132,31 +138,31 @@ def _loop(
     doorbell: socket.socket,
     woken: socket.socket,
 ) -> None:
-    resync_at = list_at = thorough_at = time.monotonic()
-    rung = False
+    freeze_at = report_at = time.monotonic()
+    told: Report | None = None
+    rung, whole = True, True
     while not stop.is_set():
-        began = time.monotonic()
         happened, broke = events.take(), events.broke()
         now = datetime.now(UTC)
         # A statement begins or ends to hold: that is a change of the policy like another.
         rung = rung or (reconciler.next_change is not None and reconciler.next_change <= now)
-        resync, thorough = began >= resync_at, began >= thorough_at
-        resync = resync or thorough
-        listing = resync or broke or began >= list_at
-        if rung or happened or listing:
-            due = Due(registry=rung or resync, listing=listing, kernel=resync, whole=thorough)
-            reporter.submit(reconciler.run_pass(due, happened, now=now))
-            ended = time.monotonic()
-            if thorough:
-                thorough_at = ended + THOROUGH_S
-                # What is held now stays: the collector would look at all of it again and again, 0.3 s each time.
-                gc.freeze()
-            if resync:
-                resync_at = ended + config.gateway.resync_s
-            # After a change ask again soon; else only at the next resync.
-            list_at = ended + SETTLE_S if happened or broke else resync_at
-        wait_s = max(0.0, min(LOOK_UP_S, list_at - time.monotonic(), resync_at - time.monotonic()))
-        ready, _, _ = select.select([doorbell, woken], [], [], wait_s)
+        if rung or happened:
+            reconciler.take_up(happened, now=now, changed=rung, whole=whole)
+            whole = False
+        if broke:
+            reconciler.listen_again()
+        looked = reconciler.look(now=now)
+        clock = time.monotonic()
+        if clock >= freeze_at:
+            # What is held now stays: the collector would look at all of it again and again, 0.3 s each time.
+            gc.freeze()
+            freeze_at = clock + FREEZE_S
+        if rung or happened or looked:
+            report = reconciler.report(now=now)
+            if told is None or clock >= report_at or replace(report, at=told.at) != told:
+                reporter.submit(report)
+                told, report_at = report, clock + config.gateway.resync_s
+        ready, _, _ = select.select([doorbell, woken], [], [], min(LOOK_UP_S, reconciler.wait_s()))
         rung = doorbell in ready
         for listener in ready:
             _drain(listener)

@@ -1,22 +1,26 @@
-"""One pass: what the registry wants against what charon and the kernel do, and the difference applied.
+"""What the registry wants against what charon and the kernel do, and the difference applied.
 
-Level-triggered: a pass asks how things are, not what happened. Whatever fails keeps its last good state, becomes a
-problem in the report and is tried again by the next pass. Until a rule set was applied once, everything is dropped.
+What happens (a change of the registry, an event of charon) is taken up at once. Beside that everything is looked at
+again and again, because a notice can be lost: level-triggered. Looks are cut in pieces (looks.py), so that a change
+hardly ever waits for one. Whatever fails keeps its last good state, becomes a problem in the report and is tried again
+by the next look. Until a rule set was applied once, everything is dropped.
 
-The order in a pass is: registry, packet filter, charon, routes. So a policy change waits for nobody, and a revoked site
-has lost its sets before its tunnel ends.
+The order is: registry, packet filter, charon, routes. So a policy change waits for nobody, and a revoked site has lost
+its sets before its tunnel ends.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloudside.config import Address, Config
 from cloudside.datapath.enforcement import Enforcement
-from cloudside.datapath.flows import Flows, outlived
+from cloudside.datapath.flows import Flow, Flows, outlived
 from cloudside.datapath.problems import Problem, from_error, problem
 from cloudside.datapath.site_routes import SiteRoutes
 from cloudside.errors import KyotenError
@@ -24,6 +28,7 @@ from cloudside.registry.database import Database
 from cloudside.vpn import desired
 from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.desired import Desired, DesiredReader, Trust
+from cloudside.vpn.looks import Look, Looks, Rotation
 from cloudside.vpn.reports import Report
 from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
 from linux.charon import Charon, SaEvent
@@ -40,28 +45,27 @@ log = structlog.get_logger("kyoten.gateway")
 REMEMBER_S = 300.0
 #: Seconds between attempts to start a charon that does not come up.
 START_AGAIN_S = 1.0
+#: Seconds in which everything is looked at once: each tenant in the registry, whatever its marks say, and each entry of
+#: each set. All at once would take a second and a half with 10,000 sites.
+THOROUGH_S = 60.0
+#: Seconds after an event until charon is asked how it really is: an SA in work is left out of a listing.
+SETTLE_S = 0.3
+#: How often a reading of the kernel is begun again because something was written meanwhile; then it holds up the rest.
+READ_AGAIN = 3
 
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What a pass looks at besides charon's events: the registry, charon's listing, the kernel read back.
-
-    ``whole``: all of the registry, and all of the kernel entry by entry, not only what is said to have changed.
-    """
-
-    registry: bool
-    listing: bool
-    kernel: bool
-    whole: bool = False
+_Read = TypeVar("_Read")
+Looking = Generator[Callable[[], Any] | None, Any, tuple[Problem, ...]]
+_EXPECTED = (KyotenError, PolicyError, LinuxError, SQLAlchemyError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the reconciler works with; one thread uses them all."""
+    """What the reconciler works with; one thread uses them all, but ``lister``: a charon client for listings alone."""
 
     database: Database
     process: CharonProcess
     charon: Charon
+    lister: Charon
     credentials: CredentialLoader
     enforcement: Enforcement
     flows: Flows
@@ -72,9 +76,16 @@ class Parts:
 
 
 class Reconciler:
-    """Holds what is known between passes. ``clock`` is monotonic seconds."""
+    """Holds what is known from one time to the next. ``clock``: monotonic seconds; ``wake`` ends the caller's wait."""
 
-    def __init__(self, config: Config, parts: Parts, dataplane: Dataplane, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        dataplane: Dataplane,
+        clock: Callable[[], float],
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._parts = parts
         self._dataplane = dataplane
@@ -84,6 +95,8 @@ class Reconciler:
         self._trust: Trust | None = None
         self._followed: tuple[object, ...] = ()
         self._table = Table()
+        #: What came in while charon's listing was on its way; None: none is.
+        self._meanwhile: list[SaEvent] | None = None
         self._live: Mapping[str, Live] | None = None
         self._remembered: dict[Problem, float] = {}
         self._problems: dict[str, tuple[Problem, ...]] = {}
@@ -92,28 +105,64 @@ class Reconciler:
         self._swept = False
         #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
         self._revocations: dict[str, tuple[datetime, float]] | None = None
+        self._now = datetime.min.replace(tzinfo=UTC)
+        resync_s, start = config.gateway.resync_s, clock()
+        self._tenants = Rotation(resync_s / THOROUGH_S)
+        self._sets = Rotation(resync_s / THOROUGH_S)
+        self._looks = Looks(wake)
+        for name, failed, look in (
+            ("trust", "vpn.trust-failed", self._look_at_trust),
+            ("charon", "vpn.charon-failed", self._look_at_charon),
+            ("sweep", "datapath.sweep-failed", self._look_behind),
+            ("flows", "datapath.flows-failed", self._look_at_flows),
+            ("routes", "datapath.routes-failed", self._look_at_routes),
+            ("tables", "datapath.drift-failed", self._look_at_tables),
+            ("sets", "datapath.sets-failed", self._look_at_sets),
+            ("entries", "datapath.entries-failed", self._look_at_entries),
+            ("registry", "vpn.registry-failed", self._look_at_registry),
+        ):
+            self._looks.add(name, resync_s, partial(self._guarded, failed, look), now=start)
 
-    def run_pass(self, due: Due, events: list[SaEvent], *, now: datetime) -> Report:
-        """One pass. Raises nothing that a next pass could mend."""
-        if due.registry:
-            self._step("vpn.registry-failed", lambda: self._read_registry(now, whole=due.whole))
-        if due.kernel:
-            self._step("datapath.drift-failed", lambda: self._repair(thorough=due.whole))
-        self._step("datapath.filter-failed", self._enforce)
-        self._step("datapath.admission-failed", self._admit)
-        self._step("datapath.grants-failed", lambda: self._grant(now))
-        if not self._swept:
-            self._step("datapath.sweep-failed", self._sweep)
-        if due.registry:
-            self._step("vpn.trust-failed", lambda: self._read_trust(now))
+    def close(self) -> None:
+        """Look at nothing more."""
+        self._looks.close()
+
+    def take_up(self, events: Sequence[SaEvent], *, now: datetime, changed: bool, whole: bool = False) -> None:
+        """Take up what happened: ``events`` of charon, and whether the registry has ``changed``. ``whole``: read all of
+        it, whatever it says has changed. Raises nothing that a next time could mend.
+        """
+        self._now = now
+        if changed or whole:
+            self._step("vpn.registry-failed", lambda: self._read_registry(whole=whole))
+            self._filter()
+            self._looks.soon("trust", self._clock())
         for event in events:
             self._table = after_event(self._table, event)
+            if self._meanwhile is not None:
+                self._meanwhile.append(event)
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
-        self._step("vpn.charon-failed", lambda: self._tend_charon(now, listing=due.listing))
-        self._step("datapath.routes-failed", lambda: self._route(always=due.kernel))
-        if self._judge_flows:
-            self._step("datapath.flows-failed", self._end_flows)
-        return self._report(now)
+        if events:
+            self._tend_and_route()
+            # An SA in work is left out of a listing.
+            self._looks.soon("charon", self._clock() + SETTLE_S)
+
+    def listen_again(self) -> None:
+        """The stream of events broke: ask charon how it is."""
+        self._looks.soon("charon", self._clock())
+
+    def look(self, *, now: datetime) -> bool:
+        """Do one piece of looking, if any is due."""
+        self._now = now
+        return self._looks.step(self._clock())
+
+    def look_at_all(self, *, now: datetime) -> None:
+        """Do all that is due to its end."""
+        self._now = now
+        self._looks.finish(self._clock())
+
+    def wait_s(self) -> float:
+        """Seconds until there is something to look at."""
+        return self._looks.wait_s(self._clock())
 
     @property
     def next_change(self) -> datetime | None:
@@ -121,15 +170,22 @@ class Reconciler:
         return self._desired.next_change if self._desired is not None else None
 
     def _step(self, failed: str, action: Callable[[], tuple[Problem, ...]]) -> None:
-        """Run a part of the pass; its problems replace those it had before. ``failed`` is the key when it breaks."""
+        """Run a part; its problems replace those it had before. ``failed`` is the key when it breaks."""
         try:
             found = action()
-        except KyotenError as error:
-            found = (from_error(error),)
-        except PolicyError as error:
-            found = tuple(desired.of_rule(mistake) for mistake in error.problems)
-        except (LinuxError, SQLAlchemyError, OSError) as error:
-            found = (problem(failed, reason=str(error)[:400]),)
+        except _EXPECTED as error:
+            found = _problems_of(error, failed)
+        self._settle(failed, found)
+
+    def _guarded(self, failed: str, look: Callable[[], Looking]) -> Look:
+        """The same for a look."""
+        try:
+            found = yield from look()
+        except _EXPECTED as error:
+            found = _problems_of(error, failed)
+        self._settle(failed, found)
+
+    def _settle(self, failed: str, found: tuple[Problem, ...]) -> None:
         for one in set(found) - set(self._problems.get(failed, ())):
             log.warning("problem", key=one.key, **dict(one.params))
         self._problems[failed] = found
@@ -140,23 +196,122 @@ class Reconciler:
                 log.warning("problem", key=one.key, **dict(one.params))
             self._remembered[one] = self._clock() + REMEMBER_S
 
-    def _read_registry(self, now: datetime, *, whole: bool) -> tuple[Problem, ...]:
-        try:
-            self._desired = self._reader.read(now=now, whole=whole)
-        except (KyotenError, SQLAlchemyError, OSError):
-            self._desired = self._reader.later(now=now)
-            raise
-        return self._desired.problems
+    def _filter(self) -> None:
+        """Bring the packet filter to what is wanted."""
+        self._step("datapath.filter-failed", self._enforce)
+        self._step("datapath.admission-failed", self._admit)
+        self._step("datapath.grants-failed", self._grant)
+        if not self._swept:
+            self._looks.soon("sweep", self._clock())
+        if self._judge_flows:
+            self._looks.soon("flows", self._clock())
 
-    def _read_trust(self, now: datetime) -> tuple[Problem, ...]:
-        self._trust = self._reader.trust(now=now)
+    def _tend_and_route(self) -> None:
+        self._step("vpn.charon-failed", self._tend_charon)
+        self._step("datapath.routes-failed", self._route)
+
+    def _look_at_registry(self) -> Looking:
+        """What is said to have changed, and some tenants whatever is said: one after the other, all in THOROUGH_S."""
+        known = self._desired.parts.own if self._desired is not None else {}
+        again = self._tenants.next(dict.fromkeys(known, 1))
+        problems = self._read_registry(again=again)
+        self._problems["vpn.registry-failed"] = problems
+        self._filter()
+        return problems
+        yield
+
+    def _look_at_trust(self) -> Looking:
+        self._trust = self._reader.trust(now=self._now)
+        yield None
+        self._tend_and_route()
         return self._trust.problems
 
-    def _repair(self, *, thorough: bool) -> tuple[Problem, ...]:
-        what = self._parts.enforcement.repair(thorough=thorough)
+    def _look_at_charon(self) -> Looking:
+        """How it really is, by its own listing."""
+        self._step("vpn.charon-failed", self._tend_charon)
+        if self._problems["vpn.charon-failed"] or self._parts.process.pid is None:
+            return self._problems["vpn.charon-failed"]
+        if self._parts.process.set_log_aside():
+            self._parts.charon.reopen_log()
+        self._meanwhile = []
+        try:
+            listing = yield self._parts.lister.sas
+            events = self._meanwhile
+        finally:
+            self._meanwhile = None
+        self._table = after_listing(self._table, listing)
+        for event in events:
+            self._table = after_event(self._table, event)
+        self._tend_and_route()
+        return self._problems["vpn.charon-failed"]
+
+    def _look_at_tables(self) -> Looking:
+        enforcement = self._parts.enforcement
+        tables = yield from self._unwritten(enforcement.read_tables)
+        return self._drifted(enforcement.judge_tables(tables))
+
+    def _look_at_sets(self) -> Looking:
+        enforcement = self._parts.enforcement
+        headings = yield from self._unwritten(enforcement.read_headings)
+        return self._drifted(enforcement.judge_headings(headings))
+
+    def _look_at_entries(self) -> Looking:
+        """Some sets entry by entry: one after the other, all in THOROUGH_S."""
+        enforcement = self._parts.enforcement
+        names = self._sets.next(enforcement.set_sizes())
+        contents = yield from self._unwritten(lambda: enforcement.read_sets(names))
+        return self._drifted(enforcement.judge_sets(names, contents))
+
+    def _unwritten(self, read: Callable[[], _Read]) -> Generator[Callable[[], Any] | None, Any, _Read]:
+        """What ``read`` finds, with nothing written while it was read."""
+        enforcement = self._parts.enforcement
+        for _ in range(READ_AGAIN):
+            before = enforcement.writes
+            found: _Read = yield read
+            if enforcement.writes == before:
+                return found
+        return read()
+
+    def _look_behind(self) -> Looking:
+        yield None
+        if not self._swept:
+            self._parts.enforcement.sweep()
+            self._swept = True
+        return ()
+
+    def _look_at_flows(self) -> Looking:
+        if not self._judge_flows or self._desired is None:
+            return self._problems.get("datapath.flows-failed", ())
+        self._judge_flows = False
+        try:
+            flows = yield self._parts.flows.list
+            self._end_flows(flows)
+        except BaseException:
+            self._judge_flows = True
+            raise
+        return ()
+
+    def _look_at_routes(self) -> Looking:
+        if self._followed:
+            before = self._followed
+            found = yield self._parts.site_routes.read
+            if before is self._followed:
+                self._parts.site_routes.judge(found)
+        return self._route()
+
+    def _drifted(self, what: tuple[str, ...]) -> tuple[Problem, ...]:
         if what:
             self._remember((problem("datapath.drift", what=", ".join(what)),))
+            self._filter()
         return ()
+
+    def _read_registry(self, *, whole: bool = False, again: Collection[str] | None = None) -> tuple[Problem, ...]:
+        try:
+            self._desired = self._reader.read(now=self._now, whole=whole, again=again)
+        except (KyotenError, SQLAlchemyError, OSError):
+            self._desired = self._reader.later(now=self._now)
+            raise
+        return self._desired.problems
 
     def _enforce(self) -> tuple[Problem, ...]:
         if self._desired is None:
@@ -181,20 +336,15 @@ class Reconciler:
             self._judge_flows = True
         return ()
 
-    def _grant(self, now: datetime) -> tuple[Problem, ...]:
+    def _grant(self) -> tuple[Problem, ...]:
         if self._desired is None:
             return ()
-        found = self._parts.enforcement.grant(self._desired.rule_set, now=now)
+        found = self._parts.enforcement.grant(self._desired.rule_set, now=self._now)
         return tuple(desired.of_rule(mistake) for mistake in found)
 
-    def _sweep(self) -> tuple[Problem, ...]:
-        self._parts.enforcement.sweep()
-        self._swept = True
-        return ()
-
-    def _end_flows(self) -> tuple[Problem, ...]:
+    def _end_flows(self, flows: Sequence[Flow]) -> None:
         if self._desired is None:
-            return ()
+            return
         rule_set = self._desired.rule_set
         own = {address.ip for interface in self._parts.routes.interfaces() for address in interface.addresses}
 
@@ -202,7 +352,7 @@ class Reconciler:
             return bool(rule_set.whereabouts.at(address))
 
         gone = outlived(
-            self._parts.flows.list(),
+            flows,
             rule_set,
             overlay=self._config.gateway.overlay,
             own=own,
@@ -210,10 +360,9 @@ class Reconciler:
         )
         if gone:
             log.info("flows-ended", count=self._parts.flows.end(gone))
-        self._judge_flows = False
-        return ()
 
-    def _tend_charon(self, now: datetime, *, listing: bool) -> tuple[Problem, ...]:
+    def _tend_charon(self) -> tuple[Problem, ...]:
+        """Start it, tell it what it lacks, and end the tunnels that may not be."""
         parts = self._parts
         if parts.process.pid is None:
             self._live = {}
@@ -222,18 +371,17 @@ class Reconciler:
                 return self._problems.get("vpn.charon-failed", ())
             self._start_again_at = self._clock() + START_AGAIN_S
             parts.charon.close()
+            parts.lister.close()
             parts.credentials.forget()
             parts.process.ensure()
             log.info("charon-started", pid=parts.process.pid)
-            listing = True
+            self._looks.soon("charon", self._clock())
         found, trust = self._desired, self._trust
         if found is None or trust is None:
             return ()
         if trust.credentials is not None and parts.credentials.load(trust.credentials):
             log.info("revocation-lists-loaded", count=len(trust.credentials.revocation_lists))
-        if self._note_revocations(trust.revocations, now) or listing:
-            if parts.process.set_log_aside():
-                parts.charon.reopen_log()
+        if self._note_revocations(trust.revocations):
             self._table = after_listing(self._table, parts.charon.sas())
         judgement = judge(self._table, found.site_prefixes, self._revoked_s())
         for number in judgement.expelled:
@@ -245,12 +393,14 @@ class Reconciler:
         self._live = judgement.live
         return ()
 
-    def _note_revocations(self, found: Mapping[str, datetime], now: datetime) -> bool:
+    def _note_revocations(self, found: Mapping[str, datetime]) -> bool:
         """Whether a site's certificate was revoked since the last pass. Called when charon has the lists: until then it
         took the certificate, so what counts is this moment. For what an earlier process saw it is the registry's.
         """
         known, clock = self._revocations, self._clock()
-        ago_s = {site: max(0.0, (now - at).total_seconds()) if known is None else 0.0 for site, at in found.items()}
+        ago_s = {
+            site: max(0.0, (self._now - at).total_seconds()) if known is None else 0.0 for site, at in found.items()
+        }
         self._revocations = {
             site: known[site] if known and site in known and known[site][0] == at else (at, clock - ago_s[site])
             for site, at in found.items()
@@ -261,18 +411,19 @@ class Reconciler:
         clock = self._clock()
         return {site: clock - since for site, (_, since) in (self._revocations or {}).items()}
 
-    def _route(self, *, always: bool) -> tuple[Problem, ...]:
+    def _route(self) -> tuple[Problem, ...]:
         if self._desired is None:
             return ()
         live = [prefix for tunnel in (self._live or {}).values() for prefix in tunnel.prefixes]
         wanted = (self._desired.blocks, tuple(live))
-        if always or wanted != self._followed:
+        if wanted != self._followed:
             self._followed = ()
             self._parts.site_routes.follow(*wanted)
             self._followed = wanted
         return ()
 
-    def _report(self, now: datetime) -> Report:
+    def report(self, *, now: datetime) -> Report:
+        """How things stand."""
         clock = self._clock()
         self._remembered = {one: until for one, until in self._remembered.items() if until > clock}
         problems = [one for found in self._problems.values() for one in found]
@@ -284,3 +435,11 @@ class Reconciler:
             live=self._live,
             problems=tuple(dict.fromkeys([*problems, *self._remembered])),
         )
+
+
+def _problems_of(error: Exception, failed: str) -> tuple[Problem, ...]:
+    if isinstance(error, KyotenError):
+        return (from_error(error),)
+    if isinstance(error, PolicyError):
+        return tuple(desired.of_rule(mistake) for mistake in error.problems)
+    return (problem(failed, reason=str(error)[:400]),)

@@ -57,9 +57,13 @@ class FakeKernel:
         elif program == "ipset restore":
             for line in stdin.splitlines():
                 self._set_line(line)
-        elif program == "ipset save":
+        elif program in ("ipset save", "ipset -"):
+            asked = [line.removeprefix("save ") for line in stdin.splitlines()] if stdin else list(self.sets)
             lines = []
-            for name, (kind, members) in self.sets.items():
+            for name in asked:
+                if name not in self.sets:
+                    break
+                kind, members = self.sets[name]
                 lines.append(f"create {name} {kind}")
                 lines += [f"add {name} {member}{' ' * bool(rest)}{rest}" for member, rest in members.items()]
             return Finished(0, "\n".join(lines), "")

@@ -18,7 +18,7 @@ from cloudside.registry import grants, policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.vpn.credentials import CredentialLoader
-from cloudside.vpn.reconciler import Due, Parts, Reconciler
+from cloudside.vpn.reconciler import Parts, Reconciler
 from cloudside.vpn.reports import Report
 from linux.charon import ChildSa, Connection, IkeSa, SaEvent
 from linux.dataplane import Dataplane
@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datapath"))
 from fake_kernel import FakeKernel
 
 NOW = datetime.now(UTC)
-ALL = Due(registry=True, listing=True, kernel=True)
-QUIET = Due(registry=False, listing=False, kernel=False)
+#: Seconds after which everything is looked at again.
+RESYNC_S = 5.0
 
 
 def _sa(number: int, site: str, prefix: str) -> IkeSa:
@@ -104,6 +104,12 @@ class _Machine:
         self.live = list(live)
         return 0
 
+    def read(self) -> frozenset[object]:
+        return frozenset()
+
+    def judge(self, found: object) -> int:
+        return 0
+
     def interfaces(self) -> tuple[()]:
         return ()
 
@@ -124,8 +130,17 @@ class _Gateway:
     enforcement: Enforcement
     clock: list[float]
 
-    def run(self, due: Due = ALL, *events: SaEvent) -> Report:
-        return self.reconciler.run_pass(due, list(events), now=NOW)
+    def run(self, *, now: datetime = NOW) -> Report:
+        """Time goes by until everything was looked at; nobody says that anything has changed."""
+        self.clock[0] += RESYNC_S
+        self.reconciler.look_at_all(now=now)
+        return self.reconciler.report(now=now)
+
+    def take_up(self, *events: SaEvent, changed: bool = False, now: datetime = NOW) -> Report:
+        """What happened is taken up, with what follows from it at once."""
+        self.reconciler.take_up(events, now=now, changed=changed)
+        self.reconciler.look_at_all(now=now)
+        return self.reconciler.report(now=now)
 
 
 @pytest.fixture
@@ -135,7 +150,7 @@ def gateway(config: Config, database: Database) -> _Gateway:
     enforcement = Enforcement(Netfilter(kernel), doors(config))
     enforcement.hold()
     loader = CredentialLoader(charon, config, Dataplane.USERLAND)
-    parts = Parts(database, charon, charon, loader, enforcement, machine, machine, machine)
+    parts = Parts(database, charon, charon, charon, loader, enforcement, machine, machine, machine)
     clock = [0.0]
     reconciler = Reconciler(config, parts, Dataplane.USERLAND, lambda: clock[0])
     return _Gateway(reconciler, charon, machine, kernel, enforcement, clock)
@@ -158,7 +173,7 @@ def test_first_pass_brings_rules_credentials_and_routes(gateway: _Gateway) -> No
 
 def test_event_alone_is_enough_for_a_route(gateway: _Gateway) -> None:
     gateway.run()
-    gateway.run(QUIET, SaEvent("child", True, _sa(1, "osaka", "10.10.2.0/24")))
+    gateway.take_up(SaEvent("child", True, _sa(1, "osaka", "10.10.2.0/24")))
     assert gateway.machine.live == [ip_network("10.10.2.0/24")]
 
 
@@ -185,10 +200,10 @@ def test_failed_apply_keeps_the_old_rules_and_is_tried_again(gateway: _Gateway, 
             session, OPERATOR, tenant_id="acme", text="tenant: acme\nallow: []\n", file_name="p", author="t", now=NOW
         )
     gateway.kernel.fail = {"iptables-legacy-restore"}
-    report = gateway.run(Due(registry=True, listing=False, kernel=False))
+    report = gateway.take_up(changed=True)
     assert report.rule_set == before
     assert _keys(report) == {"datapath.filter-failed"}
-    report = gateway.run(QUIET)
+    report = gateway.run()
     assert report.rule_set not in ("", before)
     assert report.problems == ()
 
@@ -218,7 +233,7 @@ def test_revoked_site_loses_set_tunnel_route_and_flows(gateway: _Gateway, config
     gateway.charon.loaded.clear()
     with database.write() as session:
         revocation.revoke_site(session, config, OPERATOR, site_id="osaka", now=NOW)
-    report = gateway.run(Due(registry=True, listing=False, kernel=False))
+    report = gateway.take_up(changed=True)
     assert gateway.kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24", "10.20.1.0/24"}
     assert gateway.charon.existing.keys() == {1}
     assert gateway.machine.live == [ip_network("10.10.1.0/24")]
@@ -242,7 +257,7 @@ def test_router_that_was_replaced_loses_its_tunnel_and_the_new_one_keeps_it(
     assert gateway.run().problems == ()
     _enrol(database, config, "tokyo")
     gateway.clock[0] = 20.0
-    report = gateway.run(Due(registry=True, listing=False, kernel=False))
+    report = gateway.take_up(changed=True)
     assert gateway.charon.existing.keys() == {2}
     assert _keys(report) == {"vpn.router-replaced"}
     gateway.clock[0] = 40.0
@@ -256,7 +271,7 @@ def test_restarted_gateway_keeps_tunnels_younger_than_the_last_enrolment(
     _enrol(database, config, "tokyo")
     _enrol(database, config, "tokyo")
     gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
-    report = gateway.reconciler.run_pass(ALL, [], now=NOW + timedelta(seconds=20))
+    report = gateway.run(now=NOW + timedelta(seconds=20))
     assert (report.live or {}).keys() == {"tokyo"}
     assert report.problems == ()
 
@@ -265,7 +280,7 @@ def test_dead_charon_is_started_and_told_everything(gateway: _Gateway) -> None:
     gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
     rules = gateway.run().rule_set
     gateway.charon.alive = False
-    report = gateway.run(QUIET)
+    report = gateway.run()
     assert gateway.charon.alive
     assert "sites" in gateway.charon.loaded
     assert gateway.machine.live == []
@@ -323,14 +338,14 @@ def test_a_timed_grant_is_kept_in_the_kernel_with_its_end_and_goes_when_it_is_en
     gateway.run()
     _grant(database)
     gateway.kernel.ran.clear()
-    assert gateway.run(Due(registry=True, listing=False, kernel=False)).problems == ()
+    assert gateway.take_up(changed=True).problems == ()
     entry = "10.10.1.5,tcp:8080,10.10.2.0/24"
     assert gateway.kernel.sets["kyoten-grants"][1].keys() == {entry}
     assert ("ipset restore", f"add -exist kyoten-grants {entry} timeout 300\n") in gateway.kernel.ran
     assert gateway.reconciler.next_change == NOW + timedelta(minutes=5)
     with database.write() as session:
         grants.end(session, OPERATOR, grant_id="0a", now=NOW)
-    gateway.run(Due(registry=True, listing=False, kernel=False))
+    gateway.take_up(changed=True)
     assert gateway.kernel.sets["kyoten-grants"][1] == {}
 
 
