@@ -22,7 +22,7 @@ def list_routes(runner: Runner, table: int, *, version: int = 4) -> frozenset[Ro
         return frozenset()
     try:
         return frozenset(_routes(json.loads(answer.stdout or "[]"), table, version))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RouteError(f"cannot list the routes of table {table}: {answer.stderr.strip() or error}") from None
 
 

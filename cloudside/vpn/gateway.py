@@ -28,7 +28,8 @@ from cloudside.registry.database import Database, Doorbell
 from cloudside.vpn.connections import charon_options
 from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.events import Events
-from cloudside.vpn.reconciler import Parts, Reconciler
+from cloudside.vpn.parts import Parts
+from cloudside.vpn.reconciler import Reconciler
 from cloudside.vpn.reports import Report, Reporter
 from linux import locks
 from linux.charon import Charon

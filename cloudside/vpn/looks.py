@@ -37,7 +37,8 @@ class Looks:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._entries: dict[str, _Entry] = {}
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="looks")
+        # Two: a charon that does not answer must not keep the kernel from being looked at.
+        self._reader = ThreadPoolExecutor(max_workers=2, thread_name_prefix="looks")
 
     def add(self, name: str, every_s: float, begin: Callable[[], Look], *, now: float) -> None:
         """Look from now on, the first time at once."""

@@ -245,3 +245,44 @@ def test_closing_leaves_drop_and_no_version(kernel: FakeKernel) -> None:
     assert kernel.mangle["KY-POLICY"] == []
     assert kernel.tables["filter"].policies["FORWARD"] == "DROP"
     assert _ours(kernel) == []
+
+
+def test_only_the_sets_that_were_asked_for_are_judged(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    enforcement.admit(parts_of(INVENTORY))
+    enforcement.apply(OLD)
+    members = kernel.sets["ky0a0a0000.1g0s"][1]
+    members["10.99.0.0/16"] = members.pop("10.10.1.0/24")
+    kernel.sets["kyoten-sites"][1].clear()
+    others = [name for name in enforcement.set_sizes() if name not in ("ky0a0a0000.1g0s", "kyoten-sites")]
+    assert enforcement.judge_sets(others, enforcement.read_sets(others)) == ()
+    assert enforcement.judge_sets(["kyoten-sites"], enforcement.read_sets(["kyoten-sites"])) == ("set kyoten-sites",)
+    assert kernel.sets["kyoten-sites"][1].keys() == {"10.10.1.0/24", "10.10.2.0/24"}
+    wanted = ["ky0a0a0000.1g0s"]
+    assert enforcement.judge_sets(wanted, enforcement.read_sets(wanted)) == ("set ky0a0a0000.1g0s",)
+    assert enforcement.fingerprint == ""
+
+
+def test_a_set_that_is_gone_is_found(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    enforcement.apply(OLD)
+    del kernel.sets["ky0a0a0000.1g0s"]
+    wanted = ["ky0a0a0000.1g0s"]
+    assert enforcement.judge_sets(wanted, enforcement.read_sets(wanted)) == ("set ky0a0a0000.1g0s",)
+
+
+def test_each_write_is_counted(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    for write in (
+        lambda: enforcement.apply(OLD),
+        lambda: enforcement.admit(parts_of(INVENTORY)),
+        lambda: enforcement.sweep(),
+        lambda: enforcement.hold(),
+    ):
+        before = enforcement.writes
+        write()
+        assert enforcement.writes > before
+    before = enforcement.writes
+    enforcement.repair(thorough=True)
+    enforcement.admit(parts_of(INVENTORY))
+    assert enforcement.writes == before

@@ -1,7 +1,10 @@
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
-from cloudside.datapath.site_routes import TABLE, wanted_routes
-from linux.routes import Route, RouteKind
+import pytest
+
+from cloudside.datapath.site_routes import TABLE, SiteRoutes, wanted_routes
+from linux.routes import InterfaceState, Route, RouteKind
 
 SERVICE = ip_address("10.255.255.1")
 
@@ -17,3 +20,74 @@ def test_blocks_are_unreachable_and_live_sites_are_not() -> None:
 def test_nothing_live_leaves_only_unreachable() -> None:
     routes = wanted_routes([ip_network("10.10.0.0/16"), ip_network("10.20.0.0/16")], [], SERVICE)
     assert {route.kind for route in routes} == {RouteKind.UNREACHABLE}
+
+
+class _Kernel:
+    """One table, and the tunnel interface if there is one. Counts how often the table is read."""
+
+    def __init__(self) -> None:
+        self.table: dict[object, Route] = {}
+        self.index = 7
+        self.read = self.written = 0
+
+    def interfaces(self) -> tuple[InterfaceState, ...]:
+        lo = InterfaceState("lo", True, True, ())
+        return (lo, InterfaceState("ipsec0", True, True, (), self.index)) if self.index else (lo,)
+
+    def replace_route(self, route: Route) -> None:
+        self.table[route.prefix] = route
+        self.written += 1
+
+    def delete_route(self, route: Route) -> None:
+        self.table.pop(route.prefix, None)
+        self.written += 1
+
+
+class _Routes(SiteRoutes):
+    def __init__(self, kernel: _Kernel) -> None:
+        super().__init__(kernel, None, SERVICE)
+        self.kernel = kernel
+
+    def read(self) -> frozenset[Route]:
+        self.kernel.read += 1
+        return frozenset(self.kernel.table.values())
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
+    monkeypatch.setattr(Path, "write_text", lambda *_: 1)  # rp_filter of an interface that is not there
+    return _Kernel()
+
+
+BLOCK, ONE, TWO = ip_network("10.10.0.0/16"), ip_network("10.10.1.0/24"), ip_network("10.10.2.0/24")
+
+
+def test_the_table_is_read_once_and_then_remembered(kernel: _Kernel) -> None:
+    routes = _Routes(kernel)
+    routes.follow([BLOCK], [ONE])
+    routes.follow([BLOCK], [ONE, TWO])
+    routes.follow([BLOCK], [TWO])
+    assert kernel.table.keys() == {BLOCK, TWO}
+    assert (kernel.read, kernel.written) == (1, 4)
+
+
+def test_routes_come_back_with_another_interface(kernel: _Kernel) -> None:
+    routes = _Routes(kernel)
+    routes.follow([BLOCK], [ONE])
+    kernel.index = 0
+    del kernel.table[ONE]  # the kernel takes a route away with its interface
+    routes.follow([BLOCK], [ONE])
+    assert kernel.table.keys() == {BLOCK}
+    kernel.index = 8
+    routes.follow([BLOCK], [ONE])
+    assert kernel.table.keys() == {BLOCK, ONE}
+
+
+def test_a_foreign_change_is_found_and_mended(kernel: _Kernel) -> None:
+    routes = _Routes(kernel)
+    routes.follow([BLOCK], [ONE])
+    assert routes.judge(routes.read()) == 0
+    del kernel.table[ONE]
+    kernel.table[TWO] = Route(TWO, "eth0", table=TABLE)
+    assert routes.judge(routes.read()) == 2
+    assert kernel.table.keys() == {BLOCK, ONE}

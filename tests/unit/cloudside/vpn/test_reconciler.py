@@ -18,7 +18,8 @@ from cloudside.registry import grants, policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.vpn.credentials import CredentialLoader
-from cloudside.vpn.reconciler import Parts, Reconciler
+from cloudside.vpn.parts import Parts
+from cloudside.vpn.reconciler import Reconciler
 from cloudside.vpn.reports import Report
 from linux.charon import ChildSa, Connection, IkeSa, SaEvent
 from linux.dataplane import Dataplane

@@ -1,0 +1,182 @@
+"""Keeps charon running and told, its tunnels to those that may be, and the routes to sites along live tunnels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from cloudside.config import Config
+from cloudside.datapath.problems import Problem
+from cloudside.vpn.desired import Desired, DesiredReader, Trust
+from cloudside.vpn.looks import Looks
+from cloudside.vpn.parts import Parts
+from cloudside.vpn.troubles import Looking, Troubles
+from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
+from linux.charon import IkeSa, SaEvent
+from linux.errors import CharonUnavailableError
+
+log = structlog.get_logger("kyoten.gateway")
+
+#: Seconds between attempts to start a charon that does not come up.
+START_AGAIN_S = 1.0
+#: Seconds after an event until charon is asked how it really is: an SA in work is left out of a listing.
+SETTLE_S = 0.3
+
+_CHARON = "vpn.charon-failed"
+_ROUTES = "datapath.routes-failed"
+
+
+class TunnelsKeeper:
+    """``wanted`` is what the registry wants, as it was read last; ``now`` the time, ``clock`` monotonic seconds."""
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        reader: DesiredReader,
+        troubles: Troubles,
+        looks: Looks,
+        *,
+        wanted: Callable[[], Desired | None],
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._troubles = troubles
+        self._looks = looks
+        self._wanted = wanted
+        self._clock = clock
+        self._now = now
+        self._trust: Trust | None = None
+        self._table = Table()
+        #: What came in while charon's listing was on its way; None: none is.
+        self._meanwhile: list[SaEvent] | None = None
+        self._followed: tuple[object, ...] = ()
+        self._start_again_at = 0.0
+        #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
+        self._revocations: dict[str, tuple[datetime, float]] | None = None
+        #: Tunnels that carry traffic and may, by site; None: charon was not asked yet.
+        self.live: Mapping[str, Live] | None = None
+        resync_s, start = config.gateway.resync_s, clock()
+        for name, part, look in (
+            ("trust", "vpn.trust-failed", self._look_at_trust),
+            ("charon", _CHARON, self._look_at_charon),
+            ("routes", _ROUTES, self._look_at_routes),
+        ):
+            looks.add(name, resync_s, partial(troubles.look, part, look), now=start)
+
+    def take_up(self, events: Sequence[SaEvent]) -> None:
+        """What charon tells of its own accord."""
+        for event in events:
+            self._table = after_event(self._table, event)
+            if self._meanwhile is not None:
+                self._meanwhile.append(event)
+            log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
+        self._tend_and_route()
+        self._looks.soon("charon", self._clock() + SETTLE_S)
+
+    def _tend_and_route(self) -> None:
+        self._troubles.step(_CHARON, self._tend_charon)
+        self._troubles.step(_ROUTES, self._route)
+
+    def _look_at_trust(self) -> Looking:
+        self._trust = self._reader.trust(now=self._now())
+        yield None
+        self._tend_and_route()
+        return self._trust.problems
+
+    def _look_at_charon(self) -> Looking:
+        """How it really is, by its own listing."""
+        self._troubles.step(_CHARON, self._tend_charon)
+        if self._troubles.of(_CHARON) or self._parts.process.pid is None:
+            return self._troubles.of(_CHARON)
+        if self._parts.process.set_log_aside():
+            self._parts.charon.reopen_log()
+        events: list[SaEvent] = []
+        self._meanwhile = events
+        try:
+            listing = yield self._list
+        finally:
+            self._meanwhile = None
+        self._table = after_listing(self._table, listing)
+        for event in events:
+            self._table = after_event(self._table, event)
+        self._tend_and_route()
+        return self._troubles.of(_CHARON)
+
+    def _list(self) -> tuple[IkeSa, ...]:
+        """In the looks' thread, with a connection of its own."""
+        try:
+            return self._parts.lister.sas()
+        except CharonUnavailableError:
+            return self._parts.lister.sas()  # the connection may have been that to a charon which is gone
+
+    def _look_at_routes(self) -> Looking:
+        before = self._followed
+        if before:
+            found = yield self._parts.site_routes.read
+            if before is self._followed:
+                self._parts.site_routes.judge(found)
+        return self._route()
+
+    def _tend_charon(self) -> tuple[Problem, ...]:
+        """Start it, tell it what it lacks, and end the tunnels that may not be."""
+        parts = self._parts
+        if parts.process.pid is None:
+            self.live = {}
+            self._table = Table()
+            if self._clock() < self._start_again_at:
+                return self._troubles.of(_CHARON)
+            self._start_again_at = self._clock() + START_AGAIN_S
+            parts.charon.close()
+            parts.credentials.forget()
+            parts.process.ensure()
+            log.info("charon-started", pid=parts.process.pid)
+            self._looks.soon("charon", self._clock())
+        found, trust = self._wanted(), self._trust
+        if found is None or trust is None:
+            return ()
+        if trust.credentials is not None and parts.credentials.load(trust.credentials):
+            log.info("revocation-lists-loaded", count=len(trust.credentials.revocation_lists))
+        if self._note_revocations(trust.revocations):
+            self._table = after_listing(self._table, parts.charon.sas())
+        judgement = judge(self._table, found.site_prefixes, self._revoked_s())
+        for number in judgement.expelled:
+            parts.charon.terminate(unique_id=number)
+        if judgement.expelled:
+            sas = {number: sa for number, sa in self._table.sas.items() if number not in judgement.expelled}
+            self._table = Table(sas, self._table.missing)
+        self._troubles.remember(judgement.problems)
+        self.live = judgement.live
+        return ()
+
+    def _note_revocations(self, found: Mapping[str, datetime]) -> bool:
+        """Whether a site's certificate was revoked since the last pass. Called when charon has the lists: until then it
+        took the certificate, so what counts is this moment. For what an earlier process saw it is the registry's.
+        """
+        known, clock = self._revocations, self._clock()
+        now = self._now()
+        ago_s = {site: max(0.0, (now - at).total_seconds()) if known is None else 0.0 for site, at in found.items()}
+        self._revocations = {
+            site: known[site] if known and site in known and known[site][0] == at else (at, clock - ago_s[site])
+            for site, at in found.items()
+        }
+        return known is not None and self._revocations != known
+
+    def _revoked_s(self) -> dict[str, float]:
+        clock = self._clock()
+        return {site: clock - since for site, (_, since) in (self._revocations or {}).items()}
+
+    def _route(self) -> tuple[Problem, ...]:
+        found = self._wanted()
+        if found is None:
+            return ()
+        live = [prefix for tunnel in (self.live or {}).values() for prefix in tunnel.prefixes]
+        wanted = (found.blocks, tuple(live))
+        if wanted != self._followed:
+            self._followed = ()
+            self._parts.site_routes.follow(*wanted)
+            self._followed = wanted
+        return ()
