@@ -42,6 +42,25 @@ class Uplink(_Document):
     address: ShortText = ""
 
 
+class UplinkState(_Document):
+    """One of the router's lines, in use or not, probed through itself.
+
+    ``healthy``: null while nothing is known yet; ``since_s``: seconds so. ``rtt_ms``: to the cloud through this line.
+    Probes are counted since the agent's start.
+    """
+
+    kind: Literal["wired", "mobile"]
+    interface: ShortText = ""
+    address: ShortText = ""
+    carrier: bool = False
+    healthy: bool | None = None
+    since_s: float = 0
+    rtt_ms: float | None = None
+    in_use: bool = False
+    probes_sent: int = 0
+    probes_lost: int = 0
+
+
 class Tunnel(_Document):
     """The router's own view of its tunnel. ``since_s``: seconds in this state."""
 
@@ -58,6 +77,35 @@ class Load(_Document):
     memory_available_mib: float
     uptime_s: float
     agent_rss_mib: float
+
+
+class LanDevice(_Document):
+    """A device on the site's LAN, at its real address there. ``seen_s``: seconds since the router heard from it."""
+
+    mac: Annotated[str, Field(max_length=17)] = ""
+    address: ShortText
+    name: ShortText = ""
+    source: Literal["reservation", "static", "lease", "seen"]
+    seen_s: float | None = None
+
+
+class Modem(_Document):
+    """The mobile line's modem and the month's data. What is not known is None or empty.
+
+    ``state``: where the modem stands, such as ``connected`` or ``pin-refused`` (router_agent/modem/machine.py).
+    ``signal_dbm``: as 3GPP TS 27.007 section 8.5 has it. ``registration``: home, roaming, searching, denied, none.
+    ``data_used_bytes``: both directions, this calendar month of the site's time zone; ``data_budget_bytes`` 0: none.
+    """
+
+    state: ShortText
+    signal_dbm: int | None = None
+    technology: ShortText = ""
+    operator: ShortText = ""
+    roaming: bool | None = None
+    imei: ShortText = ""
+    registration: ShortText = ""
+    data_used_bytes: int | None = None
+    data_budget_bytes: int = 0
 
 
 class SettingsState(_Document):
@@ -81,6 +129,9 @@ class Heartbeat(_Document):
     versions: dict[ShortText, ShortText]
     settings: SettingsState
     problems: list[Problem] = []
+    #: None: a router without a mobile line.
+    modem: Modem | None = None
+    lan_devices: Annotated[list[LanDevice], Field(max_length=254)] = []
 
 
 class DesiredSettings(_Document):
@@ -106,3 +157,5 @@ class HeartbeatAnswer(_Document):
     heartbeat_s: float
     settings: DesiredSettings | None = None
     log_requests: list[LogRequest] = []
+    #: The site's time zone, such as Asia/Tokyo: the month of the data budget is counted in it.
+    timezone: ShortText = "UTC"

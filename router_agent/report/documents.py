@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from router_agent.errors import CloudRefusedError
-from router_agent.link.uplinks import Uplink
+from router_agent.lan.devices import LanDevice
+from router_agent.link.uplinks import Uplink, UplinkReport
 from router_agent.problems import Problem
 
 PROTOCOL = 1
@@ -65,6 +66,7 @@ class Heartbeat:
     versions: Mapping[str, str]
     settings: SettingsReport
     problems: tuple[Problem, ...]
+    lan_devices: tuple[LanDevice, ...] = ()
 
     def document(self) -> dict[str, object]:
         """The JSON object."""
@@ -97,6 +99,7 @@ class Heartbeat:
                 "problem": None if settings.problem is None else _problem(settings.problem),
             },
             "problems": [_problem(problem) for problem in self.problems],
+            "lan_devices": [_lan_device(device) for device in self.lan_devices],
         }
 
 
@@ -124,6 +127,7 @@ class Answer:
     heartbeat_s: float
     settings: DesiredSettings | None
     log_requests: tuple[LogRequest, ...]
+    renew_certificate: bool = False
 
 
 def parse_answer(body: bytes) -> Answer:
@@ -142,6 +146,7 @@ def parse_answer(body: bytes) -> Answer:
             heartbeat_s=min(max(_number(fields["heartbeat_s"]), low), high),
             settings=None if wanted is None else _desired(_object(wanted)),
             log_requests=tuple(_log_request(_object(request)) for request in requests),
+            renew_certificate=fields.get("renew_certificate") is True,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
@@ -184,6 +189,31 @@ def _whole(value: object) -> int:
 def _problem(problem: Problem) -> dict[str, object]:
     params = {name: _short(value) if isinstance(value, str) else value for name, value in problem.params.items()}
     return {"key": problem.key, "params": params}
+
+
+def _lan_device(device: LanDevice) -> dict[str, object]:
+    return {
+        "mac": device.mac,
+        "address": str(device.address),
+        "name": _short(device.name),
+        "source": device.source.value,
+        "seen_s": None if device.seen_s is None else round(device.seen_s, 1),
+    }
+
+
+def _uplink(line: UplinkReport) -> dict[str, object]:
+    return {
+        "kind": line.kind.value,
+        "interface": line.interface,
+        "address": "" if line.address is None else str(line.address),
+        "carrier": line.carrier,
+        "healthy": line.healthy,
+        "since_s": round(line.since_s, 1),
+        "rtt_ms": None if line.rtt_ms is None else round(line.rtt_ms, 1),
+        "in_use": line.in_use,
+        "probes_sent": line.probes_sent,
+        "probes_lost": line.probes_lost,
+    }
 
 
 def _short(text: str) -> str:

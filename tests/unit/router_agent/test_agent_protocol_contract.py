@@ -7,7 +7,8 @@ import pytest
 
 from cloudside.fleet import protocol
 from router_agent.errors import CloudRefusedError
-from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind
+from router_agent.lan.devices import LanDevice, Source
+from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind, UplinkReport
 from router_agent.problems import Problem
 from router_agent.report.documents import (
     PROTOCOL,
@@ -34,6 +35,14 @@ def heartbeat(**parts: object) -> Heartbeat:
         "versions": {"agent": "0.1.0"},
         "settings": SettingsReport(3, 4, Problem("agent.settings-cut-off", {"version": 4, "confirm_s": 10})),
         "problems": (Problem("agent.tunnel-silent", {"gateway": "203.0.113.2"}),),
+        "uplinks": (
+            UplinkReport(UplinkKind.WIRED, "wan0", None, False, False, 61.26, None, False, 100, 3),
+            UplinkReport(UplinkKind.MOBILE, "wwan0", ip_address("100.64.0.5"), True, True, 9, 61.5, True, 7, 0),
+        ),
+        "lan_devices": (
+            LanDevice("02:00:00:00:00:20", ip_address("192.168.1.20"), "plc", Source.RESERVATION, 1.25),
+            LanDevice("", ip_address("192.168.1.21"), "", Source.STATIC),
+        ),
         **parts,
     }
     return Heartbeat(**values)  # type: ignore[arg-type]
@@ -73,6 +82,11 @@ def test_the_agent_reads_every_field_of_an_answer() -> None:
 
 def test_an_answer_from_a_newer_cloud_is_read() -> None:
     assert parse_answer(b'{"protocol": 1, "heartbeat_s": 30, "tomorrow": {"a": 1}}').settings is None
+
+
+def test_an_answer_may_ask_for_a_renewal() -> None:
+    assert parse_answer(b'{"protocol": 1, "heartbeat_s": 30, "renew_certificate": true}').renew_certificate
+    assert not parse_answer(b'{"protocol": 1, "heartbeat_s": 30}').renew_certificate
 
 
 @pytest.mark.parametrize(
