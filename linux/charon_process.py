@@ -29,8 +29,9 @@ PLUGINS = (
 #: A log is set aside at this size, and one that was set aside is kept: a router's /run is memory.
 LOG_MAX_BYTES = 1_000_000
 
-#: Level 1: what came up, what was refused and why.
-LOG_FORM = {"default": "1", "time_format": "%FT%T"}
+#: Level 1: what came up, what was refused and why. ``ike_name``: each line has the number of its IKE_SA, so that lines of
+#: attempts at the same time can be told apart.
+LOG_FORM = {"default": "1", "time_format": "%FT%T", "ike_name": "yes"}
 
 Section = Mapping[str, "str | Section"]
 
