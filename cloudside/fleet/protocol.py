@@ -131,6 +131,7 @@ class Heartbeat(_Document):
     problems: list[Problem] = []
     #: None: a router without a mobile line.
     modem: Modem | None = None
+    uplinks: list[UplinkState] = []
     lan_devices: Annotated[list[LanDevice], Field(max_length=254)] = []
 
 

@@ -55,6 +55,35 @@ class SettingsReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ModemReport:
+    """The mobile line's modem and the month's data; the schema's ``Modem``."""
+
+    state: str
+    signal_dbm: int | None = None
+    technology: str = ""
+    operator: str = ""
+    roaming: bool | None = None
+    imei: str = ""
+    registration: str = ""
+    data_used_bytes: int | None = None
+    data_budget_bytes: int = 0
+
+    def document(self) -> dict[str, object]:
+        """The JSON object."""
+        return {
+            "state": self.state,
+            "signal_dbm": self.signal_dbm,
+            "technology": _short(self.technology),
+            "operator": _short(self.operator),
+            "roaming": self.roaming,
+            "imei": _short(self.imei),
+            "registration": self.registration,
+            "data_used_bytes": self.data_used_bytes,
+            "data_budget_bytes": self.data_budget_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What a router says of itself."""
 
@@ -66,7 +95,9 @@ class Heartbeat:
     versions: Mapping[str, str]
     settings: SettingsReport
     problems: tuple[Problem, ...]
+    modem: ModemReport | None = None
     lan_devices: tuple[LanDevice, ...] = ()
+    uplinks: tuple[UplinkReport, ...] = ()
 
     def document(self) -> dict[str, object]:
         """The JSON object."""
@@ -99,6 +130,8 @@ class Heartbeat:
                 "problem": None if settings.problem is None else _problem(settings.problem),
             },
             "problems": [_problem(problem) for problem in self.problems],
+            "modem": None if self.modem is None else self.modem.document(),
+            "uplinks": [_uplink(line) for line in self.uplinks],
             "lan_devices": [_lan_device(device) for device in self.lan_devices],
         }
 
@@ -127,6 +160,7 @@ class Answer:
     heartbeat_s: float
     settings: DesiredSettings | None
     log_requests: tuple[LogRequest, ...]
+    timezone: str = "UTC"
     renew_certificate: bool = False
 
 
@@ -146,6 +180,7 @@ def parse_answer(body: bytes) -> Answer:
             heartbeat_s=min(max(_number(fields["heartbeat_s"]), low), high),
             settings=None if wanted is None else _desired(_object(wanted)),
             log_requests=tuple(_log_request(_object(request)) for request in requests),
+            timezone=_text(fields.get("timezone", "UTC")),
             renew_certificate=fields.get("renew_certificate") is True,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -183,6 +218,12 @@ def _number(value: object) -> float:
 def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("not a whole number")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > TEXT_MAX_CHARS:
+        raise TypeError("not a short text")
     return value
 
 
