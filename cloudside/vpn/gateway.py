@@ -81,6 +81,10 @@ def run(config: Config, stop: threading.Event) -> None:
         cleanup.callback(database.close)
         charon = Charon(socket_path(_charon_directory(config)))
         cleanup.callback(charon.close)
+        waker, woken = socket.socketpair()
+        cleanup.enter_context(waker)
+        cleanup.enter_context(woken)
+        events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
         flow_watch = FlowWatch(runner)
         parts = Parts(
             database=database,
@@ -92,14 +96,11 @@ def run(config: Config, stop: threading.Event) -> None:
             routes=routes,
             site_routes=site_routes,
             deciding=flow_watch.use,
+            events=events,
         )
         doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway").listen())
-        waker, woken = socket.socketpair()
-        cleanup.enter_context(waker)
-        cleanup.enter_context(woken)
         for listener in (doorbell, waker, woken):
             listener.setblocking(False)
-        events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
         reporter = Reporter(database, flow_watch, gateway=config.gateway.name)
         reporter.start()
         cleanup.callback(reporter.stop)
@@ -183,4 +184,4 @@ def _charon_directory(config: Config) -> Path:
 
 def _charon_process(config: Config, dataplane: Dataplane) -> CharonProcess:
     directory = _charon_directory(config)
-    return CharonProcess(directory, strongswan_conf(directory, dataplane, charon_options()))
+    return CharonProcess(directory, strongswan_conf(directory, dataplane, charon_options(config.vpn)))

@@ -22,6 +22,7 @@ from cloudside.datapath.site_routes import SiteRoutes
 from cloudside.errors import KyotenError
 from cloudside.registry.database import Database
 from cloudside.vpn import desired
+from cloudside.vpn.charon_care import CharonCare, Stream, rules_of
 from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.desired import Desired, DesiredReader, Trust
 from cloudside.vpn.reports import Report
@@ -29,7 +30,7 @@ from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
 from linux.charon import Charon, SaEvent
 from linux.charon_process import CharonProcess
 from linux.dataplane import Dataplane
-from linux.errors import LinuxError
+from linux.errors import CharonUnavailableError, LinuxError
 from linux.routes import Routes
 from rules.compile import RuleSet
 from rules.problems import PolicyError
@@ -69,6 +70,8 @@ class Parts:
     site_routes: SiteRoutes
     #: Told of each rule set just before it comes into force.
     deciding: Callable[[RuleSet], None] = lambda _: None
+    #: charon's events, to be opened anew when they tell nothing any more.
+    events: Stream | None = None
 
 
 class Reconciler:
@@ -80,6 +83,8 @@ class Reconciler:
         self._dataplane = dataplane
         self._clock = clock
         self._reader = DesiredReader(parts.database, config)
+        self._care = CharonCare(parts.process, parts.charon, config.vpn, clock, parts.events)
+        self._rules = rules_of(config.vpn)
         self._desired: Desired | None = None
         self._trust: Trust | None = None
         self._followed: tuple[object, ...] = ()
@@ -109,7 +114,8 @@ class Reconciler:
         for event in events:
             self._table = after_event(self._table, event)
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
-        self._step("vpn.charon-failed", lambda: self._tend_charon(now, listing=due.listing))
+        self._remember(self._care.note(events))
+        self._step("vpn.charon-failed", lambda: self._look_after_charon(now, listing=due.listing))
         self._step("datapath.routes-failed", lambda: self._route(always=due.kernel))
         if self._judge_flows:
             self._step("datapath.flows-failed", self._end_flows)
@@ -213,6 +219,18 @@ class Reconciler:
         self._judge_flows = False
         return ()
 
+    def _look_after_charon(self, now: datetime, *, listing: bool) -> tuple[Problem, ...]:
+        try:
+            if not self._care.answers():
+                before = self._problems.get("vpn.charon-failed", ())
+                found = tuple(one for one in before if one.key == "vpn.charon-failed")
+            else:
+                found = self._tend_charon(now, listing=listing)
+        except CharonUnavailableError as error:
+            self._care.silent()
+            found = (problem("vpn.charon-failed", reason=str(error)[:400]),)
+        return tuple(dict.fromkeys((*found, *self._care.problems())))
+
     def _tend_charon(self, now: datetime, *, listing: bool) -> tuple[Problem, ...]:
         parts = self._parts
         if parts.process.pid is None:
@@ -234,8 +252,10 @@ class Reconciler:
         if self._note_revocations(trust.revocations, now) or listing:
             if parts.process.set_log_aside():
                 parts.charon.reopen_log()
-            self._table = after_listing(self._table, parts.charon.sas())
-        judgement = judge(self._table, found.site_prefixes, self._revoked_s())
+            listed = parts.charon.sas()
+            self._remember(self._care.compare(self._table, listed))
+            self._table = after_listing(self._table, listed)
+        judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules)
         for number in judgement.expelled:
             parts.charon.terminate(unique_id=number)
         if judgement.expelled:
