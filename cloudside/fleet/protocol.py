@@ -3,10 +3,13 @@
 The router's side has its own code; what binds the two is the JSON Schema generated from here
 (docs/schema/agent-protocol.json), which both sides' tests hold documents against.
 
-    POST /agent/v1/heartbeat    Heartbeat -> HeartbeatAnswer
-    POST /agent/v1/logs/{id}    gzip of UTF-8 text -> 204
+    POST /agent/v1/heartbeat      Heartbeat -> HeartbeatAnswer
+    POST /agent/v1/logs/{id}      gzip of UTF-8 text -> 204
+    POST /agent/v1/certificate    CertificateRequest -> Certificates (site, tenant's authority, bundle.json)
+    POST /enrol/v1/router         EnrolmentRequest -> Certificates (all files of a bundle)
 
-Mutual TLS with the site certificate, and the device id in ``Authorization: KyotenDevice <64 hex digits>``.
+Mutual TLS with the site certificate, and the device id in ``Authorization: KyotenDevice <64 hex digits>``. Only the
+enrolment does without both: there the one-time token counts.
 """
 
 from typing import Annotated, Literal
@@ -158,5 +161,29 @@ class HeartbeatAnswer(_Document):
     heartbeat_s: float
     settings: DesiredSettings | None = None
     log_requests: list[LogRequest] = []
+    #: Fetch another certificate now: the site has moved, or its authority or certificate is about to end.
+    renew_certificate: bool = False
     #: The site's time zone, such as Asia/Tokyo: the month of the data budget is counted in it.
     timezone: ShortText = "UTC"
+
+
+class CertificateRequest(_Document):
+    """A certificate for the key of this request (PKCS#10 in PEM); of the request nothing else is looked at."""
+
+    csr: Annotated[str, Field(max_length=16_384)]
+
+
+class EnrolmentRequest(CertificateRequest):
+    """A router that has no certificate yet: the site and token of its ticket, its device id and SSH host key."""
+
+    site: Annotated[str, Field(max_length=63)]
+    token: Annotated[str, Field(max_length=200)]
+    device_id: Annotated[str, Field(max_length=64)]
+    ssh_host_key: Annotated[str, Field(max_length=1_000)]
+
+
+class Certificates(_Document):
+    """Files as a bundle has them, by name; all of them text."""
+
+    format: Literal[1] = 1
+    files: dict[ShortText, str]
