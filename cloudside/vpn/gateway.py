@@ -28,6 +28,7 @@ from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.events import Events
 from cloudside.vpn.reconciler import Due, Parts, Reconciler
 from cloudside.vpn.reports import Reporter
+from cloudside.vpn.witness import Witness
 from linux import locks
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
@@ -101,7 +102,9 @@ def run(config: Config, stop: threading.Event) -> None:
         doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway").listen())
         for listener in (doorbell, waker, woken):
             listener.setblocking(False)
-        reporter = Reporter(database, flow_watch, gateway=config.gateway.name)
+        witness = Witness(_charon_directory(config) / "charon.log", since=datetime.now(UTC))
+        cleanup.callback(witness.close)
+        reporter = Reporter(database, flow_watch, gateway=config.gateway.name, witness=witness)
         reporter.start()
         cleanup.callback(reporter.stop)
         flow_watch.start()

@@ -303,4 +303,5 @@ class Reconciler:
             dataplane=self._dataplane.value,
             live=self._live,
             problems=tuple(dict.fromkeys([*problems, *self._remembered])),
+            wanted=self._desired.rule_set.fingerprint if self._desired is not None else "",
         )
