@@ -78,7 +78,7 @@ def run(config: Config, stop: threading.Event) -> None:
             ensure_interface(runner, dataplane)
         except (LinuxError, OSError) as error:
             raise ConfigurationError("datapath.no-routing", reason=str(error)) from error
-        database = Database(config.registry_url)
+        database = Database(config.registry_url, actor="gateway")
         cleanup.callback(database.close)
         charon = Charon(socket_path(_charon_directory(config)))
         cleanup.callback(charon.close)
@@ -99,7 +99,7 @@ def run(config: Config, stop: threading.Event) -> None:
             deciding=flow_watch.use,
             events=events,
         )
-        doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway").listen())
+        doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway", database).listen())
         for listener in (doorbell, waker, woken):
             listener.setblocking(False)
         witness = Witness(_charon_directory(config) / "charon.log", since=datetime.now(UTC))
