@@ -8,11 +8,12 @@ import tomllib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cloudside.errors import ConfigurationError
+from cloudside.vpn import suites
 
 DEFAULT_PATH = Path("/etc/kyoten/kyoten.toml")
 
@@ -54,6 +55,85 @@ class Gateway(_Section):
     #: Seconds between full resyncs with registry, charon and kernel; events make most changes much faster.
     resync_s: Annotated[float, Field(gt=0)] = 5.0
     dpd_delay_s: Annotated[int, Field(ge=1)] = 20
+
+
+def _checked(proposals: tuple[str, ...], protocol: suites.Protocol, *, old: bool) -> tuple[str, ...]:
+    found = suites.mistakes(proposals, protocol, old=old)
+    if found:
+        raise ValueError("; ".join(found))
+    if not proposals:
+        raise ValueError("there has to be one at least")
+    return proposals
+
+
+class OldRouters(_Section):
+    """A class of its own for routers that cannot do IKEv2. It is there only when the configuration names it."""
+
+    #: Main mode with certificates; aggressive mode and shared secrets are not offered.
+    ike_version: Literal[1] = 1
+    ike_proposals: tuple[str, ...] = ("aes256-sha256-modp2048", "aes128-sha256-modp2048")
+    esp_proposals: tuple[str, ...] = ("aes256gcm16", "aes128gcm16", "aes256-sha256", "aes128-sha256")
+    #: The sites that may use it. Anybody else's tunnel of this class is ended.
+    sites: tuple[str, ...] = ()
+
+    @field_validator("ike_proposals")
+    @classmethod
+    def _ike(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(value, "ike", old=True)
+
+    @field_validator("esp_proposals")
+    @classmethod
+    def _esp(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(value, "esp", old=True)
+
+
+class Vpn(_Section):
+    """How sites may connect, and when a gateway worries about charon."""
+
+    #: In order of preference, as strongSwan writes them. AES-GCM only by default; a PRF is named with it (RFC 5282).
+    ike_proposals: tuple[str, ...] = (
+        "aes256gcm16-prfsha384-ecp384",
+        "aes256gcm16-prfsha256-curve25519",
+        "aes256gcm16-prfsha256-ecp256",
+        "aes128gcm16-prfsha256-curve25519",
+        "aes128gcm16-prfsha256-ecp256",
+    )
+    esp_proposals: tuple[str, ...] = (
+        "aes256gcm16-curve25519", "aes256gcm16", "aes128gcm16-curve25519", "aes128gcm16",
+    )  # fmt: skip
+    old_routers: OldRouters | None = None
+    #: A site has one CHILD_SA, two while it rekeys. A router that makes more than this is ended.
+    child_sas_per_site: Annotated[int, Field(ge=2)] = 16
+    #: A site whose tunnel comes back so often to a peer that it had been taken away from, within so many seconds, is
+    #: two routers with one identity.
+    contested_returns: Annotated[int, Field(ge=2)] = 6
+    contested_window_s: Annotated[float, Field(gt=0)] = 300.0
+    #: Seconds without an answer after which charon is reported, and after which it is ended and started anew if it
+    #: does nothing meanwhile; 0: never.
+    hung_report_s: Annotated[float, Field(gt=0)] = 15.0
+    hung_restart_s: Annotated[float, Field(ge=0)] = 60.0
+    #: charon's worker threads. Takes a restart of charon.
+    charon_threads: Annotated[int, Field(ge=8, le=256)] = 16
+    #: IKE_SA_INIT a second and address, and how many at once, before the kernel drops them; 0: no limit. Many routers
+    #: stand behind one carrier's address, and come back together.
+    init_per_source_s: Annotated[int, Field(ge=0, le=10_000)] = 100
+    init_burst: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+    @field_validator("ike_proposals")
+    @classmethod
+    def _ike(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(value, "ike", old=False)
+
+    @field_validator("esp_proposals")
+    @classmethod
+    def _esp(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(value, "esp", old=False)
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if 0 < self.hung_restart_s < self.hung_report_s:
+            raise ValueError("hung_restart_s must not be shorter than hung_report_s: a report comes first")
+        return self
 
 
 class Web(_Section):
@@ -122,6 +202,7 @@ class Config(_Section):
     runtime_directory: Path = Path("/run/kyoten")
     registry: Registry = Registry()
     gateway: Gateway = Gateway()
+    vpn: Vpn = Vpn()
     web: Web = Web()
     relay: Relay = Relay()
     policy: Policy = Policy()

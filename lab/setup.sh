@@ -41,13 +41,19 @@ install_packages() {
         made_policy=yes
         trap 'rm -f "$policy"' EXIT INT TERM HUP
     fi
+    # No database server that the machine did not have before: ours are private ones.
+    cluster=/etc/postgresql-common/createcluster.d/kyoten-lab.conf
+    case " $* " in
+        *" postgresql "*) mkdir -p "${cluster%/*}" && echo 'create_main_cluster = false' > "$cluster" ;;
+    esac
     case " $* " in
         *" postfix "*) echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections ;;
     esac
     apt-get -qq install -y --no-install-recommends "$@" >/dev/null || fail "apt-get install failed for: $*"
+    rm -f "$cluster"
     if [ "$made_policy" = yes ]; then rm -f "$policy"; trap - EXIT INT TERM HUP; fi
     # policy-rc.d keeps daemons from starting now; disabling keeps them from starting at the next boot.
-    for unit in postfix strongswan saslauthd ssh; do
+    for unit in postfix strongswan saslauthd ssh postgresql; do
         package=$unit
         case $unit in strongswan) package=charon-systemd ;; saslauthd) package=sasl2-bin ;; ssh) package=openssh-server ;; esac
         case " $* " in

@@ -5,8 +5,9 @@ All of vici's ordered dicts of bytes end here. One `Charon` belongs to one threa
 initiations at once that deadlocks charon 5.9.8.
 """
 
+import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 from pathlib import Path
@@ -39,6 +40,8 @@ class ChildSa:
     bytes_in: int
     bytes_out: int
     suite: str
+    #: Names it within this charon process; 0: nobody said.
+    unique_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class IkeSa:
     established_s: int
     suite: str
     children: tuple[ChildSa, ...]
+    #: 1 or 2; 0: nobody said.
+    ike_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +84,17 @@ class Charon:
         self._session: vici.Session | None = None
         self._socket: socket.socket | None = None
 
-    def version(self) -> str:
-        """charon's version, such as ``5.9.8``."""
-        return _text(self._command("version"), "version")
+    def version(self, *, timeout_s: float = 0) -> str:
+        """charon's version, such as ``5.9.8``; the cheapest question. ``timeout_s``: another limit than usual."""
+        return _text(self._command("version", timeout_s=timeout_s), "version")
 
     def load_connection(self, name: str, connection: Connection) -> None:
         """Load or replace a connection. Ends no live SA."""
         self._command("load-conn", {name: connection})
+
+    def unload_connection(self, name: str) -> None:
+        """Take a connection away; nobody can connect by it any more. Ends no live SA."""
+        self._command("unload-conn", {"name": name})
 
     def connection_names(self) -> tuple[str, ...]:
         """Names of the connections that are loaded."""
@@ -152,15 +161,15 @@ class Charon:
                 raise
         return tuple(found)
 
-    def listen(self, *, idle_s: float) -> Iterator[SaEvent | None]:
+    def listen(self, *, idle_s: float) -> Generator[SaEvent | None, None, None]:
         """Yield events as they come, and None after each ``idle_s`` seconds without one, to check on life.
 
         Ends by CharonUnavailableError when charon goes away.
         """
-        session = self._connected()
+        stream = self._connected().listen(["ike-updown", "child-updown"], idle_s)
         with _translated():
             try:
-                for kind, message in session.listen(["ike-updown", "child-updown"], idle_s):
+                for kind, message in stream:
                     if kind is None:
                         yield None
                         continue
@@ -171,10 +180,18 @@ class Charon:
             except (OSError, SessionException):
                 self.close()
                 raise
+            finally:
+                # It asks charon to send no more, on a connection that may be gone.
+                with contextlib.suppress(OSError, SessionException):
+                    stream.close()
+
+    def reload_settings(self) -> None:
+        """Read strongswan.conf anew, where charon takes a setting while it runs, and open the log anew. Ends no SA."""
+        self._command("reload-settings")
 
     def reopen_log(self) -> None:
-        """Read strongswan.conf anew and open the log file anew, after it was renamed. Ends no SA."""
-        self._command("reload-settings")
+        """Open the log file anew, after it was renamed. Ends no SA."""
+        self.reload_settings()
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
@@ -273,6 +290,7 @@ def _child_sa(section: Mapping[str, Any]) -> ChildSa:
         bytes_in=_number(section, "bytes-in"),
         bytes_out=_number(section, "bytes-out"),
         suite=_suite(section),
+        unique_id=_number(section, "uniqueid"),
     )
 
 
@@ -288,4 +306,5 @@ def _ike_sa(connection: str, section: Mapping[str, Any]) -> IkeSa:
         established_s=_number(section, "established"),
         suite=_suite(section),
         children=tuple(_child_sa(child) for child in section.get("child-sas", {}).values()),
+        ike_version=_number(section, "version"),
     )

@@ -29,10 +29,18 @@ PLUGINS = (
 #: A log is set aside at this size, and one that was set aside is kept: a router's /run is memory.
 LOG_MAX_BYTES = 1_000_000
 
-#: Level 1: what came up, what was refused and why.
-LOG_FORM = {"default": "1", "time_format": "%FT%T"}
+#: Level 1: what came up, what was refused and why. ``ike_name``: each line has the number of its IKE_SA, so that lines
+#: of attempts at the same time can be told apart.
+LOG_FORM = {"default": "1", "time_format": "%FT%T", "ike_name": "yes"}
 
 Section = Mapping[str, "str | Section"]
+
+#: Settings that charon 5.9.8 looks up each time it needs them, so that reading its file anew is enough. All others it
+#: reads at its start (src/libcharon: receiver.c, ike_sa_manager.c, daemon.c; the plugins' constructors).
+RELOADABLE = (
+    "filelog.", "half_open_timeout", "close_ike_on_child_failure", "delete_rekeyed", "retransmit_tries",
+    "retransmit_timeout", "retransmit_base", "retransmit_jitter", "retransmit_limit", "keep_alive", "make_before_break",
+)  # fmt: skip
 
 
 def strongswan_conf(directory: Path, dataplane: Dataplane, options: Section) -> str:
@@ -60,6 +68,29 @@ def _render(section: Section, depth: int) -> str:
         else:
             lines.append(f"{indent}{key} {{\n{_render(value, depth + 1)}{indent}}}\n")
     return "".join(lines)
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """The settings in a text of `strongswan_conf`, by their path without the outermost section."""
+    found: dict[str, str] = {}
+    path: list[str] = []
+    for line in text.splitlines():
+        word = line.strip()
+        if word.endswith("{"):
+            path.append(word[:-1].strip())
+        elif word == "}":
+            path.pop()
+        elif " = " in word:
+            key, _, value = word.partition(" = ")
+            found[".".join([*path[1:], key])] = value
+    return found
+
+
+def need_restart(started: str, wanted: str) -> tuple[str, ...]:
+    """Settings that differ and that charon takes only at its start."""
+    before, after = settings_of(started), settings_of(wanted)
+    differing = (key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key))
+    return tuple(key for key in differing if not key.startswith(RELOADABLE))
 
 
 def _accepts(socket_file: Path) -> bool:
@@ -108,6 +139,7 @@ class CharonProcess:
         self._directory.mkdir(parents=True, exist_ok=True)
         configuration = self._directory / "strongswan.conf"
         configuration.write_text(self._configuration)
+        (self._directory / "strongswan.conf.started").write_text(self._configuration)
         socket_file = socket_path(self._directory)
         socket_file.unlink(missing_ok=True)
         environment = {**os.environ, "STRONGSWAN_CONF": str(configuration)}
@@ -133,6 +165,38 @@ class CharonProcess:
             time.sleep(0.02)
         return True
 
+    def refresh(self) -> bool:
+        """Write the configuration for a charon that runs; True when it changed: then `Charon.reload_settings`."""
+        file, started = self._directory / "strongswan.conf", self._directory / "strongswan.conf.started"
+        present = file.read_text() if file.exists() else ""
+        if not started.exists():
+            started.write_text(present)
+        if present == self._configuration:
+            return False
+        file.write_text(self._configuration)
+        return True
+
+    def need_restart(self) -> tuple[str, ...]:
+        """Settings in which the running charon differs from its configuration until it is started anew."""
+        try:
+            started = (self._directory / "strongswan.conf.started").read_text()
+        except FileNotFoundError:
+            return ()
+        return need_restart(started, self._configuration)
+
+    def used_s(self) -> float:
+        """Processor time that the running charon has used, in seconds; 0 when none runs."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        # utime and stime, fields 14 and 15 (proc(5)); the part before ")" held the first two.
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self, *, timeout_s: float = 5.0) -> None:
+        """End charon at once: one that hangs does not listen to anything else."""
+        self._end((signal.SIGKILL,), timeout_s)
+
     def set_log_aside(self) -> bool:
         """Rename a log past `LOG_MAX_BYTES` to ``charon.log.1``, replacing an older one; whether it did so.
 
@@ -148,11 +212,14 @@ class CharonProcess:
         return True
 
     def stop(self, *, timeout_s: float = 5.0) -> None:
-        """End charon: politely, then by force."""
+        """End charon: politely, so that it tells its peers, then by force."""
+        self._end((signal.SIGTERM, signal.SIGKILL), timeout_s)
+
+    def _end(self, signals: tuple[signal.Signals, ...], timeout_s: float) -> None:
         pid = self.pid
         if pid is None:
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in signals:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:

@@ -1,15 +1,19 @@
-"""The enrolment bundle: one uncompressed tar, written by the cloud once a site. Pure: bytes in, a typed object out.
+"""The enrolment bundle: what the cloud writes for a site. Pure: bytes in, a typed object out.
+
+One uncompressed tar where a person carries it, a JSON object of texts where the router asked over the network. It holds
+no private key: that was made here. (Bundles of before had keys and device id in them; they are still read.)
 
 Nothing is extracted by name: members are read into memory by a fixed list, so a path in the archive can lead nowhere.
 All that is wrong is reported at once.
 """
 
+import hashlib
 import io
 import json
 import re
 import tarfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 
@@ -39,6 +43,8 @@ _BEGINNINGS: Mapping[str, str | None] = {
     "authorized_keys": None,
 }
 MEMBERS = tuple(_BEGINNINGS)
+#: Of these the router has its own; a bundle holds all of them or none.
+OWN_MEMBERS = frozenset({"site.key", "device_id", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"})
 SECRET_MEMBERS = frozenset({"site.key", "device_id", "ssh_host_ed25519_key"})
 
 _DEVICE_ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -47,6 +53,9 @@ _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 
 #: A network, the router and one device.
 SMALLEST_OVERLAY = 4
+
+#: Then nothing is known of the members.
+_NOT_READ = frozenset({"agent-cli.bundle-too-large", "agent-cli.bundle-not-an-archive"})
 
 _NOWHERE = ip_network("0.0.0.0/32")
 
@@ -91,23 +100,46 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A whole bundle. ``members`` holds secrets and stays out of every text."""
+    """A whole bundle. ``members`` may hold secrets and stays out of every text. ``digest``: SHA-256 of the file it came
+    in, empty when it came over the network."""
 
     enrolment: Enrolment
     members: Mapping[str, bytes] = field(repr=False)
+    digest: str = ""
+
+
+def is_site(name: str) -> bool:
+    """Whether this can be a site's name."""
+    return _SITE.match(name) is not None
 
 
 def read(archive: bytes) -> Bundle:
     """Read a bundle. Raises BundleError with everything that is wrong."""
     problems: list[AgentError] = []
-    members = _members(archive, problems)
+    return replace(_bundle(_unpacked(archive, problems), problems), digest=hashlib.sha256(archive).hexdigest())
+
+
+def of_files(files: Mapping[str, bytes]) -> Bundle:
+    """The same out of files that came over the network. Raises BundleError with everything that is wrong."""
+    problems: list[AgentError] = []
+    for name, content in files.items():
+        if name not in _BEGINNINGS or name in OWN_MEMBERS:
+            problems.append(AgentError("agent-cli.bundle-member-unexpected", member=name[:100]))
+        elif len(content) > MEMBER_MAX_BYTES:
+            problems.append(AgentError("agent-cli.bundle-member-too-large", member=name))
+    return _bundle(dict(files), problems)
+
+
+def _bundle(members: dict[str, bytes], problems: list[AgentError]) -> Bundle:
+    if not any(found.key in _NOT_READ for found in problems):
+        _check_members(members, problems)
     enrolment = parse_enrolment(members.get(CONFIGURATION, b""), problems)
     if problems or enrolment is None:
         raise BundleError(problems)
     return Bundle(enrolment, members)
 
 
-def _members(archive: bytes, problems: list[AgentError]) -> dict[str, bytes]:
+def _unpacked(archive: bytes, problems: list[AgentError]) -> dict[str, bytes]:
     if len(archive) > BUNDLE_MAX_BYTES:
         problems.append(AgentError("agent-cli.bundle-too-large", limit=BUNDLE_MAX_BYTES))
         return {}
@@ -125,14 +157,20 @@ def _members(archive: bytes, problems: list[AgentError]) -> dict[str, bytes]:
     except (tarfile.TarError, OSError, ValueError, EOFError):
         problems.append(AgentError("agent-cli.bundle-not-an-archive"))
         return {}
+    return members
+
+
+def _check_members(members: Mapping[str, bytes], problems: list[AgentError]) -> None:
+    own = any(name in members for name in OWN_MEMBERS)
     for name, beginning in _BEGINNINGS.items():
         if name not in members:
+            if name in OWN_MEMBERS and not own:
+                continue
             problems.append(AgentError("agent-cli.bundle-member-missing", member=name))
         elif beginning is not None and not members[name].lstrip().startswith(beginning.encode()):
             problems.append(AgentError("agent-cli.bundle-member-damaged", member=name))
     if "device_id" in members and not _DEVICE_ID.match(members["device_id"].strip().decode("ascii", "replace")):
         problems.append(AgentError("agent-cli.bundle-member-damaged", member="device_id"))
-    return members
 
 
 def parse_enrolment(text: bytes, problems: list[AgentError]) -> Enrolment | None:

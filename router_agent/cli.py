@@ -1,17 +1,19 @@
-"""The `kyoten-agent` command: run, install, status. What it prints comes from the catalogues in `messages`."""
+"""The `kyoten-agent` command. What it prints comes from the catalogues in `messages`."""
 
 import argparse
 import fcntl
 import json
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from linux.errors import LinuxError
-from router_agent import identity, status
-from router_agent.errors import AgentError, BundleError, StateError
+from linux.files import write_durably
+from router_agent import bundle, device, identity, status
+from router_agent.errors import AgentError, BundleError, CloudRefusedError, CloudUnreachableError, StateError
 from router_agent.identity import Identity
 from router_agent.link.uplinks import UplinkKind
 from router_agent.messages import text
@@ -20,8 +22,10 @@ from router_agent.options import DEFAULT_RUNTIME, DEFAULT_STATE, Options
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INPUT = 2
+EXIT_REFUSED = 3
 EXIT_CONFIGURATION = 4
 EXIT_UNAVAILABLE = 5
+_EXIT_CODES: dict[type[AgentError], int] = {CloudRefusedError: EXIT_REFUSED, CloudUnreachableError: EXIT_UNAVAILABLE}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
     except AgentError as error:
         _complain(error)
-        return EXIT_CONFIGURATION
+        return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), EXIT_CONFIGURATION)
     except LinuxError as error:
         _complain(AgentError("agent-cli.machine", reason=str(error)))
         return EXIT_FAILED
@@ -56,6 +60,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--probe-s", type=_seconds, metavar="SECONDS", help=text("agent-cli.option-probe"))
     run.add_argument("--check-s", type=_seconds, default=5.0, metavar="SECONDS", help=text("agent-cli.option-check"))
     run.add_argument("--down", action="store_true", help=text("agent-cli.option-down"))
+
+    manufacture = commands.add_parser("manufacture", help=text("agent-cli.about-manufacture"))
+    manufacture.set_defaults(work=_manufacture)
+    _directories(manufacture)
+
+    enrol = commands.add_parser("enrol", help=text("agent-cli.about-enrol"))
+    enrol.set_defaults(work=_enrol)
+    enrol.add_argument("ticket", type=Path)
+    _directories(enrol)
+
+    request = commands.add_parser("request", help=text("agent-cli.about-request"))
+    request.set_defaults(work=_request)
+    request.add_argument("--site", required=True, help=text("agent-cli.option-site"))
+    request.add_argument("--output", type=Path, required=True, metavar="FILE", help=text("agent-cli.option-output"))
+    _directories(request)
 
     install = commands.add_parser("install", help=text("agent-cli.about-install"))
     install.set_defaults(work=_install)
@@ -110,6 +129,53 @@ def _run(arguments: argparse.Namespace) -> int:
 def _install(arguments: argparse.Namespace) -> int:
     who = identity.install(identity.read_bundle(arguments.bundle), arguments.state)
     print(text("agent-cli.installed", {"site": who.enrolment.site, "state": arguments.state}))  # noqa: T201
+    return EXIT_OK
+
+
+def _manufacture(arguments: argparse.Namespace) -> int:
+    device.manufacture(arguments.state)
+    print(text("agent-cli.manufactured", {"path": arguments.state / device.NAME}))  # noqa: T201
+    return EXIT_OK
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    # Loaded for this command alone, as the daemon is for its own.
+    from router_agent.enrolment import join, ticket
+
+    path: Path = arguments.ticket
+    try:
+        content = path.read_bytes()
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BundleError([AgentError("agent-cli.ticket-unreadable", path=str(path), reason=reason)]) from error
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        _complain(AgentError("agent-cli.ticket-open", path=str(path)))
+    who = join.join(ticket.parse(content), arguments.state)
+    print(text("agent-cli.enrolled", {"site": who.enrolment.site, "state": arguments.state, "path": path}))  # noqa: T201
+    return EXIT_OK
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    from router_agent.enrolment import waiting
+
+    if not bundle.is_site(arguments.site):
+        raise BundleError([AgentError("agent-cli.site-wrong", site=arguments.site[:100])])
+    device_id = device.ensure(arguments.state)
+    waits = waiting.prepare(arguments.state, waiting.FIRST, arguments.site)
+    output: Path = arguments.output
+    files = {
+        output: waits.csr_pem,
+        output.with_name(f"{output.name}.device-id"): f"{device_id}\n".encode(),
+        output.with_name(f"{output.name}.ssh-host-key"): f"{waits.host_key}\n".encode(),
+    }
+    for path, content in files.items():
+        try:
+            write_durably(path, content)
+        except OSError as error:
+            raise AgentError("agent-cli.output-unwritable", path=str(path), reason=error.strerror or "") from error
+    params = {"csr": output, "site": arguments.site, "others": ", ".join(str(path) for path in list(files)[1:])}
+    print(text("agent-cli.requested", params))  # noqa: T201
     return EXIT_OK
 
 

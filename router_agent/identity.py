@@ -1,15 +1,26 @@
-"""What a router was enrolled with, on its disk: ``<state>/identity/``, replaced whole or not at all."""
+"""What a router was enrolled with, on its disk: ``<state>/identity/``, replaced whole or not at all.
+
+identity         what counts
+identity.new     being written
+identity.before  what counted until a renewal, kept until the new certificate has proven itself
+identity.old     what was replaced, about to go
+"""
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from linux.files import write_durably
-from router_agent import bundle
+from router_agent import bundle, device
 from router_agent.bundle import Bundle, Enrolment
+from router_agent.enrolment import certificates, waiting
 from router_agent.errors import AgentError, BundleError, StateError
 from router_agent.logs import writer
+
+#: The digest of the bundle that was installed last: at each boot the same file must not undo a renewal.
+_DIGEST = "bundle.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +58,128 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def install(new: Bundle, state: Path) -> Identity:
-    """Put a bundle's members in place of those before. Raises StateError; the old identity is whole then.
+    """Put a bundle in place of what was installed before, with the router's own keys and device id.
+
+    The key is the one that waits for this certificate, or the one in use. The bundle that was installed last changes
+    nothing: its certificate may have been renewed since. Raises BundleError: the certificates do not fit the key, the
+    site or each other. StateError: it cannot be written. The old identity is whole then.
+    """
+    recover(state)
+    target = state / "identity"
+    if new.digest and _read(target / _DIGEST) == new.digest.encode():
+        return load(state)
+    own = new.members if "site.key" in new.members else _own_members(new, state)
+    members = {**own, **new.members}
+    problems = certificates.check(members, new.enrolment, site=new.enrolment.site, key_pem=members["site.key"])
+    if problems:
+        raise BundleError(problems)
+    digest = new.digest.encode() or _read(target / _DIGEST) or b""
+    exchange(new.enrolment, {**members, _DIGEST: digest}, state)
+    shutil.rmtree(state / "identity.before", ignore_errors=True)
+    for kind in (waiting.FIRST, waiting.NEXT):
+        waiting.forget(state, kind)
+    return Identity(new.enrolment, target)
+
+
+def exchange(enrolment: Enrolment, members: Mapping[str, bytes], state: Path, *, keep: bool = False) -> None:
+    """Replace the installed identity whole. ``keep``: as ``identity.before``, so that `restore` can take it back.
 
     Settings and log of another site do not follow: they are removed when the site's name changes. It may be another
     tenant's, who can ask for the log. (charon's is in the runtime directory, which ends with the power.)
+    Raises StateError; the old identity is whole then.
     """
-    target = state / "identity"
-    fresh = state / "identity.new"
-    old = state / "identity.old"
+    target, fresh = state / "identity", state / "identity.new"
+    old = state / ("identity.before" if keep else "identity.old")
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if _same(target, new):
-            return Identity(new.enrolment, target)
-        if not target.exists() and old.exists():
-            old.rename(target)  # the power failed between the two renames
+        recover(state)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         fresh.mkdir(mode=0o700)
-        for name, content in new.members.items():
+        for name, content in members.items():
             write_durably(fresh / name, content, mode=0o600 if name in bundle.SECRET_MEMBERS else 0o644)
         if target.exists():
-            if _installed_site(target) != new.enrolment.site:
+            if _installed_site(target) != enrolment.site:
                 for left in (state / "settings.json", *state.glob(f"{writer.NAME}*")):
                     left.unlink(missing_ok=True)
             target.rename(old)
         fresh.rename(target)
         _flush(state)
-        shutil.rmtree(old, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise _unwritable(state, error) from error
+
+
+def is_on_trial(state: Path) -> bool:
+    """Whether the one before is still kept, because the one installed has not proven itself."""
+    return (state / "identity.before").is_dir()
+
+
+def keep_new(state: Path) -> None:
+    """The one installed has proven itself: the one before goes."""
+    shutil.rmtree(state / "identity.before", ignore_errors=True)
+
+
+def restore(state: Path) -> Identity:
+    """Take the one before back. Raises StateError: it cannot be written, or there is none."""
+    target, before, old = state / "identity", state / "identity.before", state / "identity.old"
+    try:
+        if before.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            before.rename(target)
+            _flush(state)
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _unwritable(state, error) from error
-    return Identity(new.enrolment, target)
+    return load(state)
+
+
+def members(identity: Identity) -> dict[str, bytes]:
+    """Everything in an identity, the digest too. Raises StateError."""
+    try:
+        found = {name: identity.path(name).read_bytes() for name in bundle.MEMBERS}
+    except OSError as error:
+        raise _unreadable(identity.directory, error) from error
+    return {**found, _DIGEST: _read(identity.path(_DIGEST)) or b""}
+
+
+def recover(state: Path) -> None:
+    """Finish what a power cut interrupted between two renames: what counted before counts again."""
+    target = state / "identity"
+    for kept in (state / "identity.before", state / "identity.old"):
+        if not target.exists() and kept.is_dir():
+            try:
+                kept.rename(target)
+            except OSError as error:
+                raise _unwritable(state, error) from error
+
+
+def _own_members(new: Bundle, state: Path) -> dict[str, bytes]:
+    """The router's own key, host key and device id for a certificate. Raises BundleError: its key is not here."""
+    certificate = new.members["site.crt"]
+    device_id = {device.NAME: f"{device.ensure(state)}\n".encode()}
+    waits = waiting.find(state, waiting.FIRST)
+    if waits is not None and certificates.is_for(certificate, waits.key_pem):
+        return {**waits.members, **device_id}
+    installed = {name: _read(state / "identity" / name) for name in bundle.OWN_MEMBERS - {device.NAME}}
+    found = {name: content for name, content in installed.items() if content is not None}
+    if len(found) == len(installed) and certificates.is_for(certificate, found["site.key"]):
+        return {**found, **device_id}
+    raise BundleError([AgentError("agent-cli.certificate-other-key", site=new.enrolment.site)])
 
 
 def is_installed(state: Path) -> bool:
     """Whether there is something to load."""
-    return (state / "identity").is_dir() or (state / "identity.old").is_dir()
+    return any((state / name).is_dir() for name in ("identity", "identity.before", "identity.old"))
 
 
 def load(state: Path) -> Identity:
     """What is installed. Raises StateError (nothing is) and BundleError (it is damaged)."""
+    recover(state)
     target = state / "identity"
-    if not target.is_dir() and (state / "identity.old").is_dir():
-        target = state / "identity.old"  # the power failed between the two renames
     if not target.is_dir():
         raise StateError("agent-cli.not-enrolled", path=str(state))
     problems: list[AgentError] = []
@@ -105,11 +196,11 @@ def load(state: Path) -> Identity:
     return Identity(enrolment, target)
 
 
-def _same(target: Path, new: Bundle) -> bool:
+def _read(path: Path) -> bytes | None:
     try:
-        return all((target / name).read_bytes() == content for name, content in new.members.items())
+        return path.read_bytes()
     except OSError:
-        return False
+        return None
 
 
 def _installed_site(target: Path) -> str | None:

@@ -33,7 +33,7 @@ class Chore:
 
 async def run(config: Config, stop: asyncio.Event, *, chores: Sequence[Chore] = ()) -> None:
     """Do all chores until ``stop``. Raises ConfigurationError when the registry is missing or of another version."""
-    database = Database(config.registry_url)
+    database = Database(config.registry_url, actor="worker")
     try:
         database.require_current()
         every = [silence_chore(database, config), *chores]

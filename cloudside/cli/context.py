@@ -29,6 +29,8 @@ class Cli:
     config_path: Path
     tenant: str | None = None
     as_json: bool = False
+    #: The daemon that this run is, if it is one: then nobody types, and the audit log has the daemon's name.
+    daemon: str | None = None
 
     @cached_property
     def config(self) -> "Config":
@@ -42,7 +44,7 @@ class Cli:
         """Raises ConfigurationError: not there, or of another version."""
         from cloudside.registry.database import Database
 
-        database = Database(self.config.registry_url)
+        database = Database(self.config.registry_url, actor=self.daemon or self.person)
         database.require_current()
         return database
 
@@ -73,7 +75,7 @@ class Cli:
         with self.database.write() as session:
             yield session, caller
         for process in ring:
-            Doorbell(self.config.runtime_directory, process).ring()
+            Doorbell(self.config.runtime_directory, process, self.database).ring()
 
     @property
     def now(self) -> datetime:

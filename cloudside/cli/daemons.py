@@ -66,6 +66,7 @@ def worker(context: typer.Context) -> None:
     from cloudside.alerts import worker as daemon
 
     cli = operators_cli_of(context)
+    cli.daemon = "worker"
     chores = [_revocation_lists(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
@@ -97,7 +98,7 @@ def _revocation_lists(cli: Cli) -> "Chore":
         with cli.database.write() as session:
             renewed = revocation.renew_expiring(session, cli.config, now=now)
         if renewed:
-            Doorbell(cli.config.runtime_directory, "gateway").ring()
+            Doorbell(cli.config.runtime_directory, "gateway", cli.database).ring()
 
     return Chore("revocation-lists", _REVOCATION_LISTS_EVERY_S, renew)
 

@@ -17,7 +17,7 @@ def init(context: typer.Context, _json: JsonFlag = False) -> None:
     from cloudside.registry.database import Database
 
     cli = operators_cli_of(context)
-    database = Database(cli.config.registry_url)
+    database = Database(cli.config.registry_url, actor=cli.person)
     try:
         database.migrate()
         with database.write() as session:

@@ -1,5 +1,6 @@
 """`kyoten site`: sites, their routers' enrolment, phase and settings."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +97,7 @@ def set_(
     from cloudside.registry import settings, sites
 
     cli = cli_of(context)
-    changes = settings_change.parse(assignments or [])
+    changes = settings_change.parse(assignments or [], read_secret=_secret)
     if not changes and timezone is None and mail_hourly_limit is None:
         raise InputError("cli.nothing-to-set", known=", ".join(SETTING_KEYS))
     stated: Settings | None = None
@@ -208,12 +209,25 @@ def row_of(site: "Site") -> dict[str, Any]:
     }
 
 
+def _secret(where: str) -> str:
+    """A secret's value: ``-`` asks for it (or reads standard input), ``@FILE`` is the file's first line."""
+    from cloudside.fleet.settings_change import read_secret_file
+
+    if where != "-":
+        return read_secret_file(where)
+    if sys.stdin.isatty():
+        return str(typer.prompt(text("cli.secret-value"), hide_input=True, err=True))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
 def settings_row(row: "Settings") -> dict[str, Any]:
+    from cloudside.registry.settings import shown
+
     """A version of a site's settings."""
     return {
         "version": row.version,
         "state": row.state,
-        "values": row.values,
+        "values": shown(row.values),
         "problem": row.problem,
         "author": row.author,
     }

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError
 from cloudside.fleet.protocol import DesiredSettings, Heartbeat, HeartbeatAnswer, LogRequest, Problem
-from cloudside.registry import log_requests, reports, settings
+from cloudside.registry import log_requests, reports, settings, sites
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.settings import State
@@ -55,6 +55,7 @@ def receive(
             settings.versions(session, OPERATOR, site_id), heartbeat.settings.version, intervals.confirm_s
         ),
         log_requests=[LogRequest(id=request.id, lines=request.lines) for request in waiting],
+        timezone=sites.get(session, OPERATOR, site_id).timezone,
     )
 
 

@@ -3,10 +3,13 @@
 The router's side has its own code; what binds the two is the JSON Schema generated from here
 (docs/schema/agent-protocol.json), which both sides' tests hold documents against.
 
-    POST /agent/v1/heartbeat    Heartbeat -> HeartbeatAnswer
-    POST /agent/v1/logs/{id}    gzip of UTF-8 text -> 204
+    POST /agent/v1/heartbeat      Heartbeat -> HeartbeatAnswer
+    POST /agent/v1/logs/{id}      gzip of UTF-8 text -> 204
+    POST /agent/v1/certificate    CertificateRequest -> Certificates (site, tenant's authority, bundle.json)
+    POST /enrol/v1/router         EnrolmentRequest -> Certificates (all files of a bundle)
 
-Mutual TLS with the site certificate, and the device id in ``Authorization: KyotenDevice <64 hex digits>``.
+Mutual TLS with the site certificate, and the device id in ``Authorization: KyotenDevice <64 hex digits>``. Only the
+enrolment does without both: there the one-time token counts.
 """
 
 from typing import Annotated, Literal
@@ -42,6 +45,25 @@ class Uplink(_Document):
     address: ShortText = ""
 
 
+class UplinkState(_Document):
+    """One of the router's lines, in use or not, probed through itself.
+
+    ``healthy``: null while nothing is known yet; ``since_s``: seconds so. ``rtt_ms``: to the cloud through this line.
+    Probes are counted since the agent's start.
+    """
+
+    kind: Literal["wired", "mobile"]
+    interface: ShortText = ""
+    address: ShortText = ""
+    carrier: bool = False
+    healthy: bool | None = None
+    since_s: float = 0
+    rtt_ms: float | None = None
+    in_use: bool = False
+    probes_sent: int = 0
+    probes_lost: int = 0
+
+
 class Tunnel(_Document):
     """The router's own view of its tunnel. ``since_s``: seconds in this state."""
 
@@ -58,6 +80,35 @@ class Load(_Document):
     memory_available_mib: float
     uptime_s: float
     agent_rss_mib: float
+
+
+class LanDevice(_Document):
+    """A device on the site's LAN, at its real address there. ``seen_s``: seconds since the router heard from it."""
+
+    mac: Annotated[str, Field(max_length=17)] = ""
+    address: ShortText
+    name: ShortText = ""
+    source: Literal["reservation", "static", "lease", "seen"]
+    seen_s: float | None = None
+
+
+class Modem(_Document):
+    """The mobile line's modem and the month's data. What is not known is None or empty.
+
+    ``state``: where the modem stands, such as ``connected`` or ``pin-refused`` (router_agent/modem/machine.py).
+    ``signal_dbm``: as 3GPP TS 27.007 section 8.5 has it. ``registration``: home, roaming, searching, denied, none.
+    ``data_used_bytes``: both directions, this calendar month of the site's time zone; ``data_budget_bytes`` 0: none.
+    """
+
+    state: ShortText
+    signal_dbm: int | None = None
+    technology: ShortText = ""
+    operator: ShortText = ""
+    roaming: bool | None = None
+    imei: ShortText = ""
+    registration: ShortText = ""
+    data_used_bytes: int | None = None
+    data_budget_bytes: int = 0
 
 
 class SettingsState(_Document):
@@ -81,6 +132,10 @@ class Heartbeat(_Document):
     versions: dict[ShortText, ShortText]
     settings: SettingsState
     problems: list[Problem] = []
+    #: None: a router without a mobile line.
+    modem: Modem | None = None
+    uplinks: list[UplinkState] = []
+    lan_devices: Annotated[list[LanDevice], Field(max_length=254)] = []
 
 
 class DesiredSettings(_Document):
@@ -106,3 +161,29 @@ class HeartbeatAnswer(_Document):
     heartbeat_s: float
     settings: DesiredSettings | None = None
     log_requests: list[LogRequest] = []
+    #: Fetch another certificate now: the site has moved, or its authority or certificate is about to end.
+    renew_certificate: bool = False
+    #: The site's time zone, such as Asia/Tokyo: the month of the data budget is counted in it.
+    timezone: ShortText = "UTC"
+
+
+class CertificateRequest(_Document):
+    """A certificate for the key of this request (PKCS#10 in PEM); of the request nothing else is looked at."""
+
+    csr: Annotated[str, Field(max_length=16_384)]
+
+
+class EnrolmentRequest(CertificateRequest):
+    """A router that has no certificate yet: the site and token of its ticket, its device id and SSH host key."""
+
+    site: Annotated[str, Field(max_length=63)]
+    token: Annotated[str, Field(max_length=200)]
+    device_id: Annotated[str, Field(max_length=64)]
+    ssh_host_key: Annotated[str, Field(max_length=1_000)]
+
+
+class Certificates(_Document):
+    """Files as a bundle has them, by name; all of them text."""
+
+    format: Literal[1] = 1
+    files: dict[ShortText, str]

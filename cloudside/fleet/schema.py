@@ -8,15 +8,23 @@ from pathlib import Path
 
 from pydantic.json_schema import models_json_schema
 
-from cloudside.fleet.protocol import PROTOCOL_VERSION, Heartbeat, HeartbeatAnswer
+from cloudside.fleet.protocol import (
+    PROTOCOL_VERSION,
+    CertificateRequest,
+    Certificates,
+    EnrolmentRequest,
+    Heartbeat,
+    HeartbeatAnswer,
+)
 
 PATH = Path(__file__).parents[2] / "docs" / "schema" / "agent-protocol.json"
 
 
 def schema_text() -> str:
-    """The schema as the file has it. Document types stand under ``$defs``: ``Heartbeat``, ``HeartbeatAnswer``."""
+    """The schema as the file has it. Document types stand under ``$defs`` by their names in protocol."""
+    documents = (Heartbeat, HeartbeatAnswer, CertificateRequest, EnrolmentRequest, Certificates)
     _, definitions = models_json_schema(
-        [(Heartbeat, "validation"), (HeartbeatAnswer, "validation")],
+        [(document, "validation") for document in documents],
         title=f"Kyoten agent protocol, version {PROTOCOL_VERSION}",
     )
     document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **definitions}

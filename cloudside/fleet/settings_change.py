@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from cloudside.errors import InputError, UnavailableError, combined
 from cloudside.fleet.settings_keys import SETTING_KEYS, SettingValue
@@ -15,11 +16,25 @@ from cloudside.registry.tables import Settings
 #: Seconds between looks at the registry while waiting.
 _LOOK_S = 0.2
 
+_SECRET_MAX_CHARS = 200
 
-def parse(assignments: Sequence[str]) -> Mapping[str, SettingValue | None]:
+
+def read_secret_file(where: str) -> str:
+    """The first line of the file in ``@FILE``. Raises ValueError: it is not of that form; OSError: not readable."""
+    if not where.startswith("@") or len(where) < 2:
+        raise ValueError
+    with Path(where[1:]).open(encoding="utf-8") as stream:
+        return stream.readline(_SECRET_MAX_CHARS).rstrip("\r\n")
+
+
+def parse(
+    assignments: Sequence[str], *, read_secret: Callable[[str], str] = read_secret_file
+) -> Mapping[str, SettingValue | None]:
     """``key=value`` texts; ``key=`` takes the setting back to the router's own default (None).
 
-    Raises InputError (or InputErrors, all that is wrong): no ``=``, unknown key, a value that the key does not take.
+    A secret's value is not typed on a command line, where every user of the machine can read it: ``read_secret`` gets
+    what stands there instead, such as ``@FILE``. Raises InputError (or InputErrors, all that is wrong): no ``=``,
+    unknown key, a value that the key does not take.
     """
     changes: dict[str, SettingValue | None] = {}
     problems: list[InputError] = []
@@ -33,6 +48,13 @@ def parse(assignments: Sequence[str]) -> Mapping[str, SettingValue | None]:
             problems.append(InputError("fleet.setting-twice", name=name))
         elif not value:
             changes[name] = None
+        elif SETTING_KEYS[name].secret:
+            try:
+                changes[name] = SETTING_KEYS[name].parse(_secret(name, value, read_secret))
+            except InputError as error:
+                problems.append(error)
+            except ValueError as wanted:
+                problems.append(InputError("fleet.bad-secret", name=name, wanted=str(wanted)))
         else:
             try:
                 changes[name] = SETTING_KEYS[name].parse(value)
@@ -41,6 +63,17 @@ def parse(assignments: Sequence[str]) -> Mapping[str, SettingValue | None]:
     if problems:
         raise combined(problems)
     return changes
+
+
+def _secret(name: str, where: str, read_secret: Callable[[str], str]) -> str:
+    try:
+        return read_secret(where)
+    except UnicodeDecodeError:
+        raise InputError("fleet.secret-unreadable", name=name, reason="not UTF-8 text") from None
+    except OSError as error:
+        raise InputError("fleet.secret-unreadable", name=name, reason=error.strerror or type(error).__name__) from None
+    except ValueError:
+        raise InputError("fleet.secret-typed", name=name) from None
 
 
 def wait(

@@ -1,7 +1,10 @@
 """The settings a router knows: names, types, limits. One table for CLI, API and documentation."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from cloudside.registry.settings import SECRET_KEYS
 
 SettingValue = str | int | float | bool | list[str]
 
@@ -13,6 +16,11 @@ class SettingKey:
     name: str
     meaning: str
     parse: Callable[[str], SettingValue]
+
+    @property
+    def secret(self) -> bool:
+        """Never shown, never typed on a command line."""
+        return self.name in SECRET_KEYS
 
 
 def _seconds(low: float, high: float) -> Callable[[str], SettingValue]:
@@ -37,6 +45,34 @@ def _choice(*words: str) -> Callable[[str], SettingValue]:
     return parse
 
 
+def _yes_or_no(text: str) -> SettingValue:
+    if text not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return text == "yes"
+
+
+def _whole(low: int, high: int) -> Callable[[str], SettingValue]:
+    def parse(text: str) -> SettingValue:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _matching(form: str, wanted: str) -> Callable[[str], SettingValue]:
+    def parse(text: str) -> SettingValue:
+        if not re.fullmatch(form, text):
+            raise ValueError(wanted)
+        return text
+
+    return parse
+
+
+#: One line of printable ASCII: it goes into a PAP packet.
+_line = _matching(r"[ -~]{1,64}", "1 to 64 printable ASCII characters")
+
+
 def _addresses(text: str) -> SettingValue:
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items or any(" " in item or len(item) > 253 for item in items):
@@ -52,5 +88,19 @@ SETTING_KEYS = {
         SettingKey("heartbeat.interval_s", "seconds between heartbeats; overrides the cloud's", _seconds(1, 3600)),
         SettingKey("uplink.prefer", "the line to use when both are there", _choice("wired", "mobile")),
         SettingKey("log.level", "how much the agent logs", _choice("debug", "info", "warning")),
+        SettingKey(
+            "mobile.apn",
+            "the mobile network's access point name",
+            # 3GPP TS 23.003 section 9.1
+            _matching(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,98}[A-Za-z0-9])?", "an access point name such as soracom.io"),
+        ),
+        SettingKey("mobile.pin", "the SIM's PIN; tried once", _matching(r"[0-9]{4,8}", "4 to 8 digits")),
+        SettingKey("mobile.user", "name for the mobile network, if it wants one", _line),
+        SettingKey("mobile.password", "password for the mobile network", _line),
+        SettingKey("mobile.roaming", "whether data may be used abroad", _yes_or_no),
+        SettingKey("mobile.budget_mib", "mobile data a month in MiB, both directions; 0: no limit", _whole(0, 1 << 24)),
+        SettingKey(
+            "mobile.budget_action", "what happens when they are spent", _choice("report", "tunnel-only", "stop")
+        ),
     )
 }

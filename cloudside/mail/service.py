@@ -65,7 +65,7 @@ async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = Non
     smarthost = _smarthost(config)
     relay = config.relay
     queue = Queue(config.queue_directory)
-    database = Database(config.registry_url)
+    database = Database(config.registry_url, actor="relay")
     try:
         key = verp_key(config.state_directory / "mail" / "verp.key")
         voice = dsn.Voice(relay.host_name, config.alerts.sender, config.alerts.language)

@@ -1,7 +1,8 @@
 """The registry: the only truth about tenants, sites, devices, servers, policies and what routers reported.
 
 tables, migrations     the schema and its history
-database               sessions; the doorbell that tells daemons of a change
+database, sessions     reading, writing, recording; doorbell   tells daemons of a change, on every machine
+auditing, chain, audit     each change in a log that nobody can change afterwards: written, held together, read
 callers                on whose behalf a query runs: every query starts there and can only narrow
 tenants, sites, devices, servers, policies, settings     what operators and customers state
 platform_policies, grants     the file above all policies; reachability for a limited time

@@ -39,6 +39,30 @@ def by_serial(session: Session, serial: str) -> Certificate | None:
     return session.get(Certificate, serial)
 
 
+def counting(session: Session, *, authority: str, kind: str, subject: str, now: datetime) -> list[Certificate]:
+    """A subject's certificates that are neither revoked nor expired, oldest first."""
+    query = select(Certificate).where(
+        Certificate.authority == authority,
+        Certificate.kind == kind,
+        Certificate.subject == subject,
+        Certificate.revoked_at.is_(None),
+        Certificate.not_after > now,
+    )
+    return list(session.scalars(query.order_by(Certificate.not_before, Certificate.serial)))
+
+
+def with_several(session: Session, *, kind: str, now: datetime) -> list[str]:
+    """Subjects that have more than one certificate that counts."""
+    query = (
+        select(Certificate.subject)
+        .where(Certificate.kind == kind, Certificate.revoked_at.is_(None), Certificate.not_after > now)
+        .group_by(Certificate.authority, Certificate.subject)
+        .having(func.count() > 1)
+        .order_by(Certificate.subject)
+    )
+    return list(session.scalars(query))
+
+
 def revoke_all(session: Session, *, authority: str, kind: str, subject: str, now: datetime) -> list[Certificate]:
     """Mark every certificate of a subject revoked that is not yet; returns those."""
     query = select(Certificate).where(

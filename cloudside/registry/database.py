@@ -1,27 +1,33 @@
-"""The registry's connection: sessions for reading and for writing, and the doorbell.
+"""The registry's connection: sessions for reading, for writing and for recording.
 
-SQLite is the embedded default, PostgreSQL the production engine; the code is the same. SQLite runs in WAL mode with
-synchronous=FULL, and a writing session takes the write lock at its start, so two allocations cannot both see the same
-free prefix. Each session opens SQLite's file anew: a kept connection would go on reading, and writing, a file that
-was put aside when a backup was restored over it.
+SQLite is the embedded default, PostgreSQL the production engine; the code is the same. A writing session takes the
+registry's lock at its start, so two allocations cannot both see the same free prefix (see sessions).
+
+SQLite runs in WAL mode with synchronous=FULL. Each session opens its file anew: a kept connection would go on reading,
+and writing, a file that was put aside when a backup was restored over it. PostgreSQL's connections are kept, and tried
+before each use: after a restart of the server the next session works again.
 """
 
 import errno
 import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from cloudside.errors import ConfigurationError, UnavailableError
-from cloudside.registry.revisions import WritingSession
+from cloudside.registry import auditing, revisions
+from cloudside.registry.doorbell import Doorbell
+from cloudside.registry.sessions import RecordingSession, WritingSession, take_lock
 
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
@@ -31,21 +37,44 @@ SCHEMA = "0004"
 
 #: How long a writer waits for another one before it gives up, in seconds.
 LOCK_WAIT_S = 5.0
+#: How long a PostgreSQL server may take to accept a connection, in seconds.
+CONNECT_S = 5
 
+#: PostgreSQL's channel for rings of the doorbell; the payload names the kind of daemon.
+_CHANNEL = "kyoten_doorbell"
+
+__all__ = ["CONNECT_S", "LOCK_WAIT_S", "SCHEMA", "Database", "Doorbell"]
+# What sessions do by themselves is hung in by these two.
+_HOOKS = (auditing, revisions)
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
     """One process's way to the registry. Safe to share between threads: each session is its own connection."""
 
-    def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
-        self._url: URL = make_url(url)
-        sqlite = self._url.get_backend_name() == "sqlite"
-        self._sqlite_path = Path(self._url.database) if sqlite and self._url.database else None
-        arguments: dict[str, Any] = {"timeout": lock_wait_s} if sqlite else {}
-        pool = NullPool if self._sqlite_path is not None else None
-        self.engine = create_engine(self._url, connect_args=arguments, poolclass=pool)
-        if sqlite:
+    def __init__(
+        self,
+        url: str,
+        *,
+        actor: str = "kyoten",
+        lock_wait_s: float = LOCK_WAIT_S,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``actor`` is who the audit log says made the changes: a person's name or a daemon's.
+
+        Raises ConfigurationError: ``url`` is none, names another engine, or holds a password.
+        """
+        self._url = _checked(url)
+        self._actor = actor
+        self._clock = clock
+        #: Whether daemons on other machines may work on it too.
+        self.is_shared = self._url.get_backend_name() == "postgresql"
+        self._sqlite_path = Path(self._url.database) if not self.is_shared and self._url.database else None
+        if self.is_shared:
+            self.engine = _postgresql(self._url, lock_wait_s)
+        else:
+            pool = NullPool if self._sqlite_path is not None else None
+            self.engine = create_engine(self._url, connect_args={"timeout": lock_wait_s}, poolclass=pool)
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
@@ -85,17 +114,66 @@ class Database:
         Raises UnavailableError: locked, or its file is not there. ConfigurationError: damaged.
         """
         self._require_file()
-        with self._translated(), Session(self.engine, expire_on_commit=False) as session:
+        engine = self.engine
+        if self.is_shared:  # by default each of its statements would see another state
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with self._translated(), Session(engine, expire_on_commit=False) as session:
             yield session  # closing rolls back; an explicit rollback would expire every object the caller keeps
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A session that commits when the block ends, and leaves nothing behind when it raises. Raises as read does."""
+    def write(self, actor: str | None = None) -> Iterator[Session]:
+        """A session that commits when the block ends, and leaves nothing behind when it raises. Raises as read does.
+
+        ``actor``: who answers for the change, if not the one whom this process works for.
+        """
         self._require_file()
-        with self._translated(), WritingSession(self._writing_engine(), expire_on_commit=False) as session:
+        session = WritingSession(self._writing_engine(), actor=actor or self._actor, clock=self._clock)
+        with self._translated(), session:
             session.connection()  # takes the write lock now, before the caller reads what it will decide on
             yield session
             session.commit()
+
+    @contextmanager
+    def record(self, actor: str | None = None) -> Iterator[Session]:
+        """A session like write's for what was observed: on PostgreSQL it waits for no other writer.
+
+        What it read may have changed when it writes, so nothing may be decided in it that others rely on. Inventory,
+        policies and grants it refuses to change (TypeError, a bug of ours).
+        """
+        self._require_file()
+        engine = self.engine if self.is_shared else self._writing_engine()
+        session = RecordingSession(engine, actor=actor or self._actor, clock=self._clock)
+        with self._translated(), session:
+            session.connection()
+            yield session
+            session.commit()
+
+    def notify(self, process: str) -> None:
+        """Ring for a kind of daemon on every machine; PostgreSQL only. Raises UnavailableError."""
+        with self._translated(), self.engine.begin() as connection:
+            connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": _CHANNEL, "payload": process})
+
+    def notifications(self, process: str, stopped: Event, *, look_up_s: float) -> Iterator[None]:
+        """One item at the start and one for each ring for ``process``, until ``stopped``; PostgreSQL only.
+
+        Holds a connection of its own meanwhile. Raises UnavailableError when that breaks.
+        """
+        with self._translated(), self.engine.connect() as pooled:
+            pooled.detach()  # it stays in LISTEN and autocommit, so nobody else may get it
+            driver: Any = pooled.connection.driver_connection
+            try:
+                driver.rollback()
+                driver.autocommit = True
+                driver.execute(f"LISTEN {_CHANNEL}")
+                yield  # what rang before the connection stood was not heard
+                while not stopped.is_set():
+                    heard = [notice.payload for notice in driver.notifies(timeout=look_up_s, stop_after=1)]
+                    if process in heard:
+                        yield
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                raise self._unavailable(error) from error
+            finally:
+                driver.close()
 
     def _require_file(self) -> None:
         # Connecting would make an empty one in its place.
@@ -117,17 +195,64 @@ class Database:
         configuration.set_main_option("script_location", str(_MIGRATIONS))
         return configuration
 
+    @property
+    def _where(self) -> str:
+        if self._sqlite_path is not None:
+            return str(self._sqlite_path)
+        return str(self._url.host or self._url.query.get("host") or self._url.database or "-")
+
+    def _unavailable(self, error: object) -> UnavailableError:
+        reason = " ".join(str(error).split())  # libpq speaks in several lines
+        if self.is_shared:
+            return UnavailableError("registry.server-unavailable", where=self._where, reason=reason)
+        return UnavailableError("registry.unavailable", where=self._where, reason=reason)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        where = self._url.database if self._url.get_backend_name() == "sqlite" else self._url.host
         try:
             yield
-        except OperationalError as error:
-            raise UnavailableError("registry.unavailable", where=where or "-", reason=str(error.orig)) from error
+        except (OperationalError, PoolTimeoutError) as error:
+            raise self._unavailable(getattr(error, "orig", error)) from error
         except DBAPIError as error:
+            # A table that is missing or not ours to use: SQLite says so with an OperationalError.
+            if error.connection_invalidated or isinstance(error, ProgrammingError):
+                raise self._unavailable(error.orig) from error
             if "not a database" in str(error.orig) or "malformed" in str(error.orig):
-                raise ConfigurationError("registry.damaged", where=where or "-", reason=str(error.orig)) from error
+                raise ConfigurationError("registry.damaged", where=self._where, reason=str(error.orig)) from error
             raise
+
+
+def _checked(url: str) -> URL:
+    try:
+        found = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("registry.bad-url") from None  # without its text: there may be a password in it
+    if found.password is not None or "password" in found.query:
+        raise ConfigurationError("registry.password-in-url")
+    if found.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigurationError("registry.bad-url")
+    # "postgresql:" alone would be a driver that we do not have.
+    return found.set(drivername="postgresql+psycopg") if found.drivername == "postgresql" else found
+
+
+def _postgresql(url: URL, lock_wait_s: float) -> Engine:
+    arguments = {
+        "connect_timeout": CONNECT_S,
+        "options": f"-c lock_timeout={round(lock_wait_s * 1000)}",
+        # A server that is gone without a word is noticed within half a minute, not after the kernel's two hours.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,
+    }
+    engine = create_engine(
+        url,
+        connect_args=arguments,
+        pool_pre_ping=True,
+        pool_timeout=lock_wait_s,
+    )
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -144,25 +269,6 @@ def _begin_sqlite(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-class Doorbell:
-    """Tells daemons on this node that the registry changed. A lost ring costs one resync interval, not correctness."""
-
-    def __init__(self, runtime_directory: Path, process: str) -> None:
-        self.path = runtime_directory / f"{process}.doorbell"
-
-    def ring(self) -> None:
-        """Wake the daemon if it listens; silence is fine."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            try:
-                sender.sendto(b"\0", str(self.path))
-            except OSError:
-                return  # nobody listens, or its queue is full of rings already
-
-    def listen(self) -> socket.socket:
-        """A datagram socket that becomes readable at each ring. Replaces one left by a dead process."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        receiver.bind(str(self.path))
-        return receiver
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("kyoten_write", False):
+        take_lock(connection)

@@ -1,16 +1,29 @@
 """What was last seen: heartbeats of routers, tunnels and state of gateways. Newest only; history is not kept here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from cloudside.registry import sites
+from cloudside.registry import history, sites
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import Caller
 from cloudside.registry.tables import GatewayState, Heartbeat, Site, Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelState:
+    """A site's tunnel as one gateway sees it. ``ike_version`` 0: not said."""
+
+    site_id: str
+    up: bool
+    since: datetime
+    peer: str = ""
+    suite: str = ""
+    ike_version: int = 0
 
 
 def record_heartbeat(
@@ -71,6 +84,55 @@ def record_tunnel(
     session.add(tunnel)
     session.flush()
     return tunnel
+
+
+def record_tunnels(session: Session, caller: Caller, states: Iterable[TunnelState], *, gateway: str) -> frozenset[str]:
+    """Keep many tunnels' states as they are given, ``since`` too; returns the sites that exist, the others are left
+    out. Raises RefusedError: the caller is not the service itself.
+    """
+    caller.require_operator()
+    wanted = {state.site_id: state for state in states}
+    known = history.known_sites(session, caller, wanted)
+    standing: set[str] = set()
+    for chunk in history.chunks(known):
+        query = select(Tunnel.site_id).where(Tunnel.gateway == gateway, Tunnel.site_id.in_(chunk))
+        standing.update(session.scalars(query))
+    rows = {
+        site: {
+            "site_id": site, "gateway": gateway, "up": state.up, "since": state.since, "peer": state.peer[:60],
+            "suite": state.suite[:100], "ike_version": state.ike_version,
+        }
+        for site, state in wanted.items() if site in known
+    }  # fmt: skip
+    added = [row for site, row in rows.items() if site not in standing]
+    changed = [row for site, row in rows.items() if site in standing]
+    if added:
+        session.execute(insert(Tunnel), added)
+    if changed:
+        session.execute(update(Tunnel), changed)
+    return known
+
+
+def tunnel_states(session: Session, caller: Caller, *, gateway: str) -> list[TunnelState]:
+    """The tunnels of one gateway as rows without objects: there are thousands. Raises RefusedError as above."""
+    caller.require_operator()
+    columns = (Tunnel.site_id, Tunnel.up, Tunnel.since, Tunnel.peer, Tunnel.suite, Tunnel.ike_version)
+    rows = session.execute(select(*columns).where(Tunnel.gateway == gateway))
+    return [TunnelState(*row) for row in rows]
+
+
+def sites_heard_from(session: Session, caller: Caller, sources: Iterable[Address]) -> dict[Address, list[str]]:
+    """Sites whose last heartbeat came from these addresses. Raises RefusedError as above."""
+    caller.require_operator()
+    found: dict[Address, list[str]] = {}
+    wanted = {str(source): source for source in sources}
+    for chunk in history.chunks(wanted):
+        query = select(Heartbeat.source, Heartbeat.site_id).where(
+            Heartbeat.source.in_([wanted[text] for text in chunk])
+        )
+        for source, site in session.execute(query):
+            found.setdefault(source, []).append(site)
+    return found
 
 
 def tunnels(session: Session, caller: Caller, *, gateway: str | None = None) -> list[Tunnel]:

@@ -1,22 +1,20 @@
 """Who has to be told of a write: each writing session marks the tenants whose rules' input it changes.
 
 The mark is a new random number in ``rule_revisions``, in the same transaction as the change. No function has to think
-of it: the session looks at every object it is about to write, and at every statement that it runs. A statement that
-changes rows without objects marks every scope, because what it touched is not known. Not seen: SQL that passes the
-session by (another program's, ``Connection.execute``, the ``bulk_`` methods of old); a test keeps those out of our
-sources, and readers look at everything once in a while.
+of it: the session looks at every object it is about to write, and refuses statements that change such rows without
+objects (see auditing). Not seen: SQL that passes the session by (another program's, ``Connection.execute``, the
+``bulk_`` methods of old); a test keeps those out of our sources, and readers look at everything once in a while.
 
 Reading the marks is inventory's business.
 """
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from sqlalchemy import event, insert, inspect, select, update
-from sqlalchemy.engine import Result
-from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
+from sqlalchemy.orm import Session, UOWTransaction
 
+from cloudside.registry.sessions import WritingSession
 from cloudside.registry.tables import Device, Grant, PlatformPolicy, Policy, RuleRevision, Server, Site, Table, Tenant
 
 #: The scope of what tenants share: shared servers and the platform's file. No tenant's name is empty.
@@ -32,22 +30,19 @@ _OWNER: Mapping[type[Table], str | None] = {
     PlatformPolicy: None,
     Grant: "tenant_id",
 }
-_WATCHED = frozenset(table.__tablename__ for table in _OWNER)
 #: Names in one IN clause; SQLite takes 32,766 parameters at most (SQLITE_MAX_VARIABLE_NUMBER).
 _CHUNK = 1000
 
 
-class WritingSession(Session):
-    """The sessions that Database.write hands out."""
-
-
 @event.listens_for(WritingSession, "before_flush")
-def _mark_objects(session: Session, _flush: UOWTransaction, _objects: object) -> None:
+def _mark_objects(session: WritingSession, _flush: UOWTransaction, _objects: object) -> None:
     scopes: set[str] = set()
     homes: set[str] = set()
     changed = (row for row in session.dirty if session.is_modified(row))
     for row in (*session.new, *changed, *session.deleted):
         if type(row) in _OWNER:
+            if not session.decides:
+                raise TypeError(f"{type(row).__name__} in a recording session: use Database.write")
             (homes if isinstance(row, Device) else scopes).update(_owners(row))
     # A site that is written in this flush may have no row yet; it is marked by itself.
     ordered = sorted(homes)
@@ -55,17 +50,6 @@ def _mark_objects(session: Session, _flush: UOWTransaction, _objects: object) ->
         query = select(Site.tenant_id).where(Site.id.in_(ordered[start : start + _CHUNK])).distinct()
         scopes.update(session.connection().scalars(query))
     _mark(session, scopes)
-
-
-@event.listens_for(WritingSession, "do_orm_execute")
-def _mark_statement(state: ORMExecuteState) -> Result[Any] | None:
-    table = getattr(state.statement, "table", None)
-    if state.is_select or (table is not None and table.name not in _WATCHED):
-        return None
-    result = state.invoke_statement()
-    known = state.session.connection().scalars(select(Tenant.id).union(select(RuleRevision.scope)))
-    _mark(state.session, {SHARED, *known})
-    return result
 
 
 def _owners(row: Table) -> Iterator[str]:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from datetime import datetime
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError
@@ -35,6 +36,22 @@ def get(session: Session, caller: Caller, site_id: str) -> Router:
     router = session.get(Router, site.id)
     if router is None:
         raise InputError("registry.not-enrolled", site=site.id)
+    return router
+
+
+def elsewhere(session: Session, *, site_id: str, device_id_sha256: str) -> Router | None:
+    """The router of another site, of any tenant, that has this device id. The service's own question: no caller."""
+    query = select(Router).where(Router.device_id_sha256 == device_id_sha256, Router.site_id != site_id)
+    return session.scalar(query.order_by(Router.enrolled_at.desc()).limit(1))
+
+
+def release(session: Session, caller: Caller, site_id: str) -> Router | None:
+    """Forget a site's router, so that it may be enrolled elsewhere; None: there was none. Raises InputError."""
+    site = sites.get(session, caller, site_id)
+    router = session.get(Router, site.id)
+    if router is not None:
+        session.delete(router)
+        session.flush()
     return router
 
 

@@ -35,6 +35,16 @@ _TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+#: Settings that nobody is shown once they are stated: a SIM's PIN, a network's password.
+SECRET_KEYS = frozenset({"mobile.pin", "mobile.password"})
+HIDDEN = "***"
+
+
+def shown(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for people, programs and the audit log: secrets are there, but not what they are."""
+    return {key: HIDDEN if key in SECRET_KEYS else value for key, value in values.items()}
+
+
 def add_version(
     session: Session, caller: Caller, *, site_id: str, values: Mapping[str, Any], author: str, now: datetime
 ) -> Settings:

@@ -1,12 +1,13 @@
 """What charon has to know to prove itself and to judge its peers: loaded when it is new, again when charon is."""
 
 import hashlib
+import json
 from typing import Protocol
 
 from cloudside.config import Config
 from cloudside.pki.initialise import GATEWAY_IDENTITY
 from cloudside.pki.published import GatewayCredentials
-from cloudside.vpn.connections import CONNECTION, site_connection
+from cloudside.vpn.connections import connections
 from linux.charon import Connection
 from linux.dataplane import Dataplane
 
@@ -19,6 +20,8 @@ class KeyRing(Protocol):
     def load_revocation_list(self, der: bytes) -> None: ...
     def flush_certificates(self) -> None: ...
     def load_connection(self, name: str, connection: Connection) -> None: ...
+    def connection_names(self) -> tuple[str, ...]: ...
+    def unload_connection(self, name: str) -> None: ...
 
 
 class CredentialLoader:
@@ -47,21 +50,29 @@ class CredentialLoader:
         if revoked:
             # Verdicts about certificates are cached; without this a list counts only when they expire.
             self._charon.flush_certificates()
-        own = (credentials.private_key + credentials.certificate).encode()
-        if self._is_new("own", own):
+        if self._is_new("key", credentials.private_key.encode()):
             self._charon.load_private_key(credentials.private_key)
-            gateway = self._config.gateway
-            connection = site_connection(
-                identity=GATEWAY_IDENTITY,
-                certificate=credentials.certificate,
-                root=credentials.root,
-                overlay=gateway.overlay,
-                dpd_delay_s=gateway.dpd_delay_s,
-                dataplane=self._dataplane,
-            )
-            self._charon.load_connection(CONNECTION, connection)
-            self._keep("own", own)
+            self._keep("key", credentials.private_key.encode())
+        self._load_connections(credentials)
         return bool(revoked)
+
+    def _load_connections(self, credentials: GatewayCredentials) -> None:
+        wanted = connections(
+            self._config,
+            identity=GATEWAY_IDENTITY,
+            certificate=credentials.certificate,
+            root=credentials.root,
+            dataplane=self._dataplane,
+        )
+        whole = json.dumps(wanted).encode()
+        if not self._is_new("connections", whole):
+            return
+        for name, connection in wanted.items():
+            self._charon.load_connection(name, connection)
+        # Of a configuration before this one: charon may be older than we are.
+        for name in set(self._charon.connection_names()) - wanted.keys():
+            self._charon.unload_connection(name)
+        self._keep("connections", whole)
 
     def _is_new(self, kind: str, content: bytes) -> bool:
         return _digest(kind, content) not in self._loaded

@@ -1,11 +1,13 @@
 """charon's events, on a thread of their own, because commands and events share no vici session.
 
 Says nothing of what they mean: it queues them and wakes the daemon. A stream that breaks is the first sign that charon
-died; it is opened again as soon as charon is back.
+died; it is opened again as soon as charon is back. One that is silent without being broken is not seen from here: who
+compares listings with events sees it, and asks for another (`renew`).
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +29,9 @@ class Events:
         self._queue: queue.SimpleQueue[SaEvent] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._broken = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="charon-events", daemon=True)
+        self._generation = 0
+        self._opened_at: float | None = None
+        self._thread = self._made()
 
     def start(self) -> None:
         """Begin to listen."""
@@ -37,6 +41,17 @@ class Events:
         """End the thread."""
         self._stop.set()
         self._thread.join(timeout=5)
+
+    def renew(self) -> None:
+        """Listen anew, on another connection and another thread: whatever holds the old one is left to itself."""
+        self._generation += 1
+        self._thread = self._made()
+        self._thread.start()
+
+    @property
+    def listening(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def take(self) -> list[SaEvent]:
         """Events since the last call, in order."""
@@ -53,24 +68,40 @@ class Events:
         self._broken.clear()
         return broken
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
+    @property
+    def opened_at(self) -> float | None:
+        """Since when this stream is there, monotonic seconds; None: there is none."""
+        return self._opened_at
+
+    def _made(self) -> threading.Thread:
+        return threading.Thread(target=self._run, args=(self._generation,), name="charon-events", daemon=True)
+
+    def _run(self, generation: int) -> None:
+        while self._current(generation):
             charon = Charon(self._path)
+            stream = charon.listen(idle_s=IDLE_S)
             try:
                 fresh = True
-                for event in charon.listen(idle_s=IDLE_S):
-                    if self._stop.is_set():
+                for event in stream:
+                    if not self._current(generation):
                         break
                     if event is not None:
                         self._queue.put(event)
                     if fresh:
+                        self._opened_at = time.monotonic()
                         self._broken.set()
                     if event is not None or fresh:
                         self._wake()
                     fresh = False
             except LinuxError:
-                self._broken.set()
-                self._wake()
-                self._stop.wait(RETRY_S)
+                if self._current(generation):
+                    self._opened_at = None
+                    self._broken.set()
+                    self._wake()
+                    self._stop.wait(RETRY_S)
             finally:
-                charon.close()
+                charon.close()  # first, or a charon that hangs would be waited for while we take our leave
+                stream.close()
+
+    def _current(self, generation: int) -> bool:
+        return generation == self._generation and not self._stop.is_set()

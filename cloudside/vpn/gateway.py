@@ -31,6 +31,7 @@ from cloudside.vpn.events import Events
 from cloudside.vpn.parts import Parts
 from cloudside.vpn.reconciler import Reconciler
 from cloudside.vpn.reports import Report, Reporter
+from cloudside.vpn.witness import Witness
 from linux import locks
 from linux.charon import Charon
 from linux.charon_process import CharonProcess, socket_path, strongswan_conf
@@ -80,11 +81,15 @@ def run(config: Config, stop: threading.Event) -> None:
             ensure_interface(runner, dataplane)
         except (LinuxError, OSError) as error:
             raise ConfigurationError("datapath.no-routing", reason=str(error)) from error
-        database = Database(config.registry_url)
+        database = Database(config.registry_url, actor="gateway")
         cleanup.callback(database.close)
         charon, lister = (Charon(socket_path(_charon_directory(config))) for _ in range(2))
         cleanup.callback(charon.close)
         cleanup.callback(lister.close)
+        waker, woken = socket.socketpair()
+        cleanup.enter_context(waker)
+        cleanup.enter_context(woken)
+        events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
         flow_watch = FlowWatch(runner)
         parts = Parts(
             database=database,
@@ -97,15 +102,14 @@ def run(config: Config, stop: threading.Event) -> None:
             routes=routes,
             site_routes=site_routes,
             deciding=flow_watch.use,
+            events=events,
         )
-        doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway").listen())
-        waker, woken = socket.socketpair()
-        cleanup.enter_context(waker)
-        cleanup.enter_context(woken)
+        doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway", database).listen())
         for listener in (doorbell, waker, woken):
             listener.setblocking(False)
-        events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
-        reporter = Reporter(database, flow_watch, gateway=config.gateway.name)
+        witness = Witness(_charon_directory(config) / "charon.log", since=datetime.now(UTC))
+        cleanup.callback(witness.close)
+        reporter = Reporter(database, flow_watch, gateway=config.gateway.name, witness=witness)
         reporter.start()
         cleanup.callback(reporter.stop)
         flow_watch.start()
@@ -190,4 +194,4 @@ def _charon_directory(config: Config) -> Path:
 
 def _charon_process(config: Config, dataplane: Dataplane) -> CharonProcess:
     directory = _charon_directory(config)
-    return CharonProcess(directory, strongswan_conf(directory, dataplane, charon_options()))
+    return CharonProcess(directory, strongswan_conf(directory, dataplane, charon_options(config.vpn)))

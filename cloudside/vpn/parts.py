@@ -7,6 +7,7 @@ from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flows
 from cloudside.datapath.site_routes import SiteRoutes
 from cloudside.registry.database import Database
+from cloudside.vpn.charon_care import Stream
 from cloudside.vpn.credentials import CredentialLoader
 from linux.charon import Charon
 from linux.charon_process import CharonProcess
@@ -29,3 +30,5 @@ class Parts:
     site_routes: SiteRoutes
     #: Told of each rule set just before it comes into force.
     deciding: Callable[[RuleSet], None] = lambda _: None
+    #: charon's events, to be opened anew when they tell nothing any more.
+    events: Stream | None = None

@@ -99,4 +99,5 @@ class Reconciler:
             dataplane=self._dataplane.value,
             live=self._tunnels.live,
             problems=self._troubles.all(),
+            wanted=self._rules.desired.rule_set.fingerprint if self._rules.desired is not None else "",
         )

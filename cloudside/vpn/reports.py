@@ -1,16 +1,16 @@
 """What is told to the registry, on a thread of its own: a locked registry must not hold up a revocation.
 
-The newest report is written, older ones are dropped. Rows are compared with what stands there, so a report that
-changes nothing writes one row. A failure is logged and the next report says it all again.
+The newest report is written, older ones are dropped (what it changes: ledger). A failure is logged and the next
+report says it all again. With each report goes what charon's log says of attempts that failed (witness).
 
 What is counted is told every FLUSH_S seconds and at the end; what could not be told stays for the next time.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
@@ -19,58 +19,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloudside.datapath.flow_watch import Batch
 from cloudside.datapath.problems import Problem
 from cloudside.errors import KyotenError
-from cloudside.registry import counters, reports, sites
+from cloudside.registry import counters, reports
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
-from cloudside.vpn.tunnels import Live
+from cloudside.vpn.ledger import Ledger, Report
+from cloudside.vpn.witness import Witness
+
+__all__ = ["Accounts", "Report", "Reporter", "write_counts"]
 
 log = structlog.get_logger("kyoten.gateway")
 
 #: Seconds between tellings of what was counted: as much is lost when the process is killed.
 FLUSH_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One gateway's state. ``live`` None: charon could not be asked, tunnels are left as they stand."""
-
-    gateway: str
-    at: datetime
-    rule_set: str
-    dataplane: str
-    live: Mapping[str, Live] | None
-    problems: tuple[Problem, ...]
-
-
-def write(database: Database, report: Report) -> None:
-    """Write a report in one transaction. Raises what the registry raises."""
-    with database.write() as session:
-        if report.live is not None:
-            known = {site.id for site in sites.every(session, OPERATOR)}
-            standing = {row.site_id: row for row in reports.tunnels(session, OPERATOR, gateway=report.gateway)}
-            for site, tunnel in sorted(report.live.items()):
-                row = standing.get(site)
-                same = row is not None and row.up and (row.peer, row.suite) == (tunnel.peer, tunnel.suite[:100])
-                if site in known and not same:
-                    since = report.at - timedelta(seconds=tunnel.established_s)
-                    reports.record_tunnel(
-                        session, OPERATOR, site_id=site, gateway=report.gateway, up=True, since=since,
-                        peer=tunnel.peer, suite=tunnel.suite,
-                    )  # fmt: skip
-            for site, row in standing.items():
-                if row.up and site not in report.live:
-                    reports.record_tunnel(
-                        session, OPERATOR, site_id=site, gateway=report.gateway, up=False, since=report.at
-                    )
-        reports.record_gateway(
-            session,
-            OPERATOR,
-            name=report.gateway,
-            seen_at=report.at,
-            rule_set=report.rule_set,
-            dataplane=report.dataplane,
-            report={"problems": [found.as_json() for found in report.problems]},
-        )
 
 
 class Accounts(Protocol):
@@ -114,9 +74,12 @@ class Reporter:
         accounts: Accounts | None = None,
         *,
         gateway: str = "",
+        witness: Witness | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._witness = witness
+        self._ledger = Ledger()
         self._accounts = accounts
         self._gateway = gateway
         self._clock = clock
@@ -161,11 +124,18 @@ class Reporter:
                     self._look_back()
                 if report is not None:
                     told = self._accounts.problems() if self._accounts is not None else ()
-                    write(self._database, replace(report, problems=(*report.problems, *told)))
+                    self._write(replace(report, problems=(*report.problems, *told)))
             except (KyotenError, SQLAlchemyError, OSError) as error:
                 log.warning("report-not-written", reason=str(error))
             if self._accounts is not None and (ended or self._clock() >= self._flush_at):
                 self._flush(self._accounts)
+
+    def _write(self, report: Report) -> None:
+        if self._witness is None:
+            self._ledger.write(self._database, report)
+            return
+        causes = self._witness.look()
+        self._ledger.write(self._database, report, causes, charon_started_at=self._witness.started_at)
 
     def _look_back(self) -> None:
         """Since when nobody counted: since the last report of the process before."""

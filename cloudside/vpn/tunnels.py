@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from cloudside.config import Network
 from cloudside.datapath.problems import Problem, problem
+from cloudside.vpn.connections import CONNECTION
 from linux.charon import IkeSa, SaEvent
 
 #: States of an IKE_SA in which its CHILD_SAs carry traffic.
@@ -33,8 +34,8 @@ def after_event(table: Table, event: SaEvent) -> Table:
         sas.pop(sa.unique_id, None)
     elif event.kind == "child":
         known = sas.get(sa.unique_id, replace(sa, children=()))
-        names = {child.name for child in sa.children}
-        others = tuple(child for child in known.children if child.name not in names)
+        numbers = {child.unique_id for child in sa.children}
+        others = tuple(child for child in known.children if child.unique_id not in numbers)
         # The event comes while the child is installed: its state is not yet what it is about to be.
         children = tuple(replace(child, state="INSTALLED") for child in sa.children) if event.up else ()
         sas[sa.unique_id] = replace(sa, children=others + children)
@@ -52,6 +53,26 @@ def after_listing(table: Table, listing: Iterable[IkeSa]) -> Table:
     return Table(found | kept, frozenset(lacking - table.missing))
 
 
+def unannounced(table: Table, listing: Iterable[IkeSa], *, older_than_s: float) -> tuple[int, ...]:
+    """SAs of a listing that no event told of and no earlier listing showed, although they are older than that.
+
+    With a stream of events that works there are none: an event comes the moment an SA is up.
+    """
+    return tuple(
+        sa.unique_id
+        for sa in listing
+        if sa.unique_id not in table.sas and sa.state in _ALIVE and sa.established_s > older_than_s
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a tunnel has to keep to besides its prefix. ``old_sites`` may use a class for old routers."""
+
+    old_sites: frozenset[str] = frozenset()
+    child_sas_per_site: int = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """A tunnel that carries traffic and may."""
@@ -61,6 +82,11 @@ class Live:
     peer: str
     suite: str
     established_s: int
+    #: 1 or 2; 0: charon did not say.
+    ike_version: int = 0
+
+
+_RULES = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +98,19 @@ class Judgement:
     problems: tuple[Problem, ...]
 
 
-def judge(table: Table, prefixes: Mapping[str, Network], revoked_s: Mapping[str, float] | None = None) -> Judgement:
+def judge(
+    table: Table,
+    prefixes: Mapping[str, Network],
+    revoked_s: Mapping[str, float] | None = None,
+    rules: Rules = _RULES,
+) -> Judgement:
     """Hold live tunnels against the registry. ``prefixes``: site -> overlay prefix, for sites that may be here.
     ``revoked_s``: site -> seconds since a certificate of its was revoked, for sites where that happened.
 
     A tunnel of an unknown, revoked or retired site ends, and one that carries more than its site's prefix: then
     certificate and registry disagree, and the registry is the truth. So does one that is older than the revocation:
     its peer, a router that was replaced, may not prove itself any more, and rekeying never asks it to (RFC 7296 2.8).
+    So does one by an old IKE version that its site is not permitted, and one of a router that makes SAs without end.
     """
     live: dict[str, Live] = {}
     expelled: list[int] = []
@@ -96,7 +128,16 @@ def judge(table: Table, prefixes: Mapping[str, Network], revoked_s: Mapping[str,
             expelled.append(number)
             problems[problem("vpn.router-replaced", site=sa.remote_id, peer=sa.remote_host)] = None
             continue
+        if sa.connection != CONNECTION and sa.remote_id not in rules.old_sites:
+            expelled.append(number)
+            problems[problem("vpn.old-class-not-permitted", site=sa.remote_id, peer=sa.remote_host)] = None
+            continue
         children = [child for child in sa.children if child.state in _CHILD_ALIVE]
+        if len(children) > rules.child_sas_per_site:
+            expelled.append(number)
+            limit = rules.child_sas_per_site
+            problems[problem("vpn.too-many-child-sas", site=sa.remote_id, peer=sa.remote_host, limit=limit)] = None
+            continue
         carried = tuple(dict.fromkeys(network for child in children for network in child.remote))
         foreign = [network for network in carried if not _inside(network, prefix)]
         if foreign:
@@ -108,7 +149,12 @@ def judge(table: Table, prefixes: Mapping[str, Network], revoked_s: Mapping[str,
             suite = f"{sa.suite} {children[0].suite}".strip()
             known = before.prefixes if before is not None else ()
             live[sa.remote_id] = Live(
-                sa.remote_id, tuple(dict.fromkeys((*known, *carried))), sa.remote_host, suite, sa.established_s
+                sa.remote_id,
+                tuple(dict.fromkeys((*known, *carried))),
+                sa.remote_host,
+                suite,
+                sa.established_s,
+                sa.ike_version,
             )
     return Judgement(live, tuple(expelled), tuple(problems))
 

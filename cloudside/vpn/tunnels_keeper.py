@@ -7,7 +7,8 @@ from functools import partial
 import structlog
 
 from cloudside.config import Config
-from cloudside.datapath.problems import Problem
+from cloudside.datapath.problems import Problem, problem
+from cloudside.vpn.charon_care import CharonCare, rules_of
 from cloudside.vpn.desired import Desired, DesiredReader, Trust
 from cloudside.vpn.looks import Looks
 from cloudside.vpn.parts import Parts
@@ -43,6 +44,8 @@ class TunnelsKeeper:
         now: Callable[[], datetime],
     ) -> None:
         self._parts = parts
+        self._care = CharonCare(parts.process, parts.charon, config.vpn, clock, parts.events)
+        self._rules = rules_of(config.vpn)
         self._reader = reader
         self._troubles = troubles
         self._looks = looks
@@ -55,6 +58,8 @@ class TunnelsKeeper:
         self._meanwhile: list[SaEvent] | None = None
         self._followed: tuple[object, ...] = ()
         self._start_again_at = 0.0
+        #: Whether charon answered when it was last tended.
+        self._answers = False
         #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
         self._revocations: dict[str, tuple[datetime, float]] | None = None
         #: Tunnels that carry traffic and may, by site; None: charon was not asked yet.
@@ -74,11 +79,12 @@ class TunnelsKeeper:
             if self._meanwhile is not None:
                 self._meanwhile.append(event)
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
+        self._troubles.remember(self._care.note(events))
         self._tend_and_route()
         self._looks.soon("charon", self._clock() + SETTLE_S)
 
     def _tend_and_route(self) -> None:
-        self._troubles.step(_CHARON, self._tend_charon)
+        self._troubles.step(_CHARON, self._look_after_charon)
         self._troubles.step(_ROUTES, self._route)
 
     def _look_at_trust(self) -> Looking:
@@ -89,8 +95,8 @@ class TunnelsKeeper:
 
     def _look_at_charon(self) -> Looking:
         """How it really is, by its own listing."""
-        self._troubles.step(_CHARON, self._tend_charon)
-        if self._troubles.of(_CHARON) or self._parts.process.pid is None:
+        self._troubles.step(_CHARON, self._look_after_charon)
+        if not self._answers or self._parts.process.pid is None:
             return self._troubles.of(_CHARON)
         if self._parts.process.set_log_aside():
             self._parts.charon.reopen_log()
@@ -98,8 +104,12 @@ class TunnelsKeeper:
         self._meanwhile = events
         try:
             listing = yield self._list
+        except CharonUnavailableError:
+            self._care.silent()
+            raise
         finally:
             self._meanwhile = None
+        self._troubles.remember(self._care.compare(self._table, listing))
         self._table = after_listing(self._table, listing)
         for event in events:
             self._table = after_event(self._table, event)
@@ -121,6 +131,19 @@ class TunnelsKeeper:
                 self._parts.site_routes.judge(found)
         return self._route()
 
+    def _look_after_charon(self) -> tuple[Problem, ...]:
+        self._answers = False
+        try:
+            if not self._care.answers():
+                found = tuple(one for one in self._troubles.of(_CHARON) if one.key == _CHARON)
+            else:
+                found = self._tend_charon()
+                self._answers = True
+        except CharonUnavailableError as error:
+            self._care.silent()
+            found = (problem(_CHARON, reason=str(error)[:400]),)
+        return tuple(dict.fromkeys((*found, *self._care.problems())))
+
     def _tend_charon(self) -> tuple[Problem, ...]:
         """Start it, tell it what it lacks, and end the tunnels that may not be."""
         parts = self._parts
@@ -141,8 +164,10 @@ class TunnelsKeeper:
         if trust.credentials is not None and parts.credentials.load(trust.credentials):
             log.info("revocation-lists-loaded", count=len(trust.credentials.revocation_lists))
         if self._note_revocations(trust.revocations):
-            self._table = after_listing(self._table, parts.charon.sas())
-        judgement = judge(self._table, found.site_prefixes, self._revoked_s())
+            listing = parts.charon.sas()
+            self._troubles.remember(self._care.compare(self._table, listing))
+            self._table = after_listing(self._table, listing)
+        judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules)
         for number in judgement.expelled:
             parts.charon.terminate(unique_id=number)
         if judgement.expelled:

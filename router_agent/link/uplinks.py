@@ -38,6 +38,26 @@ class Uplink:
 NO_UPLINK = Uplink(UplinkKind.NONE)
 
 
+@dataclass(frozen=True, slots=True)
+class UplinkReport:
+    """One line, in use or not, as the cloud hears of it.
+
+    ``healthy``: None while nothing is known yet. ``since_s``: seconds in that health. ``rtt_ms``: to the cloud through
+    this line, the last probe's. Probes are counted since the agent's start.
+    """
+
+    kind: UplinkKind
+    interface: str
+    address: IPv4Address | IPv6Address | None
+    carrier: bool
+    healthy: bool | None
+    since_s: float
+    rtt_ms: float | None
+    in_use: bool
+    probes_sent: int
+    probes_lost: int
+
+
 def in_use(
     kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState], default_routes: Sequence[Route]
 ) -> Uplink:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from router_agent.errors import CloudRefusedError
-from router_agent.link.uplinks import Uplink
+from router_agent.lan.devices import LanDevice
+from router_agent.link.uplinks import Uplink, UplinkReport
 from router_agent.problems import Problem
 
 PROTOCOL = 1
@@ -54,6 +55,35 @@ class SettingsReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ModemReport:
+    """The mobile line's modem and the month's data; the schema's ``Modem``."""
+
+    state: str
+    signal_dbm: int | None = None
+    technology: str = ""
+    operator: str = ""
+    roaming: bool | None = None
+    imei: str = ""
+    registration: str = ""
+    data_used_bytes: int | None = None
+    data_budget_bytes: int = 0
+
+    def document(self) -> dict[str, object]:
+        """The JSON object."""
+        return {
+            "state": self.state,
+            "signal_dbm": self.signal_dbm,
+            "technology": _short(self.technology),
+            "operator": _short(self.operator),
+            "roaming": self.roaming,
+            "imei": _short(self.imei),
+            "registration": self.registration,
+            "data_used_bytes": self.data_used_bytes,
+            "data_budget_bytes": self.data_budget_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What a router says of itself."""
 
@@ -65,6 +95,9 @@ class Heartbeat:
     versions: Mapping[str, str]
     settings: SettingsReport
     problems: tuple[Problem, ...]
+    modem: ModemReport | None = None
+    lan_devices: tuple[LanDevice, ...] = ()
+    uplinks: tuple[UplinkReport, ...] = ()
 
     def document(self) -> dict[str, object]:
         """The JSON object."""
@@ -97,6 +130,9 @@ class Heartbeat:
                 "problem": None if settings.problem is None else _problem(settings.problem),
             },
             "problems": [_problem(problem) for problem in self.problems],
+            "modem": None if self.modem is None else self.modem.document(),
+            "uplinks": [_uplink(line) for line in self.uplinks],
+            "lan_devices": [_lan_device(device) for device in self.lan_devices],
         }
 
 
@@ -124,6 +160,8 @@ class Answer:
     heartbeat_s: float
     settings: DesiredSettings | None
     log_requests: tuple[LogRequest, ...]
+    timezone: str = "UTC"
+    renew_certificate: bool = False
 
 
 def parse_answer(body: bytes) -> Answer:
@@ -142,6 +180,8 @@ def parse_answer(body: bytes) -> Answer:
             heartbeat_s=min(max(_number(fields["heartbeat_s"]), low), high),
             settings=None if wanted is None else _desired(_object(wanted)),
             log_requests=tuple(_log_request(_object(request)) for request in requests),
+            timezone=_text(fields.get("timezone", "UTC")),
+            renew_certificate=fields.get("renew_certificate") is True,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
@@ -181,9 +221,40 @@ def _whole(value: object) -> int:
     return value
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > TEXT_MAX_CHARS:
+        raise TypeError("not a short text")
+    return value
+
+
 def _problem(problem: Problem) -> dict[str, object]:
     params = {name: _short(value) if isinstance(value, str) else value for name, value in problem.params.items()}
     return {"key": problem.key, "params": params}
+
+
+def _lan_device(device: LanDevice) -> dict[str, object]:
+    return {
+        "mac": device.mac,
+        "address": str(device.address),
+        "name": _short(device.name),
+        "source": device.source.value,
+        "seen_s": None if device.seen_s is None else round(device.seen_s, 1),
+    }
+
+
+def _uplink(line: UplinkReport) -> dict[str, object]:
+    return {
+        "kind": line.kind.value,
+        "interface": line.interface,
+        "address": "" if line.address is None else str(line.address),
+        "carrier": line.carrier,
+        "healthy": line.healthy,
+        "since_s": round(line.since_s, 1),
+        "rtt_ms": None if line.rtt_ms is None else round(line.rtt_ms, 1),
+        "in_use": line.in_use,
+        "probes_sent": line.probes_sent,
+        "probes_lost": line.probes_lost,
+    }
 
 
 def _short(text: str) -> str:

@@ -1,9 +1,11 @@
 """The settings a router knows, and their limits. Pure. The cloud has the same table for its own checks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router_agent.link.uplinks import UplinkKind
+from router_agent.modem import settings as modem_settings
+from router_agent.modem.settings import MobileSettings
 from router_agent.tunnel.connection import DEFAULT_DPD_S
 
 Value = str | int | float | bool | list[str]
@@ -23,6 +25,7 @@ class Settings:
     heartbeat_s: float | None = None
     prefer: UplinkKind = UplinkKind.WIRED
     log_level: str = "info"
+    mobile: MobileSettings = field(default_factory=MobileSettings)
 
 
 class SettingsError(ValueError):
@@ -38,7 +41,7 @@ def parse(values: Mapping[str, object]) -> Settings:
     wrong: list[str] = []
     chosen = Settings()
     gateways, dpd_s, heartbeat_s = chosen.gateways, chosen.dpd_s, chosen.heartbeat_s
-    prefer, log_level = chosen.prefer, chosen.log_level
+    prefer, log_level, mobile = chosen.prefer, chosen.log_level, chosen.mobile
     for name, value in values.items():
         try:
             match name:
@@ -52,13 +55,15 @@ def parse(values: Mapping[str, object]) -> Settings:
                     prefer = UplinkKind(_choice(value, "wired", "mobile"))
                 case "log.level":
                     log_level = _choice(value, "debug", "info", "warning")
+                case _ if name.startswith(modem_settings.PREFIX):
+                    mobile = modem_settings.changed(mobile, name, value)
                 case _:
                     raise ValueError
         except ValueError:
             wrong.append(name[:NAME_MAX_CHARS])
     if wrong:
         raise SettingsError(sorted(wrong))
-    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level)
+    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level, mobile)
 
 
 def _gateways(value: object) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def running(inventory: Inventory, sources: list[PolicySource]) -> Iterator[Gatew
     config.runtime_directory.mkdir()
     database = Database(config.registry_url)
     database.migrate()
-    _fill(database, config, inventory, sources)
+    fill(database, config, inventory, sources)
     world = GatewayWorld(network, config, database, gateway, web, {})
     try:
         world.start()
@@ -94,7 +94,8 @@ def running(inventory: Inventory, sources: list[PolicySource]) -> Iterator[Gatew
         world.close()
 
 
-def _fill(database: Database, config: Config, inventory: Inventory, sources: list[PolicySource]) -> None:
+def fill(database: Database, config: Config, inventory: Inventory, sources: list[PolicySource]) -> None:
+    """Put a world into a registry, keys and all."""
     now = datetime.now(UTC)
     with database.write() as session:
         initialise.initialise(session, config, now=now)

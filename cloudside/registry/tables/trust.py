@@ -45,3 +45,5 @@ class EnrolmentToken(Table):
     used_at: Mapped[datetime | None]
     #: Taken back before it was used.
     withdrawn_at: Mapped[datetime | None]
+    #: The certificate that was issued for it: a try whose answer got lost on the way is answered with it again.
+    certificate_serial: Mapped[str | None] = mapped_column(String(40))

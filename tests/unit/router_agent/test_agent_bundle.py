@@ -9,25 +9,13 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from enrolment_papers import DOCUMENT, make_papers
 
 from cloudside.pki import bundle as cloud_bundle
 from router_agent import bundle, cli, identity
 from router_agent.errors import AgentError, BundleError, StateError
 
-DOCUMENT: dict[str, object] = {
-    "format": 1,
-    "site": "tokyo-1",
-    "tenant": "acme",
-    "overlay": "10.10.1.0/24",
-    "lan": "192.168.1.0/24",
-    "gateways": ["203.0.113.2"],
-    "gateway_identity": "vpn.kyoten",
-    "service_address": "10.255.255.1",
-    "reachable": "10.0.0.0/8",
-    "endpoints": [{"address": "10.255.255.1", "port": 8443, "in_tunnel": True}],
-    "endpoint_name": "agent.kyoten",
-    "heartbeat_s": 30,
-}
+PAPERS = make_papers()
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\n"
 MEMBERS: dict[str, bytes] = {
     "site.key": b"-----BEGIN PRIVATE KEY-----\n",
@@ -54,6 +42,12 @@ def packed(document: object = DOCUMENT, members: dict[str, bytes] = MEMBERS, nam
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return archive.getvalue()
+
+
+def real(**document: object) -> bytes:
+    """A bundle whose certificates fit each other."""
+    members = PAPERS.old_bundle(**document)
+    return packed(json.loads(members.pop("bundle.json")), members)
 
 
 def problems(archive: bytes) -> set[tuple[str, str]]:
@@ -138,7 +132,7 @@ def test_secrets_stay_out_of_texts() -> None:
 
 def test_installing_is_whole_and_secrets_are_roots_alone(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    done = identity.install(bundle.read(packed()), state)
+    done = identity.install(bundle.read(real()), state)
     assert identity.load(state) == done
     assert done.device_id == "0f" * 32
     assert (state / "identity" / "site.key").stat().st_mode & 0o777 == 0o600
@@ -146,25 +140,25 @@ def test_installing_is_whole_and_secrets_are_roots_alone(tmp_path: Path) -> None
 
 
 def test_another_sites_bundle_takes_neither_settings_nor_log_over(tmp_path: Path) -> None:
-    identity.install(bundle.read(packed()), tmp_path)
+    identity.install(bundle.read(real()), tmp_path)
     left = [tmp_path / name for name in ("settings.json", "agent.log", "agent.log.1")]
     for place in left:
         place.write_text("{}")
-    identity.install(bundle.read(packed({**DOCUMENT, "heartbeat_s": 31})), tmp_path)
+    identity.install(bundle.read(real(heartbeat_s=31)), tmp_path)
     assert all(place.exists() for place in left)
-    identity.install(bundle.read(packed({**DOCUMENT, "site": "osaka-1"})), tmp_path)
+    identity.install(bundle.read(real(site="osaka-1")), tmp_path)
     assert not any(place.exists() for place in left)
     assert identity.load(tmp_path).enrolment.site == "osaka-1"
 
 
 def test_a_power_cut_between_the_renames_keeps_the_old_identity(tmp_path: Path) -> None:
-    identity.install(bundle.read(packed()), tmp_path)
+    identity.install(bundle.read(real()), tmp_path)
     (tmp_path / "identity").rename(tmp_path / "identity.old")
     assert identity.load(tmp_path).enrolment.site == "tokyo-1"
 
 
 def test_a_full_disk_after_such_a_cut_keeps_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity.install(bundle.read(packed()), tmp_path)
+    identity.install(bundle.read(real()), tmp_path)
     (tmp_path / "identity").rename(tmp_path / "identity.old")
 
     def full(*_: object, **__: object) -> None:
@@ -172,7 +166,7 @@ def test_a_full_disk_after_such_a_cut_keeps_it_too(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(identity, "write_durably", full)
     with pytest.raises(StateError):
-        identity.install(bundle.read(packed({**DOCUMENT, "heartbeat_s": 31})), tmp_path)
+        identity.install(bundle.read(real(heartbeat_s=31)), tmp_path)
     assert identity.load(tmp_path).enrolment.heartbeat_s == DOCUMENT["heartbeat_s"]
 
 
@@ -180,10 +174,10 @@ def test_a_bundle_whose_copy_broke_off_does_not_keep_an_enrolled_router_from_sta
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = tmp_path / "bundle.tar"
-    given.write_bytes(packed()[:1000])
+    given.write_bytes(real()[:1000])
     with pytest.raises(BundleError):
         cli._identity(given, tmp_path)
-    identity.install(bundle.read(packed()), tmp_path)
+    identity.install(bundle.read(real()), tmp_path)
     assert cli._identity(given, tmp_path).enrolment.site == "tokyo-1"
     assert str(given) in capsys.readouterr().err
 
@@ -191,7 +185,7 @@ def test_a_bundle_whose_copy_broke_off_does_not_keep_an_enrolled_router_from_sta
 def test_nothing_installed_and_damaged_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="not-enrolled"):
         identity.load(tmp_path)
-    identity.install(bundle.read(packed()), tmp_path)
+    identity.install(bundle.read(real()), tmp_path)
     (tmp_path / "identity" / "device_id").unlink()
     with pytest.raises(BundleError) as caught:
         identity.load(tmp_path)

@@ -7,7 +7,8 @@ import pytest
 
 from cloudside.fleet import protocol
 from router_agent.errors import CloudRefusedError
-from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind
+from router_agent.lan.devices import LanDevice, Source
+from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind, UplinkReport
 from router_agent.problems import Problem
 from router_agent.report.documents import (
     PROTOCOL,
@@ -15,6 +16,7 @@ from router_agent.report.documents import (
     Heartbeat,
     Load,
     LogRequest,
+    ModemReport,
     SettingsReport,
     TunnelReport,
     parse_answer,
@@ -34,6 +36,15 @@ def heartbeat(**parts: object) -> Heartbeat:
         "versions": {"agent": "0.1.0"},
         "settings": SettingsReport(3, 4, Problem("agent.settings-cut-off", {"version": 4, "confirm_s": 10})),
         "problems": (Problem("agent.tunnel-silent", {"gateway": "203.0.113.2"}),),
+        "modem": ModemReport("connected", -67, "LTE", "44010", False, "490154203237518", "home", 1 << 30, 1 << 31),
+        "uplinks": (
+            UplinkReport(UplinkKind.WIRED, "wan0", None, False, False, 61.26, None, False, 100, 3),
+            UplinkReport(UplinkKind.MOBILE, "wwan0", ip_address("100.64.0.5"), True, True, 9, 61.5, True, 7, 0),
+        ),
+        "lan_devices": (
+            LanDevice("02:00:00:00:00:20", ip_address("192.168.1.20"), "plc", Source.RESERVATION, 1.5),
+            LanDevice("", ip_address("192.168.1.21"), "", Source.STATIC),
+        ),
         **parts,
     }
     return Heartbeat(**values)  # type: ignore[arg-type]
@@ -47,7 +58,7 @@ def test_the_cloud_reads_every_field_of_a_heartbeat() -> None:
 
 
 def test_the_cloud_reads_a_heartbeat_with_nothing_in_it() -> None:
-    empty = heartbeat(uplink=NO_UPLINK, tunnel=TunnelReport(False, "", 0, ""), settings=SettingsReport(0), problems=())
+    empty = heartbeat(uplink=NO_UPLINK, tunnel=TunnelReport(False, "", 0, ""), settings=SettingsReport(0), problems=(), modem=None)
     assert protocol.Heartbeat.model_validate(empty.document()).uplink.kind == "none"
 
 
@@ -63,16 +74,23 @@ def test_the_agent_reads_every_field_of_an_answer() -> None:
             version=2, values={"tunnel.dpd_s": 15, "tunnel.gateways": ["a"]}, confirm_s=60
         ),
         log_requests=[protocol.LogRequest(id="0c1f-22", lines=200)],
+        timezone="Asia/Tokyo",
     )
     read = parse_answer(answer.model_dump_json().encode())
     assert read.heartbeat_s == 30
     assert read.settings == DesiredSettings(2, {"tunnel.dpd_s": 15, "tunnel.gateways": ["a"]}, 60)
     assert read.log_requests == (LogRequest("0c1f-22", 200),)
+    assert read.timezone == "Asia/Tokyo"
     assert PROTOCOL == protocol.PROTOCOL_VERSION
 
 
 def test_an_answer_from_a_newer_cloud_is_read() -> None:
     assert parse_answer(b'{"protocol": 1, "heartbeat_s": 30, "tomorrow": {"a": 1}}').settings is None
+
+
+def test_an_answer_may_ask_for_a_renewal() -> None:
+    assert parse_answer(b'{"protocol": 1, "heartbeat_s": 30, "renew_certificate": true}').renew_certificate
+    assert not parse_answer(b'{"protocol": 1, "heartbeat_s": 30}').renew_certificate
 
 
 @pytest.mark.parametrize(
@@ -81,7 +99,7 @@ def test_an_answer_from_a_newer_cloud_is_read() -> None:
         b"", b"{", b"[]", b"null", b"\xff", b'{"protocol": 1}', b'{"protocol": 2, "heartbeat_s": 1}',
         b'{"heartbeat_s": "30"}', b'{"heartbeat_s": true}', b'{"heartbeat_s": NaN}',
         b'{"heartbeat_s": 30, "settings": []}', b'{"heartbeat_s": 30, "settings": {"version": "1"}}',
-        b'{"heartbeat_s": 30, "log_requests": {}}',
+        b'{"heartbeat_s": 30, "log_requests": {}}', b'{"heartbeat_s": 30, "timezone": 9}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "../x", "lines": 1}]}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "", "lines": 1}]}', b"[" * 100_000,
     ],

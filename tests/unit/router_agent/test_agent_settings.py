@@ -49,6 +49,17 @@ def test_values_in_their_limits_are_taken() -> None:
         ("uplink.prefer", "none"),
         ("log.level", ["debug"]),
         ("unheard.of", 1),
+        ("mobile.apn", "a b"),
+        ("mobile.apn", '","'),
+        ("mobile.pin", "123"),
+        ("mobile.pin", "1234\n"),
+        ("mobile.pin", 1234),
+        ("mobile.user", "a\nb"),
+        ("mobile.roaming", "yes"),
+        ("mobile.budget_mib", -1),
+        ("mobile.budget_mib", True),
+        ("mobile.budget_action", "explode"),
+        ("mobile.unheard-of", 1),
     ],
 )
 def test_what_is_unknown_or_wrong_is_named(name: str, value: object) -> None:
@@ -64,9 +75,20 @@ def test_the_router_takes_everything_that_the_cloud_lets_a_person_type() -> None
         "heartbeat.interval_s": "1",
         "uplink.prefer": "wired",
         "log.level": "warning",
+        "mobile.apn": "soracom.io",
+        "mobile.pin": "01234567",
+        "mobile.user": "sora",
+        "mobile.password": 'so"ra',
+        "mobile.roaming": "yes",
+        "mobile.budget_mib": "16777216",
+        "mobile.budget_action": "tunnel-only",
     }
     assert set(typed) == set(SETTING_KEYS)
     parse({name: SETTING_KEYS[name].parse(text) for name, text in typed.items()})
+
+
+def test_secret_settings_are_in_no_repr() -> None:
+    assert "4711" not in repr(parse({"mobile.pin": "4711", "mobile.password": "4711"}))
 
 
 def test_a_trial_is_journalled_before_anything_is_changed(tmp_path: Path) -> None:

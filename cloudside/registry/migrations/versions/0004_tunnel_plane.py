@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("expires_at", _AT, nullable=False),
         sa.Column("used_at", _AT, nullable=True),
         sa.Column("withdrawn_at", _AT, nullable=True),
+        sa.Column("certificate_serial", sa.String(length=40), nullable=True),
         sa.ForeignKeyConstraint(["site_id"], ["sites.id"], name="fk_enrolment_tokens_site_id"),
         sa.PrimaryKeyConstraint("token_sha256", name="pk_enrolment_tokens"),
     )

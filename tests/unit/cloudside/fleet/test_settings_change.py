@@ -1,6 +1,7 @@
 """What a person types becomes settings, or one answer that names all mistakes; waiting ends with what became of it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fleet_cloud import NOW, Cloud
@@ -50,6 +51,35 @@ def test_all_mistakes_come_at_once() -> None:
         "fleet.bad-setting",
         "fleet.setting-twice",
     ]
+
+
+def test_a_secret_is_read_from_a_file_and_never_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "pin").write_text("0000\n")
+    read = settings_change.parse([f"mobile.pin=@{tmp_path / 'pin'}", "mobile.apn=soracom.io", "mobile.roaming=yes"])
+    assert read == {"mobile.pin": "0000", "mobile.apn": "soracom.io", "mobile.roaming": True}
+    assert settings_change.parse(["mobile.pin=-"], read_secret=lambda _where: "1234") == {"mobile.pin": "1234"}
+    assert settings_change.parse(["mobile.pin="]) == {"mobile.pin": None}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key"),
+    [
+        ("mobile.pin=4711", "fleet.secret-typed"),
+        ("mobile.password=@", "fleet.secret-typed"),
+        ("mobile.pin=@/nowhere/pin", "fleet.secret-unreadable"),
+        ("mobile.pin=@/etc/hostname", "fleet.bad-secret"),
+    ],
+)
+def test_a_secret_that_is_none_is_refused_without_repeating_it(assignment: str, key: str) -> None:
+    with pytest.raises(InputError) as refused:
+        settings_change.parse([assignment])
+    assert refused.value.key == key
+    assert "4711" not in str(refused.value)
+
+
+def test_secrets_are_shown_to_nobody() -> None:
+    shown = settings.shown({"mobile.pin": "4711", "mobile.password": "sora", "mobile.apn": "soracom.io"})
+    assert shown == {"mobile.pin": "***", "mobile.password": "***", "mobile.apn": "soracom.io"}
 
 
 def _change(cloud: Cloud) -> int:

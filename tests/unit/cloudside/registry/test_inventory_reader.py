@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from registry_engines import Engine
 from sqlalchemy.orm import Session
 
 from cloudside.errors import UnavailableError
@@ -41,12 +42,6 @@ def _read(database: Database, reader: InventoryReader, *, whole: bool = False) -
 
 def _policy(session: Session, tenant: str, text: str) -> None:
     policies.add_version(session, OPERATOR, tenant_id=tenant, text=text, file_name="f.yaml", author="ann", now=NOW)
-
-
-def _behind_its_back(path: Path, statement: str) -> None:
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute(statement)
-        raw.commit()
 
 
 def test_parts_are_one_tenants_and_what_all_share(populated: Database) -> None:
@@ -143,13 +138,13 @@ def test_tenant_that_went_is_gone(populated: Database) -> None:
     assert "new" not in found.parts.own
 
 
-def test_only_what_changed_is_read_again(populated: Database, tmp_path: Path) -> None:
+def test_only_what_changed_is_read_again(populated: Database, populated_url: str, engine: Engine) -> None:
     """The other tenant's site changes without a mark: nobody looks, until everything is looked at."""
     reader = InventoryReader()
     with populated.write() as session:
         _policy(session, "zenith", "text")
     first = _read(populated, reader)
-    _behind_its_back(tmp_path / "populated.sqlite", "UPDATE sites SET phase = 'retired' WHERE id = 'osaka-1'")
+    engine.execute(populated_url, "UPDATE sites SET phase = 'retired' WHERE id = 'osaka-1'")
     with populated.write() as session:
         sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
     with populated.read() as session:
@@ -177,9 +172,10 @@ def test_what_is_equal_stays_the_very_object(populated: Database, whole: bool) -
     assert _read(populated, reader, whole=whole).policies[0] is first.policies[0]
 
 
-def test_registry_restored_from_a_backup_is_read_again(populated: Database, tmp_path: Path) -> None:
+def test_registry_restored_from_a_backup_is_read_again(populated_path: Path, tmp_path: Path) -> None:
     """As many writes after the restore as before it: a counter would be where it was."""
-    path, backup = tmp_path / "populated.sqlite", tmp_path / "backup.sqlite"
+    path, backup = populated_path, tmp_path / "backup.sqlite"
+    populated = Database(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as raw, closing(sqlite3.connect(backup)) as copy:
         raw.backup(copy)
     reader = InventoryReader()
@@ -196,8 +192,9 @@ def test_registry_restored_from_a_backup_is_read_again(populated: Database, tmp_
     assert _sites(found) == ["nara-1", "osaka-1", "tokyo-1"]
 
 
-def test_tenant_that_a_restored_registry_does_not_know_is_gone(populated: Database, tmp_path: Path) -> None:
-    path, backup = tmp_path / "populated.sqlite", tmp_path / "backup.sqlite"
+def test_tenant_that_a_restored_registry_does_not_know_is_gone(populated_path: Path, tmp_path: Path) -> None:
+    path, backup = populated_path, tmp_path / "backup.sqlite"
+    populated = Database(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as raw, closing(sqlite3.connect(backup)) as copy:
         raw.backup(copy)
     reader = InventoryReader()
@@ -208,10 +205,12 @@ def test_tenant_that_a_restored_registry_does_not_know_is_gone(populated: Databa
     assert _read(populated, reader).changed == {"new"}
 
 
-def test_looking_at_everything_finds_what_is_shared_too(populated: Database, tmp_path: Path) -> None:
+def test_looking_at_everything_finds_what_is_shared_too(
+    populated: Database, populated_url: str, engine: Engine
+) -> None:
     reader = InventoryReader()
     _read(populated, reader)
-    _behind_its_back(tmp_path / "populated.sqlite", "UPDATE servers SET address = '10.254.0.99' WHERE id = 'web'")
+    engine.execute(populated_url, "UPDATE servers SET address = '10.254.0.99' WHERE id = 'web'")
     assert _read(populated, reader, whole=True).changed == {SHARED}
 
 
@@ -229,16 +228,15 @@ def test_highest_version_is_in_force_in_whatever_order_rows_lie(populated: Datab
         assert inventory.policy_sources(session) == (part.policy,)
 
 
-def test_reading_that_fails_is_made_up_for(populated: Database, tmp_path: Path) -> None:
+def test_reading_that_fails_is_made_up_for(populated: Database, populated_url: str, engine: Engine) -> None:
     reader = InventoryReader()
     _read(populated, reader)
     with populated.write() as session:
         sites.add(session, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW)
-    path = tmp_path / "populated.sqlite"
-    _behind_its_back(path, "ALTER TABLE policies RENAME TO away")
+    engine.execute(populated_url, "ALTER TABLE policies RENAME TO away")
     with pytest.raises(UnavailableError), populated.read() as session:
         reader.read(session)
-    _behind_its_back(path, "ALTER TABLE away RENAME TO policies")
+    engine.execute(populated_url, "ALTER TABLE away RENAME TO policies")
     assert _read(populated, reader).changed == {"acme"}
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select
+from registry_engines import Engine
+from sqlalchemy import inspect, select
 
 from cloudside.errors import ConfigurationError, UnavailableError
 from cloudside.registry.database import Database, Doorbell
@@ -17,11 +18,12 @@ def test_migrations_make_exactly_the_tables_in_the_code(database: Database) -> N
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
+        found = inspect(connection)
         names = {
-            row[0]
-            for row in connection.exec_driver_sql(
-                "SELECT name FROM sqlite_master WHERE type = 'index' AND name NOT LIKE 'sqlite_%'"
-            )
+            index["name"]
+            for table in found.get_table_names()
+            for index in found.get_indexes(table)
+            if not index.get("duplicates_constraint")
         }
     assert names == {str(index.name) for table in Table.metadata.tables.values() for index in table.indexes}
 
@@ -56,7 +58,8 @@ def _tenants(database: Database) -> list[str]:
         return list(session.scalars(select(Tenant.id)))
 
 
-def test_registry_restored_from_a_backup_is_what_a_running_daemon_sees(registry_path: Path, database: Database) -> None:
+def test_registry_restored_from_a_backup_is_what_a_running_daemon_sees(registry_path: Path) -> None:
+    database = Database(f"sqlite:///{registry_path}")
     assert _tenants(database) == []
     backup = registry_path.with_name("backup")
     with closing(sqlite3.connect(registry_path)) as raw, closing(sqlite3.connect(backup)) as copy:
@@ -67,7 +70,8 @@ def test_registry_restored_from_a_backup_is_what_a_running_daemon_sees(registry_
     assert _tenants(database) == ["acme"]
 
 
-def test_registry_that_is_away_is_told_and_not_made_anew(registry_path: Path, database: Database) -> None:
+def test_registry_that_is_away_is_told_and_not_made_anew(registry_path: Path) -> None:
+    database = Database(f"sqlite:///{registry_path}")
     assert _tenants(database) == []
     registry_path.unlink()
     for way in (database.read, database.write):
@@ -77,10 +81,8 @@ def test_registry_that_is_away_is_told_and_not_made_anew(registry_path: Path, da
     assert not registry_path.exists()
 
 
-def test_older_schema_is_told_from_ours(registry_path: Path, database: Database) -> None:
-    with sqlite3.connect(registry_path) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '0000'")
-    raw.close()
+def test_older_schema_is_told_from_ours(database: Database, database_url: str, engine: Engine) -> None:
+    engine.execute(database_url, "UPDATE alembic_version SET version_num = '0000'")
     with pytest.raises(ConfigurationError) as caught:
         database.require_current()
     assert caught.value.key == "registry.schema"

@@ -1,12 +1,12 @@
 """Another tenant's object is indistinguishable from one that does not exist, in every module that takes a caller."""
 
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
+from registry_engines import Engine
 from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError, RefusedError
@@ -31,11 +31,9 @@ REQUEST = "0" * 32
 
 
 @pytest.fixture(scope="session")
-def filled_path(populated_path: Path) -> Path:
-    path = populated_path.with_name("filled.sqlite")
-    shutil.copy(populated_path, path)
-    database = Database(f"sqlite:///{path}")
-    with database.write() as s:
+def filled_template(engine: Engine, populated_template: str) -> str:
+    url = engine.new(populated_template)
+    with closing(Database(url)) as database, database.write() as s:
         policies.add_version(s, OPERATOR, tenant_id="zenith", text="", file_name="", author="", now=NOW)
         settings.add_version(s, OPERATOR, site_id="osaka-1", values={"a": 1}, author="ops", now=NOW)
         routers.enrol(s, OPERATOR, site_id="osaka-1", device_id="d", ssh_host_key="k", now=NOW)
@@ -44,18 +42,16 @@ def filled_path(populated_path: Path) -> Path:
         reports.record_tunnel(s, OPERATOR, site_id="osaka-1", gateway="gw1", up=True, since=NOW)
         log_requests.ask(s, OPERATOR, request_id=REQUEST, site_id="osaka-1", lines=5, requested_by="o", now=NOW)
         credentials.issue(s, OPERATOR, site_id="osaka-1", user="osaka", password="correct horse", now=NOW)
-    database.close()
-    return path
+    return url
 
 
 @pytest.fixture
-def filled(filled_path: Path, tmp_path: Path) -> Iterator[Database]:
+def filled(engine: Engine, filled_template: str) -> Iterator[Database]:
     """A registry in which zenith's site has one of everything."""
-    path = tmp_path / "filled.sqlite"
-    shutil.copy(filled_path, path)
-    database = Database(f"sqlite:///{path}")
-    yield database
-    database.close()
+    url = engine.new(filled_template)
+    with closing(Database(url)) as database:
+        yield database
+    engine.drop(url)
 
 
 #: Each takes the caller and a site: zenith's "osaka-1", or "nowhere-1", which nobody has.

@@ -11,8 +11,8 @@ from cloudside.registry import counters, reports
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.counted import StatementUse
 from cloudside.registry.database import Database
-from cloudside.registry.tables import GatewayState, Tunnel
-from cloudside.vpn.reports import Report, Reporter, write
+from cloudside.registry.tables import GatewayState
+from cloudside.vpn.reports import Report, Reporter
 from cloudside.vpn.tunnels import Live
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -24,44 +24,9 @@ def _report(*live: Live, at: datetime = NOW, unknown: bool = False) -> Report:
     return Report("gw1", at, "abc", "userland", tunnels, (problem("datapath.drift", what="FORWARD"),))
 
 
-def _tunnels(database: Database) -> dict[str, Tunnel]:
-    with database.read() as session:
-        return {row.site_id: row for row in reports.tunnels(session, OPERATOR)}
-
-
 def _gateway(database: Database) -> GatewayState:
     with database.read() as session:
         return reports.gateways(session, OPERATOR)[0]
-
-
-def test_state_and_problems_are_written(database: Database) -> None:
-    write(database, _report())
-    state = _gateway(database)
-    assert (state.rule_set, state.dataplane, state.seen_at) == ("abc", "userland", NOW)
-    assert state.report == {"problems": [{"key": "datapath.drift", "params": {"what": "FORWARD"}}]}
-
-
-def test_tunnel_comes_up_since_it_was_established_and_goes_down(database: Database) -> None:
-    write(database, _report(TOKYO))
-    up = _tunnels(database)["tokyo"]
-    assert (up.up, up.since, up.peer) == (True, NOW - timedelta(seconds=60), "198.51.100.7")
-    later = NOW + timedelta(minutes=5)
-    write(database, _report(at=later))
-    down = _tunnels(database)["tokyo"]
-    assert (down.up, down.since) == (False, later)
-    assert "osaka" not in _tunnels(database)
-
-
-def test_charon_that_could_not_be_asked_changes_no_tunnel(database: Database) -> None:
-    write(database, _report(TOKYO))
-    write(database, _report(unknown=True))
-    assert _tunnels(database)["tokyo"].up
-
-
-def test_tunnel_of_a_site_that_is_gone_does_not_spoil_the_report(database: Database) -> None:
-    ghost = Live("ghost", (), "198.51.100.9", "", 1)
-    write(database, _report(ghost, TOKYO))
-    assert _tunnels(database).keys() == {"tokyo"}
 
 
 def test_reporter_survives_a_registry_that_is_away_and_writes_the_newest(config: Config, database: Database) -> None:

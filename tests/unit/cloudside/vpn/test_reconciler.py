@@ -62,6 +62,29 @@ class _Charon:
         self.loaded.clear()
         return True
 
+    def used_s(self) -> float:
+        return 0.0
+
+    def kill(self) -> None:
+        self.alive = self.hung = False
+        self.existing.clear()
+
+    def refresh(self) -> bool:
+        return False
+
+    def need_restart(self) -> tuple[str, ...]:
+        return ()
+
+    def version(self, *, timeout_s: float = 0) -> str:
+        self._answer()
+        return "5.9.8"
+
+    def connection_names(self) -> tuple[str, ...]:
+        return ("sites",)
+
+    def unload_connection(self, name: str) -> None:
+        self.loaded.remove(name)
+
     def _answer(self) -> None:
         if self.hung or not self.alive:
             raise CharonUnavailableError("charon does not answer")

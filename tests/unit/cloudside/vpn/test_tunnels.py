@@ -3,7 +3,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from cloudside.vpn.tunnels import Table, after_event, after_listing, judge
+from cloudside.vpn.tunnels import Rules, Table, after_event, after_listing, judge, unannounced
 from linux.charon import ChildSa, IkeSa, SaEvent
 
 PREFIXES = {"tokyo": ip_network("10.10.1.0/24"), "osaka": ip_network("10.10.2.0/24")}
@@ -97,3 +97,44 @@ def test_two_sas_of_a_site_during_a_takeover_are_one_tunnel() -> None:
     judgement = judge(_up(_sa(1, "tokyo", "10.10.1.0/24"), _sa(2, "tokyo", "10.10.1.0/24")), PREFIXES)
     assert judgement.live["tokyo"].prefixes == (ip_network("10.10.1.0/24"),)
     assert judgement.expelled == ()
+
+
+def _old(number: int, site: str) -> IkeSa:
+    return replace(_sa(number, site, str(PREFIXES[site])), connection="old-routers", ike_version=1)
+
+
+def test_class_for_old_routers_is_for_those_who_are_named() -> None:
+    table = _up(_old(7, "tokyo"), _old(8, "osaka"))
+    judgement = judge(table, PREFIXES, None, Rules(old_sites=frozenset({"osaka"})))
+    assert judgement.expelled == (7,)
+    assert judgement.live.keys() == {"osaka"}
+    assert judgement.live["osaka"].ike_version == 1
+    assert [found.key for found in judgement.problems] == ["vpn.old-class-not-permitted"]
+    assert judge(table, PREFIXES).expelled == (7, 8)
+
+
+def _with_children(count: int) -> IkeSa:
+    child = _sa(1, "tokyo", "10.10.1.0/24").children[0]
+    return replace(_sa(7, "tokyo"), children=tuple(replace(child, unique_id=number) for number in range(count)))
+
+
+def test_router_that_makes_tunnels_without_end_is_expelled() -> None:
+    assert judge(_up(_with_children(16)), PREFIXES).expelled == ()
+    judgement = judge(_up(_with_children(17)), PREFIXES)
+    assert (judgement.expelled, judgement.live) == ((7,), {})
+    assert [found.key for found in judgement.problems] == ["vpn.too-many-child-sas"]
+
+
+def test_children_are_counted_by_events_too_and_one_that_goes_leaves_the_others() -> None:
+    sa = _with_children(3)
+    table = Table()
+    for child in sa.children:
+        table = after_event(table, SaEvent("child", True, replace(sa, children=(child,))))
+    assert len(table.sas[7].children) == 3
+    table = after_event(table, SaEvent("child", False, replace(sa, children=sa.children[:1])))
+    assert [child.unique_id for child in table.sas[7].children] == [1, 2]
+
+
+def test_sa_that_only_a_listing_tells_of_was_not_announced() -> None:
+    known, young, half = _sa(1), replace(_sa(2), established_s=1), _sa(3, state="CONNECTING")
+    assert unannounced(_up(known), [known, young, half, _sa(4)], older_than_s=3) == (4,)

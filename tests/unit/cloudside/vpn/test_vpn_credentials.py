@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloudside.config import Config
+from cloudside.config import Config, OldRouters, Vpn
 from cloudside.pki.published import GatewayCredentials
 from cloudside.vpn.credentials import CredentialLoader
 from linux.charon import Connection
@@ -18,6 +18,7 @@ class _Charon:
     def __init__(self) -> None:
         self.given: list[str] = []
         self.away = False
+        self.connections: dict[str, Connection] = {}
 
     def _take(self, what: str) -> None:
         if self.away:
@@ -38,6 +39,14 @@ class _Charon:
 
     def load_connection(self, name: str, connection: Connection) -> None:
         self._take(f"connection {name}")
+        self.connections[name] = connection
+
+    def connection_names(self) -> tuple[str, ...]:
+        return tuple(self.connections)
+
+    def unload_connection(self, name: str) -> None:
+        self._take(f"unload {name}")
+        del self.connections[name]
 
 
 @pytest.fixture
@@ -72,6 +81,23 @@ def test_new_charon_is_told_everything_again(charon: _Charon, loader: Credential
     loader.forget()
     loader.load(CREDENTIALS)
     assert charon.given == before
+
+
+def test_class_that_the_configuration_names_no_more_is_taken_from_a_charon_that_still_has_it(charon: _Charon) -> None:
+    with_old = Config(vpn=Vpn(old_routers=OldRouters(sites=("tokyo",))))
+    CredentialLoader(charon, with_old, Dataplane.USERLAND).load(CREDENTIALS)
+    assert charon.connections.keys() == {"sites", "old-routers"}
+    CredentialLoader(charon, Config(), Dataplane.USERLAND).load(CREDENTIALS)
+    assert charon.connections.keys() == {"sites"}
+
+
+def test_new_certificate_loads_the_connections_again_and_no_key_twice(
+    charon: _Charon, loader: CredentialLoader
+) -> None:
+    loader.load(CREDENTIALS)
+    charon.given.clear()
+    loader.load(replace(CREDENTIALS, certificate="CERT 2"))
+    assert charon.given == ["connection sites"]
 
 
 def test_what_failed_is_tried_again(charon: _Charon, loader: CredentialLoader) -> None:

@@ -1,0 +1,79 @@
+"""The audit log as it is read: who changed what, and whether the log is whole. It is written by auditing."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import Row, Select, or_, select
+from sqlalchemy.orm import Session
+
+from cloudside.registry import chain
+from cloudside.registry.callers import Caller
+from cloudside.registry.tables import AuditEntry
+
+#: Rows fetched at once while the whole log is read.
+_AT_ONCE = 1000
+
+
+def visible(caller: Caller) -> Select[AuditEntry]:
+    """All entries that exist for the caller, newest first. A tenant sees those that concern it."""
+    query = select(AuditEntry).order_by(AuditEntry.number.desc())
+    return query if caller.tenant is None else query.where(AuditEntry.tenant_id == caller.tenant)
+
+
+def latest(
+    session: Session,
+    caller: Caller,
+    *,
+    most: int,
+    tenant_id: str | None = None,
+    subject: str | None = None,
+    actor: str | None = None,
+    since: datetime | None = None,
+) -> list[AuditEntry]:
+    """Entries that exist for the caller and fit all that is given, newest first.
+
+    ``subject`` finds what is called so and what belongs to it: "tokyo-1" also finds "tokyo-1/plc".
+    """
+    query = visible(caller).limit(most)
+    if tenant_id is not None:
+        query = query.where(AuditEntry.tenant_id == tenant_id)
+    if subject is not None:
+        below = AuditEntry.subject.startswith(f"{subject}/", autoescape=True)
+        query = query.where(or_(AuditEntry.subject == subject, below))
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
+    if since is not None:
+        query = query.where(AuditEntry.at >= since)
+    return list(session.scalars(query))
+
+
+def head(session: Session, caller: Caller) -> chain.Head:
+    """The newest entry's number and hash. Raises RefusedError: the caller is not an operator."""
+    caller.require_operator()
+    query = select(AuditEntry.number, AuditEntry.hash).order_by(AuditEntry.number.desc()).limit(1)
+    newest = session.execute(query).first()
+    return chain.EMPTY if newest is None else chain.Head(newest.number, newest.hash)
+
+
+def entries(session: Session, caller: Caller) -> Iterator[tuple[chain.Entry, str]]:
+    """Every entry with its hash, by number, for chain.verify. Raises RefusedError: the caller is not an operator."""
+    caller.require_operator()
+    columns = AuditEntry.__table__.columns
+    rows = session.execute(select(*columns).order_by(columns.number).execution_options(yield_per=_AT_ONCE))
+    return (_entry(row) for row in rows)
+
+
+def _entry(row: Row[tuple[object, ...]]) -> tuple[chain.Entry, str]:
+    entry = chain.Entry(
+        number=row.number,
+        at=row.at,
+        actor=row.actor,
+        tenant=row.tenant_id,
+        action=row.action,
+        kind=row.kind,
+        subject=row.subject,
+        before=row.before,
+        after=row.after,
+        previous=row.previous,
+    )
+    return entry, row.hash

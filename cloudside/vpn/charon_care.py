@@ -1,0 +1,166 @@
+"""Looks after charon: whether it answers, whether its events still come, whether it has its settings.
+
+What it finds wrong it mends where that costs no tunnel, and where charon hangs; everything becomes a problem.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import structlog
+
+from cloudside.config import Vpn
+from cloudside.datapath.problems import Problem, problem
+from cloudside.vpn.contests import Comings, problem_of
+from cloudside.vpn.health import SHORT_QUESTION_S, Health, State
+from cloudside.vpn.tunnels import Rules, Table, unannounced
+from linux.charon import IkeSa, SaEvent
+from linux.errors import CharonUnavailableError
+
+log = structlog.get_logger("kyoten.gateway")
+
+#: An event comes the moment an SA is up. One that has not after so many seconds will not.
+EVENT_LATE_S = 3
+
+
+class Process(Protocol):
+    """charon's process (linux.charon_process)."""
+
+    @property
+    def pid(self) -> int | None: ...
+    def used_s(self) -> float: ...
+    def kill(self) -> None: ...
+    def refresh(self) -> bool: ...
+    def need_restart(self) -> tuple[str, ...]: ...
+
+
+class Asked(Protocol):
+    """charon itself (linux.charon)."""
+
+    def version(self, *, timeout_s: float = 0) -> str: ...
+    def reload_settings(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """The stream of events (vpn.events)."""
+
+    @property
+    def opened_at(self) -> float | None: ...
+    @property
+    def listening(self) -> bool: ...
+    def renew(self) -> None: ...
+
+
+def rules_of(vpn: Vpn) -> Rules:
+    """What tunnels have to keep to."""
+    old = vpn.old_routers
+    return Rules(frozenset(old.sites) if old is not None else frozenset(), vpn.child_sas_per_site)
+
+
+class CharonCare:
+    """One for a reconciler, used by its thread. ``clock``: monotonic seconds, the same as the stream's."""
+
+    def __init__(
+        self, process: Process, charon: Asked, vpn: Vpn, clock: Callable[[], float], events: Stream | None = None
+    ) -> None:
+        self._process = process
+        self._charon = charon
+        self._clock = clock
+        self._events = events
+        self._health = Health(vpn.hung_report_s, vpn.hung_restart_s)
+        self._comings = Comings(vpn.contested_returns, vpn.contested_window_s)
+        self._pid: int | None = None
+        self._suspected: set[int] = set()
+        self._need_restart: tuple[str, ...] = ()
+        self._reload = False
+
+    def answers(self) -> bool:
+        """Whether charon may be asked for anything in this pass. One that did not answer is asked a short question now
+        and then, so that nobody waits for it; one that hangs is ended here.
+        Raises CharonUnavailableError and CharonRefusedError: it does not take its settings.
+        """
+        if self._process.pid != self._pid:
+            self._health.answered()
+            self._pid = self._process.pid
+            self._adopt()
+        if not self._health.doubted:
+            self._reload_settings()
+            return True
+        now_s = self._clock()
+        if self._health.state(now_s=now_s, used_s=self._process.used_s()) is State.HUNG:
+            log.warning("charon-killed", pid=self._process.pid)
+            self._process.kill()
+            self._charon.close()
+            return False
+        if not self._health.ask_now(now_s=now_s):
+            return False
+        try:
+            self._charon.version(timeout_s=SHORT_QUESTION_S)
+        except CharonUnavailableError:
+            self.silent()
+            return False
+        self._health.answered()
+        self._reload_settings()
+        return True
+
+    def silent(self) -> None:
+        """charon did not answer."""
+        if self._process.pid is not None:
+            self._health.silent(now_s=self._clock(), used_s=self._process.used_s())
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with charon now."""
+        found = self._health.problems(now_s=self._clock(), used_s=self._process.used_s())
+        if self._need_restart:
+            found += (problem("vpn.charon-needs-restart", what=", ".join(self._need_restart)),)
+        return found
+
+    def note(self, events: Iterable[SaEvent]) -> tuple[Problem, ...]:
+        """Take events; what they show."""
+        found = []
+        for event in events:
+            self._suspected.discard(event.sa.unique_id)
+            contested = self._comings.note(event, now_s=self._clock())
+            if contested is not None:
+                found.append(problem_of(contested, window_s=self._comings.window_s))
+        return tuple(dict.fromkeys(found))
+
+    def compare(self, table: Table, listing: Iterable[IkeSa]) -> tuple[Problem, ...]:
+        """Hold a listing against what events told, and open the stream anew when they tell nothing any more."""
+        self._comings.forget_old(now_s=self._clock())
+        events = self._events
+        if events is None:
+            return ()
+        if not events.listening:
+            return self._renew(events)
+        opened_at = events.opened_at
+        if opened_at is None:
+            self._suspected.clear()
+            return ()
+        missed, self._suspected = self._suspected, set()
+        listed = {sa.unique_id: sa for sa in listing}
+        if missed & listed.keys():
+            return self._renew(events)
+        since_s = self._clock() - opened_at
+        late = unannounced(table, listed.values(), older_than_s=EVENT_LATE_S)
+        # The event may lie in the queue: a pass can take seconds. Whoever is still not told of next time was missed.
+        self._suspected = {number for number in late if listed[number].established_s + 1 < since_s}
+        return ()
+
+    def _renew(self, events: Stream) -> tuple[Problem, ...]:
+        log.warning("events-renewed")
+        events.renew()
+        return (problem("vpn.events-lost"),)
+
+    def _reload_settings(self) -> None:
+        if self._reload:
+            self._charon.reload_settings()
+            self._reload = False
+            log.info("charon-settings-reloaded")
+
+    def _adopt(self) -> None:
+        self._need_restart = ()
+        self._suspected.clear()
+        if self._pid is not None:
+            self._reload = self._process.refresh() or self._reload
+            self._need_restart = self._process.need_restart()
