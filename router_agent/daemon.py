@@ -28,6 +28,7 @@ from router_agent.errors import AgentError, StateError
 from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import render
 from router_agent.identity import Identity
+from router_agent.lan.keeper import LanKeeper
 from router_agent.link import uplinks
 from router_agent.link.uplinks import NO_UPLINK, Uplink
 from router_agent.logs import collect
@@ -94,6 +95,14 @@ class Agent:
         self._mapping = Mapping(self._routes, enrolment, lan=options.lan, dataplane=plane)
         ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
         self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
+        self._plane = plane
+        self._lan = LanKeeper(
+            enrolment.lan,
+            interface=options.lan,
+            runtime=options.runtime,
+            state=options.state,
+            uplinks=frozenset(options.uplinks),
+        )
         self._remote = SshKeeper(identity, enrolment.router_address, options.runtime)
         self._courier = Courier(client, self._collect_log)
         self._reporting = Reporting(
@@ -127,6 +136,9 @@ class Agent:
         view = self._tunnel.view()
         self._board.set("tunnel", *self._tunnel.problems())
         problem = self._remote.ensure(now, roll)
+        lan = next((state for state in self._interfaces if state.name == self._options.lan), None)
+        own = () if lan is None else tuple(address.ip for address in lan.addresses)
+        self._board.set("lan", *self._lan.ensure(now, roll, own))
         self._board.set("remote", *(() if problem is None else (problem,)))
         contact = self._reporting.contact
         self._trial.step(now, probed_at=view.proven_at, heartbeat_began_at=contact.tunnel_began_at)
@@ -146,6 +158,8 @@ class Agent:
         """End what cannot be left alone. The tunnel stays up for the next agent unless the options say otherwise."""
         self._courier.stop(wait_s=1.0)
         self._remote.stop()
+        if self._options.down_at_end:
+            self._lan.stop()
         if self._options.down_at_end:
             self._tunnel.take_down()
             with contextlib.suppress(LinuxError):
@@ -194,7 +208,9 @@ class Agent:
         gateways = settings.gateways or self._enrolment.gateways
         if self._tunnel.configure(gateways, settings.dpd_s, now=now):
             _log.info("tunnel started over with new settings")
-        self._look_at = now
+        self._lan.configure(settings.lan)
+        self._firewall.use(render(self._enrolment, self._plane, lan=self._options.lan, dhcp=self._lan.serves))
+        self._look_at = self._check_at = now
 
     def _offer_settings(self, wanted: DesiredSettings, now: float) -> None:
         self._trial.offer(Version(wanted.version, wanted.values), wanted.confirm_s, now)
@@ -214,6 +230,7 @@ class Agent:
                 state.current.number, None if reverted is None else reverted.number, state.problem if reverted else None
             ),
             problems=self._board.current(now=now),
+            lan_devices=self._lan.devices(wall_clock=time.time()),
         )
 
     def _collect_log(self, request: LogRequest) -> bytes:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from cloudside.cli import (
     answers,
+    audit,
     counters,
     daemons,
     devices,
@@ -56,6 +57,7 @@ app.add_typer(grants.app, name="grant")
 app.add_typer(smtp.app, name="smtp")
 app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")
+app.add_typer(audit.app, name="audit")
 for register in (install.register, overview.register, answers.register, remote.register, daemons.register):
     register(app)
 

@@ -80,6 +80,22 @@ def _addresses(text: str) -> SettingValue:
     return items
 
 
+def _items(form: str, wanted: str) -> Callable[[str], SettingValue]:
+    def parse(text: str) -> SettingValue:
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        if len(items) > LAN_ITEMS_MAX or not all(re.fullmatch(form, item) for item in items):
+            raise ValueError(wanted)
+        return items
+
+    return parse
+
+
+#: As many devices as a router reports of its LAN.
+LAN_ITEMS_MAX = 254
+_IPV4 = r"\d{1,3}(\.\d{1,3}){3}"
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
+
 SETTING_KEYS = {
     key.name: key
     for key in (
@@ -101,6 +117,22 @@ SETTING_KEYS = {
         SettingKey("mobile.budget_mib", "mobile data a month in MiB, both directions; 0: no limit", _whole(0, 1 << 24)),
         SettingKey(
             "mobile.budget_action", "what happens when they are spent", _choice("report", "tunnel-only", "stop")
+        ),
+        SettingKey("lan.dhcp", "whether the router hands out addresses on its LAN", _yes_or_no),
+        SettingKey(
+            "lan.dhcp_range",
+            "the addresses for machines without a reservation",
+            _matching(rf"{_IPV4}-{_IPV4}", "first and last address such as 192.168.1.100-192.168.1.199"),
+        ),
+        SettingKey(
+            "lan.reservations",
+            "machines that always get the same address",
+            _items(rf"{_MAC}={_IPV4}(={_NAME})?", "MAC=ADDRESS or MAC=ADDRESS=NAME, separated by commas"),
+        ),
+        SettingKey(
+            "lan.devices",
+            "devices on the LAN with an address of their own",
+            _items(rf"{_NAME}={_IPV4}", "NAME=ADDRESS, separated by commas"),
         ),
     )
 }

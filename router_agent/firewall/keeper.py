@@ -25,6 +25,12 @@ class FirewallKeeper:
         """Whether the IPv4 filter was set since the start: only IPv4 is forwarded."""
         return self._ipv4_set
 
+    def use(self, ruleset: Ruleset) -> None:
+        """Hold the kernel against another filter from the next `check` on: that is no repair."""
+        if ruleset != self._ruleset:
+            self._ruleset = ruleset
+            self._kept = None
+
     def check(self) -> tuple[Problem | None, bool]:
         """Look, and repair what differs. Answers what stands wrong now (the filter cannot be set), and whether a filter
         that was in force had been changed by someone else."""

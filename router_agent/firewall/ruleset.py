@@ -28,8 +28,8 @@ class Ruleset:
     ipv6: str
 
 
-def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str) -> Ruleset:
-    """The filter for this router; ``lan`` is the LAN interface."""
+def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str, dhcp: bool = False) -> Ruleset:
+    """The filter for this router; ``lan`` is the LAN interface, ``dhcp``: the router hands out addresses there."""
     own = enrolment.router_address
     arrived, leaving = arrived_match(dataplane), f"-o {TUNNEL_INTERFACE}"
     filter_rules = [
@@ -46,6 +46,9 @@ def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str) -> Ruleset:
     ]
     # The overlay's own hosts are at home: what claims to be one of them and comes from the tunnel is not.
     filter_rules.insert(7, f"-A FORWARD {arrived} -s {enrolment.overlay} -j DROP")
+    if dhcp:
+        # A machine that has no address yet asks from 0.0.0.0 (RFC 2131 section 4.1).
+        filter_rules.insert(6, f"-A INPUT -i {lan} -p udp -m udp --sport 68 --dport 67 -j ACCEPT")
     # TCP through the tunnel: segments that fit, whatever happens to ICMP on the way (RFC 2923 section 2.1).
     mangle_rules = ["-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"]
     nat_rules = []

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from router_agent.lan import settings as lan_settings
+from router_agent.lan.settings import LanSettings
 from router_agent.link.uplinks import UplinkKind
 from router_agent.modem import settings as modem_settings
 from router_agent.modem.settings import MobileSettings
@@ -26,6 +28,7 @@ class Settings:
     prefer: UplinkKind = UplinkKind.WIRED
     log_level: str = "info"
     mobile: MobileSettings = field(default_factory=MobileSettings)
+    lan: LanSettings = field(default_factory=LanSettings)
 
 
 class SettingsError(ValueError):
@@ -41,7 +44,7 @@ def parse(values: Mapping[str, object]) -> Settings:
     wrong: list[str] = []
     chosen = Settings()
     gateways, dpd_s, heartbeat_s = chosen.gateways, chosen.dpd_s, chosen.heartbeat_s
-    prefer, log_level, mobile = chosen.prefer, chosen.log_level, chosen.mobile
+    prefer, log_level, mobile, lan = chosen.prefer, chosen.log_level, chosen.mobile, chosen.lan
     for name, value in values.items():
         try:
             match name:
@@ -57,13 +60,15 @@ def parse(values: Mapping[str, object]) -> Settings:
                     log_level = _choice(value, "debug", "info", "warning")
                 case _ if name.startswith(modem_settings.PREFIX):
                     mobile = modem_settings.changed(mobile, name, value)
+                case _ if name.startswith(lan_settings.PREFIX):
+                    lan = lan_settings.changed(lan, name, value)
                 case _:
                     raise ValueError
         except ValueError:
             wrong.append(name[:NAME_MAX_CHARS])
     if wrong:
         raise SettingsError(sorted(wrong))
-    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level, mobile)
+    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level, mobile, lan)
 
 
 def _gateways(value: object) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ branch_labels = None
 depends_on = None
 
 _AT = sa.DateTime(timezone=True)
+#: Columns with prefixes that must not overlap.
+_PREFIXES = {"tenants": "block", "sites": "overlay"}
 
 
 def upgrade() -> None:
@@ -74,6 +76,14 @@ def upgrade() -> None:
     _usage_table("membership_usage", sa.Column("group_name", sa.String(length=100), nullable=False))
     op.create_index("ix_routers_device_id_sha256", "routers", ["device_id_sha256"], unique=False)
     op.add_column("tunnels", sa.Column("ike_version", sa.Integer(), nullable=False, server_default="0"))
+    if _on_postgresql():
+        for table, column in _PREFIXES.items():
+            # Whatever else goes wrong, no two prefixes share an address. They are text; the cast is immutable.
+            op.execute(
+                f"ALTER TABLE {table} ADD CONSTRAINT ex_{table}_{column} "
+                f"EXCLUDE USING gist (({column}::inet) inet_ops WITH &&)"
+            )
+    _append_only()
 
 
 def _usage_table(name: str, *more: sa.Column[str]) -> None:
@@ -95,10 +105,38 @@ def _usage_table(name: str, *more: sa.Column[str]) -> None:
     op.create_index(f"ix_{name}_tenant_id", name, ["tenant_id"], unique=False)
 
 
+def _append_only() -> None:
+    """Let the database itself refuse to change entries: against mistakes. Who means it can drop the trigger."""
+    if _on_postgresql():
+        op.execute(
+            "CREATE FUNCTION audit_entries_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'audit entries are never changed'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER audit_entries_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_entries "
+            "FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_append_only()"
+        )
+        return
+    for event in ("UPDATE", "DELETE"):
+        op.execute(
+            f"CREATE TRIGGER audit_entries_no_{event.lower()} BEFORE {event} ON audit_entries "
+            "BEGIN SELECT RAISE(ABORT, 'audit entries are never changed'); END"
+        )
+
+
+def _on_postgresql() -> bool:
+    return op.get_bind().dialect.name == "postgresql"
+
+
 def downgrade() -> None:
     """Drop the tables."""
+    if _on_postgresql():
+        for table, column in _PREFIXES.items():
+            op.drop_constraint(f"ex_{table}_{column}", table)
     op.drop_column("tunnels", "ike_version")
     op.drop_index("ix_routers_device_id_sha256", table_name="routers")
     for name in ("membership_usage", "site_usage", "site_problems", "tunnel_changes", "enrolment_tokens"):
         op.drop_table(name)
     op.drop_table("audit_entries")
+    if _on_postgresql():
+        op.execute("DROP FUNCTION audit_entries_append_only()")
