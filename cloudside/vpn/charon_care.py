@@ -18,8 +18,9 @@ from linux.errors import CharonUnavailableError
 
 log = structlog.get_logger("kyoten.gateway")
 
-#: An event comes the moment an SA is up. One that has not after so many seconds will not.
-EVENT_LATE_S = 3
+#: An event comes the moment an SA is up, and waits in the queue for as long as a pass takes. One that is not there so
+#: many seconds after a listing showed the SA will not come.
+EVENT_LATE_S = 3.0
 
 
 class Process(Protocol):
@@ -70,7 +71,8 @@ class CharonCare:
         self._health = Health(vpn.hung_report_s, vpn.hung_restart_s)
         self._comings = Comings(vpn.contested_returns, vpn.contested_window_s)
         self._pid: int | None = None
-        self._suspected: set[int] = set()
+        #: SAs that a listing told of and no event yet, and since when.
+        self._suspected: dict[int, float] = {}
         self._need_restart: tuple[str, ...] = ()
         self._reload = False
 
@@ -119,7 +121,7 @@ class CharonCare:
         """Take events; what they show."""
         found = []
         for event in events:
-            self._suspected.discard(event.sa.unique_id)
+            self._suspected.pop(event.sa.unique_id, None)
             contested = self._comings.note(event, now_s=self._clock())
             if contested is not None:
                 found.append(problem_of(contested, window_s=self._comings.window_s))
@@ -137,14 +139,14 @@ class CharonCare:
         if opened_at is None:
             self._suspected.clear()
             return ()
-        missed, self._suspected = self._suspected, set()
+        now_s = self._clock()
         listed = {sa.unique_id: sa for sa in listing}
-        if missed & listed.keys():
+        self._suspected = {number: since for number, since in self._suspected.items() if number in listed}
+        if any(now_s - since >= EVENT_LATE_S for since in self._suspected.values()):
+            self._suspected.clear()
             return self._renew(events)
-        since_s = self._clock() - opened_at
-        late = unannounced(table, listed.values(), older_than_s=EVENT_LATE_S)
-        # The event may lie in the queue: a pass can take seconds. Whoever is still not told of next time was missed.
-        self._suspected = {number for number in late if listed[number].established_s + 1 < since_s}
+        for number in unannounced(table, listed.values(), younger_than_s=now_s - opened_at):
+            self._suspected[number] = now_s
         return ()
 
     def _renew(self, events: Stream) -> tuple[Problem, ...]:

@@ -53,15 +53,15 @@ def after_listing(table: Table, listing: Iterable[IkeSa]) -> Table:
     return Table(found | kept, frozenset(lacking - table.missing))
 
 
-def unannounced(table: Table, listing: Iterable[IkeSa], *, older_than_s: float) -> tuple[int, ...]:
-    """SAs of a listing that no event told of and no earlier listing showed, although they are older than that.
-
-    With a stream of events that works there are none: an event comes the moment an SA is up.
+def unannounced(table: Table, listing: Iterable[IkeSa], *, younger_than_s: float) -> tuple[int, ...]:
+    """SAs of a listing that came up in the last so many seconds, and that neither an event nor an earlier listing told
+    of. With a stream of events that works they are told of in a moment: an event comes when an SA is up.
     """
     return tuple(
         sa.unique_id
         for sa in listing
-        if sa.unique_id not in table.sas and sa.state in _ALIVE and sa.established_s > older_than_s
+        # charon tells whole seconds: in doubt it is the older one.
+        if sa.unique_id not in table.sas and sa.state in _ALIVE and sa.established_s + 1 < younger_than_s
     )
 
 

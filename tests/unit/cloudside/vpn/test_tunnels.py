@@ -136,5 +136,5 @@ def test_children_are_counted_by_events_too_and_one_that_goes_leaves_the_others(
 
 
 def test_sa_that_only_a_listing_tells_of_was_not_announced() -> None:
-    known, young, half = _sa(1), replace(_sa(2), established_s=1), _sa(3, state="CONNECTING")
-    assert unannounced(_up(known), [known, young, half, _sa(4)], older_than_s=3) == (4,)
+    known, older, half = _sa(1), replace(_sa(2), established_s=29), _sa(3, state="CONNECTING")
+    assert unannounced(_up(known), [known, older, half, _sa(4)], younger_than_s=30) == (4,)
