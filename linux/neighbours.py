@@ -19,7 +19,7 @@ _HEARD = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
 
 @dataclass(frozen=True, slots=True)
 class NeighbourEntry:
-    """``mac``: lower case with colons. ``heard_s``: seconds since the kernel last had proof that it is there."""
+    """``mac``: lower case with colons. ``heard_s``: seconds since the machine was heard, give or take a minute."""
 
     mac: str
     address: IPv4Address | IPv6Address
@@ -40,7 +40,9 @@ def neighbours(interface: str, *, version: int = 4) -> tuple[NeighbourEntry, ...
                 if message["ifindex"] != index or not message["state"] & _HEARD or not mac or not address:
                     continue
                 times = message.get_attr("NDA_CACHEINFO") or {}
-                heard_s = times.get("ndm_confirmed", 0) / ticks_per_s
+                # A new entry counts as confirmed a minute ago (neigh_create sets it back by twice the reachable time);
+                # "updated" is when it was entered, and moves with its states.
+                heard_s = min(times.get("ndm_confirmed", 0), times.get("ndm_updated", 0)) / ticks_per_s
                 found.append(NeighbourEntry(mac.lower(), ip_address(address), heard_s))
     except NetlinkError as error:
         raise RouteError(f"cannot list the neighbours of {interface}: {error.args[-1]}") from error
