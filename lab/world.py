@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 
 from cloudside.config import Config
 from cloudside.config import load as load_config
-from cloudside.pki import enrolment, initialise
+from cloudside.pki import initialise
 from cloudside.registry import devices, policies, reports, servers, sites, tenants
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database, Doorbell
 from cloudside.vpn.connections import CONNECTION
-from lab import ground, mail_hosts, topology
+from lab import enrolled, ground, mail_hosts, topology
 from lab.ground import Ground
 from lab.mail_hosts import MailHosts
 from lab.network import Host, LabError, Network, Process, wait_until
@@ -253,6 +253,6 @@ def enrol(world: World, site: str) -> Path:
     """Write the enrolment bundle of a registered site; returns and remembers its path."""
     output = world.ground.network.directory / f"{site}.bundle"
     with world.writing() as session:
-        enrolment.enrol(session, world.config, OPERATOR, site_id=site, output=output, now=datetime.now(UTC), force=True)
+        enrolled.enrol(session, world.config, site_id=site, output=output, now=datetime.now(UTC))
     world.bundles[site] = output
     return output

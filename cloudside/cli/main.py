@@ -16,6 +16,7 @@ from cloudside.cli import (
     counters,
     daemons,
     devices,
+    enrolment,
     errors,
     grants,
     incidents,
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(tenants.app, name="tenant")
 site_view.register(sites.app)
+enrolment.register(sites.app)
 app.add_typer(sites.app, name="site")
 app.add_typer(devices.app, name="device")
 app.add_typer(servers.app, name="server")

@@ -1,7 +1,6 @@
 """`kyoten site`: sites, their routers' enrolment, phase and settings."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -144,35 +143,39 @@ def phase(context: typer.Context, site: str, phase: str, _json: JsonFlag = False
 
 
 @app.command()
-def enroll(
+def move(
     context: typer.Context,
     site: str,
-    output: Annotated[Path | None, typer.Option(help="Bundle file; else SITE.bundle here.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over the file.")] = False,
+    overlay: Annotated[str | None, typer.Option(help="The prefix in the tenant's block.")] = None,
+    size: Annotated[int | None, typer.Option(help="Or the first free prefix of this length, such as 25.")] = None,
+    lan: Annotated[str | None, typer.Option(help="What the LAN will use; else it begins where it does now.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     _json: JsonFlag = False,
 ) -> None:
-    """Write the bundle that the site's router needs. The router enrolled before is shut out."""
-    from cloudside.pki import enrolment
+    """Give a site another prefix in the overlay: certificate, rules and routes go with it. Its tunnel is made anew."""
+    from cloudside.pki import moving
+    from cloudside.registry import sites
 
     cli = cli_of(context)
-    target = output or Path(f"{site}.bundle")
-    with cli.write("gateway") as (session, caller):
-        made = enrolment.enrol(session, cli.config, caller, site_id=site, output=target, now=cli.now, force=force)
-    document = {
-        "site": made.site,
-        "bundle": str(made.path),
-        "certificate_sha256": made.fingerprint,
-        "certificate_until": made.not_after,
-        "certificates_revoked": made.replaced,
-    }
-    done(
-        cli,
-        document,
-        "cli.enrolled" if not made.replaced else "cli.enrolled-again",
-        site=made.site,
-        path=str(made.path),
-        until=f"{made.not_after:%Y-%m-%d}",
-    )
+    with cli.read() as (session, caller):
+        before = str(sites.get(session, caller, site).overlay)
+    if not yes:
+        typer.confirm(text("cli.confirm-move", {"site": site, "before": before}), abort=True, err=True)
+    with cli.write("gateway", "relay") as (session, caller):
+        moved = moving.move_site(
+            session,
+            cli.config,
+            caller,
+            site_id=site,
+            overlay=overlay,
+            length=size,
+            lan=lan,
+            now=cli.now,
+            reserved=reserved(cli),
+        )
+    document = {**row_of(moved.site), "before": str(moved.overlay_before), "lan_before": str(moved.lan_before)}
+    params = {"site": site, "before": str(moved.overlay_before), "overlay": str(moved.site.overlay)}
+    done(cli, document, "cli.site-moved", **params)
 
 
 @app.command()

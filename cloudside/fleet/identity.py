@@ -6,6 +6,7 @@ of what was issued, because a chain alone says nothing of revocation.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
@@ -13,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.orm import Session
 
 from cloudside.errors import KyotenError, RefusedError
+from cloudside.fleet import strangers
+from cloudside.fleet.strangers import Stranger
 from cloudside.registry import certificates, routers
 from cloudside.registry.tables import Router, Site
 
@@ -20,6 +23,22 @@ from cloudside.registry.tables import Router, Site
 SCHEME = "KyotenDevice"
 
 _HEADER = re.compile(rf"{SCHEME} +([0-9a-fA-F]{{64}})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who speaks, proved by both factors, and the certificate that it has shown."""
+
+    site_id: str
+    certificate: x509.Certificate
+
+
+class StrangerError(RefusedError):
+    """Refused, and staff should know of it. What is told to the peer is the key alone."""
+
+    def __init__(self, key: str, /, stranger: Stranger) -> None:
+        super().__init__(key)
+        self.stranger = stranger
 
 
 class UnauthenticatedError(KyotenError):
@@ -40,7 +59,8 @@ def device_id_of(headers: Mapping[str, str]) -> str:
 def certified_site(session: Session, certificate: bytes | None, *, now: datetime) -> Site:
     """The site that a verified certificate (DER) speaks for.
 
-    Raises RefusedError: not one of ours, not a site's, revoked, expired, or its site is revoked.
+    Raises RefusedError: not one of ours, not a site's, revoked, expired, or its site is revoked. StrangerError: it was
+    revoked because another router took its place.
     """
     refused = RefusedError("fleet.certificate-refused")
     if certificate is None:
@@ -50,7 +70,7 @@ def certified_site(session: Session, certificate: bytes | None, *, now: datetime
     except ValueError:
         raise refused from None
     record = certificates.by_serial(session, f"{shown.serial_number:x}")
-    if record is None or record.kind != "site" or record.revoked_at is not None or record.not_after <= now:
+    if record is None or record.kind != "site" or record.not_after <= now:
         raise refused
     # The whole certificate, not the serial alone: two authorities could use one serial.
     if x509.load_pem_x509_certificate(record.pem.encode()).public_bytes(Encoding.DER) != certificate:
@@ -58,13 +78,19 @@ def certified_site(session: Session, certificate: bytes | None, *, now: datetime
     site = session.get(Site, record.subject)
     if site is None or site.revoked_at is not None:
         raise refused
+    if record.revoked_at is not None:
+        raise StrangerError("fleet.certificate-refused", Stranger(strangers.REPLACED, site.id))
     return site
 
 
-def authenticate(session: Session, certificate: bytes | None, device_id: str, *, now: datetime) -> Site:
-    """The site behind both factors. Raises RefusedError: either is wrong."""
+def authenticate(session: Session, certificate: bytes | None, device_id: str, *, now: datetime) -> Speaker:
+    """The site behind both factors. Raises RefusedError: either is wrong; StrangerError: and staff should know."""
     site = certified_site(session, certificate, now=now)
     router = session.get(Router, site.id)
-    if router is None or not routers.proves_device_id(router, device_id):
-        raise RefusedError("fleet.device-refused")
-    return site
+    if router is not None and certificate is not None and routers.proves_device_id(router, device_id):
+        return Speaker(site.id, x509.load_der_x509_certificate(certificate))
+    hashed = routers.hash_device_id(device_id)
+    other = routers.elsewhere(session, site_id=site.id, device_id_sha256=hashed)
+    if other is not None:
+        raise StrangerError("fleet.device-refused", Stranger(strangers.MOVED, site.id, hashed, other.site_id))
+    raise StrangerError("fleet.device-refused", Stranger(strangers.UNKNOWN, site.id, hashed))

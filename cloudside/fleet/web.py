@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 async def run(config: Config, stop: asyncio.Event) -> None:
     """Serve until ``stop``. Raises ConfigurationError: registry or certificates are not there."""
-    database = Database(config.registry_url)
+    database = Database(config.registry_url, actor="web")
     try:
         database.require_current()
         files = published.endpoint_files(config)
@@ -39,7 +39,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             mobile_s=config.web.heartbeat_mobile_s,
             confirm_s=config.web.settings_confirm_s,
         )
-        await serve(application(database, intervals), context, config.web.listen, stop)
+        await serve(application(database, config, intervals), context, config.web.listen, stop)
     finally:
         database.close()
 

@@ -1,6 +1,6 @@
-"""What a router gets at enrolment: one uncompressed tar archive with everything it needs to come up. Pure.
+"""What a router gets at enrolment: certificates, the operators' public key, and where its cloud is. Pure.
 
-It holds the router's private keys and its device id, so the file is as secret as the router itself.
+No private key is in it, nor the device id: the router has both already. The file opens nothing without them.
 """
 
 import io
@@ -18,6 +18,8 @@ Network = IPv4Network | IPv6Network
 #: Raised when an old agent could no longer read the archive.
 FORMAT = 1
 
+CONFIGURATION = "bundle.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -30,7 +32,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The open part of a bundle. ``gateways`` are addresses or names in the order to try."""
+    """``bundle.json``. ``gateways`` are addresses or names in the order to try."""
 
     site: str
     tenant: str
@@ -66,12 +68,16 @@ def document(description: Description) -> Mapping[str, Any]:
     }
 
 
+def document_text(description: Description) -> str:
+    """``bundle.json`` as text."""
+    return json.dumps(document(description), indent=2, ensure_ascii=False) + "\n"
+
+
 def pack(description: Description, files: Sequence[tuple[str, bytes]], *, now: datetime) -> bytes:
     """The archive: bundle.json first, then ``files`` (name, content), all readable by their owner alone."""
-    text = json.dumps(document(description), indent=2, ensure_ascii=False) + "\n"
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in [("bundle.json", text.encode()), *files]:
+        for name, content in [(CONFIGURATION, document_text(description).encode()), *files]:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             member.mode = 0o600

@@ -1,16 +1,17 @@
-"""Enrolment: a site's certificate, device id and SSH host key, written as one file for its router."""
+"""Enrolment: a router's certificate for the key that it has made itself, and what it needs beside.
+
+One router a site: whoever is enrolled shuts the one before out. The same device id cannot stand at two sites.
+"""
 
 import errno
 import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -18,17 +19,34 @@ from cloudside.config import Config
 from cloudside.errors import ConfigurationError, InputError, RefusedError
 from cloudside.pki import issuing, revocation
 from cloudside.pki.authority import CLIENT_AUTH, Leaf
-from cloudside.pki.bundle import Description, Endpoint, pack
+from cloudside.pki.bundle import CONFIGURATION, Description, Endpoint, document_text, pack
 from cloudside.pki.initialise import ENDPOINT_NAME, GATEWAY_IDENTITY, endpoint_addresses
-from cloudside.pki.ssh_keys import make_pair
-from cloudside.pki.store import KeyStore, key_to_pem
+from cloudside.pki.requests import Applicant
+from cloudside.pki.store import KeyStore
 from cloudside.registry import routers, sites, tenants
 from cloudside.registry.callers import OPERATOR, Caller
 from cloudside.registry.tables import Site
 from linux.files import rename_durably, write_durably
 
-#: Random bytes in a device id; written as twice as many hexadecimal digits.
-DEVICE_ID_BYTES = 32
+
+class DeviceElsewhereError(RefusedError):
+    """The device id is another site's: the router was carried from there, or copied. ``other`` is not for strangers."""
+
+    http_status = 409
+
+    def __init__(self, *, site: str, other: str) -> None:
+        super().__init__("pki.device-elsewhere", site=site)
+        self.site = site
+        self.other = other
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A router that may come in from now on. ``replaced``: certificates of the one before, revoked."""
+
+    certificate: x509.Certificate
+    files: Mapping[str, bytes]
+    replaced: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,63 +60,89 @@ class Enrolment:
     replaced: int
 
 
+def admit(
+    session: Session, config: Config, caller: Caller, *, site_id: str, applicant: Applicant, now: datetime
+) -> Admitted:
+    """Issue the certificate of a site's router. The session must be a writing one.
+
+    A router enrolled before is shut out: its certificates are revoked, its device id forgotten.
+    Raises InputError: unknown site. RefusedError: the site is revoked or retired; DeviceElsewhereError: the device
+    stands at another site. ConfigurationError: no public address, PKI not initialised, a key missing or damaged.
+    """
+    site = sites.get(session, caller, site_id)
+    require_enrollable(site)
+    hashed = routers.hash_device_id(applicant.device_id)
+    other = routers.elsewhere(session, site_id=site.id, device_id_sha256=hashed)
+    if other is not None:
+        raise DeviceElsewhereError(site=site.id, other=other.site_id)
+    if not config.gateway.public_addresses:
+        raise ConfigurationError("pki.no-public-address", gateway=config.gateway.name)
+    store = KeyStore.of(config)
+    tenant = tenants.get(session, OPERATOR, site.tenant_id)
+    authority = issuing.ensure_tenant_authority(session, store, tenant=tenant, now=now)
+    replaced = revocation.revoke_certificates(session, store, site=site, now=now)
+    certificate = issuing.issue(session, authority, site_leaf(site), kind="site", key=applicant.key, now=now)
+    routers.enrol(
+        session,
+        caller,
+        site_id=site.id,
+        device_id=applicant.device_id,
+        ssh_host_key=f"{applicant.ssh_host_key} {site.id}",
+        now=now,
+    )
+    return Admitted(certificate, files(session, config, site, certificate), replaced)
+
+
 def enrol(
     session: Session,
     config: Config,
     caller: Caller,
     *,
     site_id: str,
+    applicant: Applicant,
     output: Path,
     now: datetime,
     force: bool = False,
-    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> Enrolment:
-    """Issue what the site's router needs and write it to ``output`` (mode 0600). The session must be a writing one.
+    """Admit a router that cannot be reached, and write what it needs to ``output`` (mode 0600).
 
-    A router enrolled before is shut out: its certificates are revoked, its device id forgotten. The file is written
-    last, so when writing fails and the session is rolled back, the old router still counts. It gets its name when the
-    session commits: a bundle whose certificate is not in the registry would connect and could not be revoked.
-
-    Raises InputError: unknown site; ``output`` exists (without ``force``) or cannot be written. RefusedError: the site
-    is revoked or retired. ConfigurationError: no public address, PKI not initialised, a key missing or damaged.
+    The file is written last, so when writing fails and the session is rolled back, the old router still counts. It
+    gets its name when the session commits: a bundle whose certificate is not in the registry would connect and could
+    not be revoked.
+    Raises what admit does, and InputError: ``output`` exists (without ``force``) or cannot be written.
     """
     site = sites.get(session, caller, site_id)
-    _require_enrollable(site, output, force=force)
-    if not config.gateway.public_addresses:
-        raise ConfigurationError("pki.no-public-address", gateway=config.gateway.name)
-    store = KeyStore(config.state_directory)
-    root = issuing.load_authority_certificate(session, issuing.ROOT)
-    cloud = issuing.load_authority_certificate(session, issuing.CLOUD)
-    operator_key = _operator_public_key(store)
-    tenant = tenants.get(session, OPERATOR, site.tenant_id)
-    authority = issuing.ensure_tenant_authority(session, store, tenant=tenant, now=now)
-    replaced = revocation.revoke_certificates(session, store, site=site, now=now)
-    key = ec.generate_private_key(ec.SECP256R1())
-    leaf = Leaf(common_name=site.id, dns_names=(site.id,), usages=(CLIENT_AUTH,), blocks=(site.overlay,))
-    certificate = issuing.issue(session, authority, leaf, kind="site", key=key.public_key(), now=now)
-    device_id = random_bytes(DEVICE_ID_BYTES).hex()
-    host_key = make_pair(site.id)
-    routers.enrol(session, caller, site_id=site.id, device_id=device_id, ssh_host_key=host_key.public, now=now)
-    files = [
-        ("site.key", key_to_pem(key)),
-        ("site.crt", _pem(certificate)),
-        ("tenant-authority.crt", _pem(authority.certificate)),
-        ("cloud-authority.crt", _pem(cloud)),
-        ("root.crt", _pem(root)),
-        ("device_id", f"{device_id}\n".encode()),
-        ("ssh_host_ed25519_key", host_key.private),
-        ("ssh_host_ed25519_key.pub", f"{host_key.public}\n".encode()),
-        ("authorized_keys", operator_key),
-    ]
+    require_enrollable(site)
+    _require_writable(output, force=force)
+    made = admit(session, config, caller, site_id=site_id, applicant=applicant, now=now)
     session.flush()
     pending = output.with_name(f".{output.name}.pending")
+    members = [(name, content) for name, content in made.files.items() if name != CONFIGURATION]
     try:
-        write_durably(pending, pack(describe(config, site), files, now=now))
+        write_durably(pending, pack(describe(config, site), members, now=now))
     except OSError as error:
         raise InputError("pki.output-unwritable", path=str(output), reason=str(error.strerror)) from None
     _name_on_commit(session, pending, output)
-    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-    return Enrolment(site.id, output, fingerprint, certificate.not_valid_after_utc, replaced)
+    fingerprint = made.certificate.fingerprint(hashes.SHA256()).hex()
+    return Enrolment(site.id, output, fingerprint, made.certificate.not_valid_after_utc, made.replaced)
+
+
+def site_leaf(site: Site) -> Leaf:
+    """What a site's certificate says, by the registry alone."""
+    return Leaf(common_name=site.id, dns_names=(site.id,), usages=(CLIENT_AUTH,), blocks=(site.overlay,))
+
+
+def files(session: Session, config: Config, site: Site, certificate: x509.Certificate) -> dict[str, bytes]:
+    """All that a router with this certificate needs, by name. Raises ConfigurationError: something is missing."""
+    tenant_authority = issuing.load_authority_certificate(session, issuing.tenant_authority_name(site.tenant_id))
+    return {
+        CONFIGURATION: document_text(describe(config, site)).encode(),
+        "site.crt": _pem(certificate),
+        "tenant-authority.crt": _pem(tenant_authority),
+        "cloud-authority.crt": _pem(issuing.load_authority_certificate(session, issuing.CLOUD)),
+        "root.crt": _pem(issuing.load_authority_certificate(session, issuing.ROOT)),
+        "authorized_keys": _operator_public_key(KeyStore.of(config)),
+    }
 
 
 def _name_on_commit(session: Session, pending: Path, output: Path) -> None:
@@ -116,7 +160,7 @@ def prepare_tenant(session: Session, config: Config, caller: Caller, *, tenant_i
     Raises InputError: unknown tenant. ConfigurationError: PKI not initialised, a key missing or damaged.
     """
     tenant = tenants.get(session, caller, tenant_id)
-    issuing.ensure_tenant_authority(session, KeyStore(config.state_directory), tenant=tenant, now=now)
+    issuing.ensure_tenant_authority(session, KeyStore.of(config), tenant=tenant, now=now)
 
 
 def describe(config: Config, site: Site) -> Description:
@@ -130,13 +174,14 @@ def describe(config: Config, site: Site) -> Description:
         gateway_identity=GATEWAY_IDENTITY,
         service_address=config.gateway.service_address,
         reachable=config.gateway.overlay,
-        endpoints=_endpoints(config),
+        endpoints=endpoints(config),
         endpoint_name=ENDPOINT_NAME,
         heartbeat_s=config.web.heartbeat_wired_s,
     )
 
 
-def _endpoints(config: Config) -> tuple[Endpoint, ...]:
+def endpoints(config: Config) -> tuple[Endpoint, ...]:
+    """Where routers find the agents' endpoint."""
     found = [
         Endpoint(address, listen.port, in_tunnel=address == config.gateway.service_address)
         for listen in config.web.listen
@@ -146,11 +191,15 @@ def _endpoints(config: Config) -> tuple[Endpoint, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _require_enrollable(site: Site, output: Path, *, force: bool) -> None:
+def require_enrollable(site: Site) -> None:
+    """Raises RefusedError: the site is revoked or retired."""
     if site.revoked_at is not None:
         raise RefusedError("pki.site-revoked", site=site.id, since=site.revoked_at.isoformat(timespec="seconds"))
     if site.phase == sites.Phase.RETIRED.value:
         raise RefusedError("pki.site-retired", site=site.id)
+
+
+def _require_writable(output: Path, *, force: bool) -> None:
     if output.exists() and not force:
         raise InputError("pki.output-exists", path=str(output))
     if output.is_dir():

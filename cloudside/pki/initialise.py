@@ -44,7 +44,7 @@ def initialise(session: Session, config: Config, *, now: datetime) -> Initialise
     Raises ConfigurationError: a key that the registry has a certificate for is missing, open to others or damaged; the
     state directory cannot be written.
     """
-    store = KeyStore(config.state_directory)
+    store = KeyStore.of(config)
     made: list[str] = []
     kept: list[str] = []
     if issuing.find_authority_certificate(session, issuing.ROOT) is None:

@@ -90,13 +90,24 @@ def issue(
 ) -> x509.Certificate:
     """Sign a certificate and record it. ``kind`` is site, gateway or server."""
     made = authority.make_leaf(issuer, leaf, key=key, now=now, serial=new_serial())
-    certificates.record(session, _record(made, authority_name=issuer.name, kind=kind, subject=leaf.common_name))
+    record = _record(made, authority_name=issuer.name, kind=kind, subject=leaf.common_name)
+    if kind == "site" and leaf.blocks:
+        record.overlay = leaf.blocks[0]
+    certificates.record(session, record)
     return made
 
 
 def parse(record: Certificate) -> x509.Certificate:
     """The certificate in a record."""
     return x509.load_pem_x509_certificate(record.pem.encode())
+
+
+def site_key(record: Certificate) -> ec.EllipticCurvePublicKey:
+    """The key that a certificate of ours is for."""
+    key = parse(record).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):  # pragma: no cover - nothing else is ever certified
+        raise TypeError(f"certificate {record.serial} has no EC key")
+    return key
 
 
 def serial_text(serial: int) -> str:

@@ -44,7 +44,7 @@ def load_gateway(session: Session, config: Config, *, now: datetime) -> GatewayC
     Raises ConfigurationError: not initialised, key missing or not the certificate's, certificate expired.
     """
     name = config.gateway.name
-    store = KeyStore(config.state_directory)
+    store = KeyStore.of(config)
     record = certificates.current(session, authority=issuing.CLOUD, kind="gateway", subject=name)
     root = certificates.current(session, authority=issuing.ROOT, kind="root", subject=issuing.ROOT)
     if record is None or root is None:
@@ -67,7 +67,7 @@ def load_gateway(session: Session, config: Config, *, now: datetime) -> GatewayC
 
 def endpoint_files(config: Config) -> EndpointFiles:
     """The endpoint's files. Raises ConfigurationError: not initialised, a key missing, open to others or damaged."""
-    store = KeyStore(config.state_directory)
+    store = KeyStore.of(config)
     store.read_key(ENDPOINT)
     files = EndpointFiles(
         store.key_path(ENDPOINT), store.certificate_path(ENDPOINT), store.certificate_path(issuing.ROOT)

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from cloudside.config import Config
 from cloudside.pki import issuing, revocation_lists
 from cloudside.pki.store import KeyStore
-from cloudside.registry import certificates, sites
+from cloudside.registry import certificates, routers, sites, tokens
 from cloudside.registry.callers import Caller
 from cloudside.registry.tables import RevocationList, Site
 
@@ -24,7 +24,8 @@ def revoke_site(session: Session, config: Config, caller: Caller, *, site_id: st
     site = sites.get(session, caller, site_id)
     if site.revoked_at is None:
         site.revoked_at = now
-    revoke_certificates(session, KeyStore(config.state_directory), site=site, now=now)
+    tokens.withdraw(session, caller, site_id=site.id, now=now)
+    revoke_certificates(session, KeyStore.of(config), site=site, now=now)
     session.flush()
     return site
 
@@ -38,12 +39,23 @@ def revoke_certificates(session: Session, store: KeyStore, *, site: Site, now: d
     return len(revoked)
 
 
+def release_router(session: Session, config: Config, caller: Caller, *, site_id: str, now: datetime) -> int:
+    """Forget a site's router and revoke its certificates; how many. Its device id may then be enrolled elsewhere.
+
+    Raises as revoke_site does.
+    """
+    site = sites.get(session, caller, site_id)
+    tokens.withdraw(session, caller, site_id=site.id, now=now)
+    routers.release(session, caller, site.id)
+    return revoke_certificates(session, KeyStore.of(config), site=site, now=now)
+
+
 def renew_expiring(session: Session, config: Config, *, now: datetime) -> list[RevocationList]:
     """Sign new lists in place of those that end within RENEW_BEFORE; returns the new ones.
 
     Raises ConfigurationError: an authority's key is missing or damaged.
     """
-    store = KeyStore(config.state_directory)
+    store = KeyStore.of(config)
     return [
         revocation_lists.renew(session, issuing.load_authority(session, store, kept.authority), now=now)
         for kept in certificates.revocation_lists(session)

@@ -11,6 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloudside.config import Config
 from cloudside.errors import ConfigurationError
 from linux.files import write_durably
 
@@ -21,6 +22,11 @@ class KeyStore:
     def __init__(self, state_directory: Path) -> None:
         self.directory = state_directory / "pki"
         self.ssh_directory = state_directory / "ssh"
+
+    @classmethod
+    def of(cls, config: Config) -> "KeyStore":
+        """The store of this node."""
+        return cls(config.state_directory)
 
     def key_path(self, name: str) -> Path:
         """Where the private key ``name`` is."""

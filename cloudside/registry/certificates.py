@@ -9,7 +9,8 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cloudside.registry.tables import Certificate, RevocationList
+from cloudside.registry.addresses import Network
+from cloudside.registry.tables import Certificate, RevocationList, Site
 
 
 def record(session: Session, certificate: Certificate) -> None:
@@ -51,16 +52,24 @@ def counting(session: Session, *, authority: str, kind: str, subject: str, now: 
     return list(session.scalars(query.order_by(Certificate.not_before, Certificate.serial)))
 
 
-def with_several(session: Session, *, kind: str, now: datetime) -> list[str]:
-    """Subjects that have more than one certificate that counts."""
-    query = (
-        select(Certificate.subject)
-        .where(Certificate.kind == kind, Certificate.revoked_at.is_(None), Certificate.not_after > now)
-        .group_by(Certificate.authority, Certificate.subject)
-        .having(func.count() > 1)
-        .order_by(Certificate.subject)
+def issued_since(session: Session, *, authority: str, kind: str, subject: str, since: datetime) -> int:
+    """How many certificates of a subject begin after ``since``, revoked ones too."""
+    query = select(func.count()).where(
+        Certificate.authority == authority,
+        Certificate.kind == kind,
+        Certificate.subject == subject,
+        Certificate.not_before > since,
     )
-    return list(session.scalars(query))
+    return session.scalar(query) or 0
+
+
+def still_certified(session: Session, *, now: datetime) -> list[tuple[str, Network]]:
+    """Prefixes that a site's certificate still speaks for though the site has moved: (site, prefix)."""
+    query = select(Certificate.subject, Certificate.overlay).where(
+        Certificate.kind == "site", Certificate.revoked_at.is_(None), Certificate.not_after > now
+    )
+    left = query.join(Site, Site.id == Certificate.subject).where(Certificate.overlay != Site.overlay)
+    return [(subject, overlay) for subject, overlay in session.execute(left) if overlay is not None]
 
 
 def revoke_all(session: Session, *, authority: str, kind: str, subject: str, now: datetime) -> list[Certificate]:

@@ -1,5 +1,6 @@
 """Sites: one router and the LAN behind it each, with an overlay prefix that is unique in the service."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -9,11 +10,11 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError, combined
-from cloudside.registry import names, tenants
-from cloudside.registry.addresses import Network, contains, first_overlap, read_prefix
+from cloudside.registry import certificates, names, tenants
+from cloudside.registry.addresses import Address, Network, contains, first_overlap, read_prefix, router_address
 from cloudside.registry.allocation import first_free
 from cloudside.registry.callers import Caller
-from cloudside.registry.tables import Server, Site
+from cloudside.registry.tables import Device, Server, Site
 
 #: Length of an overlay prefix when neither it nor the LAN is named, by IP version.
 DEFAULT_LENGTH = {4: 24, 6: 64}
@@ -67,7 +68,7 @@ def add(
     chosen: Network | None = None
     if not broken:
         try:
-            chosen = _choose(session, tenant.block, wanted, lan_prefix)
+            chosen = _choose(session, tenant.block, wanted, lan_prefix, now=now)
         except InputError as problem:
             problems.append(problem)
     if problems or chosen is None:
@@ -137,6 +138,80 @@ def change(
     return site
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A site's prefixes before and after."""
+
+    site: Site
+    overlay_before: Network
+    lan_before: Network
+
+
+def move(
+    session: Session,
+    caller: Caller,
+    *,
+    site_id: str,
+    now: datetime,
+    overlay: str | Network | None = None,
+    length: int | None = None,
+    lan: str | Network | None = None,
+    reserved: tuple[Network, ...] = (),
+) -> Move:
+    """Give a site another overlay prefix: ``overlay``, or the first free one of ``length`` bits in its tenant's block.
+
+    Its LAN keeps its addresses, with the new length, unless ``lan`` names another. A prefix that some site's
+    certificate still speaks for is taken, though that site has left it.
+    Raises InputError (or InputErrors) and changes nothing then: unknown site; neither or both of ``overlay`` and
+    ``length``; prefix bad, outside the block, taken, or the one it has; LAN of another length; a device outside.
+    """
+    site = get(session, caller, site_id)
+    tenant = tenants.get(session, caller, site.tenant_id)
+    if (overlay is None) == (length is None):
+        raise InputError("registry.move-where", site=site.id)
+    wanted = None if overlay is None else read_prefix(overlay)
+    bits = wanted.prefixlen if wanted is not None else length or 0
+    if not 0 < bits <= tenant.block.max_prefixlen - MIN_HOST_BITS:
+        raise InputError("registry.lan-unfit", lan=f"/{bits}", block=str(tenant.block))
+    if wanted == site.overlay:
+        raise InputError("registry.move-same", site=site.id, overlay=str(wanted))
+    new_lan = _lan_of_length(site, bits) if lan is None else read_prefix(lan)
+    sized = wanted or new_lan
+    if new_lan.prefixlen != bits or new_lan.version != tenant.block.version:
+        raise InputError("registry.lan-length", lan=str(new_lan), overlay=str(sized if wanted else f"/{bits}"))
+    if any(new_lan.overlaps(prefix) for prefix in reserved if prefix.version == new_lan.version):
+        found = ", ".join(map(str, reserved))
+        raise InputError("registry.lan-reserved", site=site.id, lan=str(new_lan), reserved=found)
+    chosen = _choose(session, tenant.block, wanted, new_lan, now=now, but=site.id)
+    _require_devices_inside(session, site, new_lan)
+    before = Move(site, site.overlay, site.lan)
+    site.overlay, site.lan = chosen, new_lan
+    session.flush()
+    return before
+
+
+def _lan_of_length(site: Site, length: int) -> Network:
+    try:
+        return type(site.lan)((int(site.lan.network_address), length))
+    except ValueError:
+        raise InputError("registry.move-lan-wanted", site=site.id, lan=str(site.lan), length=length) from None
+
+
+def _require_devices_inside(session: Session, site: Site, lan: Network) -> None:
+    outside = [
+        f"{device.name} ({device.lan_address})"
+        for device in session.scalars(select(Device).where(Device.site_id == site.id).order_by(Device.name))
+        if not _is_device_address(lan, device.lan_address)
+    ]
+    if outside:
+        raise InputError("registry.move-devices-outside", site=site.id, lan=str(lan), devices=", ".join(outside))
+
+
+def _is_device_address(lan: Network, address: Address) -> bool:
+    ends = (lan.network_address, lan.broadcast_address, router_address(lan))
+    return address.version == lan.version and address in lan and address not in ends
+
+
 def _used(session: Session, site_id: str) -> list[InputError]:
     # Policies name sites and servers alike, so they share one name space. The name of another tenant's site is taken
     # too: it is a certificate's CN and must be unique in the service.
@@ -157,7 +232,9 @@ def _read(text: str | Network | None, problems: list[InputError]) -> Network | N
         return None
 
 
-def _choose(session: Session, block: Network, wanted: Network | None, lan: Network | None) -> Network:
+def _choose(
+    session: Session, block: Network, wanted: Network | None, lan: Network | None, *, now: datetime, but: str = ""
+) -> Network:
     sized = wanted or lan
     length = sized.prefixlen if sized is not None else DEFAULT_LENGTH[block.version]
     if block.max_prefixlen - length < MIN_HOST_BITS or (lan is not None and lan.version != block.version):
@@ -166,6 +243,7 @@ def _choose(session: Session, block: Network, wanted: Network | None, lan: Netwo
         raise InputError("registry.lan-length", lan=str(lan), overlay=str(wanted))
     # All tenants' sites, whoever asks: a prefix is taken no matter who may see its owner.
     taken = [(site.id, site.overlay) for site in session.scalars(select(Site))]
+    taken = [one for one in (*taken, *certificates.still_certified(session, now=now)) if one[0] != but]
     if wanted is None:
         free = first_free(block, length, [prefix for _, prefix in taken])
         if free is None:

@@ -16,11 +16,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import IO
 
 from cloudside.config import Config, Gateway, Listen, Web
-from cloudside.pki import enrolment, initialise, revocation
+from cloudside.pki import initialise, revocation
 from cloudside.registry import policies, reports, servers, sites, tenants
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database, Doorbell
 from cloudside.registry.tables import GatewayState, Tunnel
+from lab import enrolled
 from lab.network import Host, LabError, Network, Process, address, default_route, wait_until
 from linux.charon import Charon, IkeSa
 from linux.charon_process import socket_path, strongswan_conf
@@ -150,7 +151,7 @@ class GatewayWorld:
         """The site gets a new bundle; the router that has the old one is shut out."""
         with self.database.write() as session:
             output = self.network.directory / f"{site}.tar"
-            enrolment.enrol(session, self.config, OPERATOR, site_id=site, output=output, now=datetime.now(UTC))
+            enrolled.enrol(session, self.config, site_id=site, output=output, now=datetime.now(UTC))
         self.ring()
 
     def state(self) -> GatewayState | None:
@@ -283,7 +284,7 @@ def _router(site: str, host: Host, config: Config, database: Database) -> Router
     _, prefix, number = SITES[site]
     bundle = host.directory / "bundle"
     with database.write() as session:
-        enrolment.enrol(session, config, OPERATOR, site_id=site, output=bundle, now=datetime.now(UTC))
+        enrolled.enrol(session, config, site_id=site, output=bundle, now=datetime.now(UTC))
     files: dict[str, str] = {}
     with tarfile.open(bundle) as tar:
         for member in tar.getmembers():

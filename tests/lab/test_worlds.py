@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudside.mail import view
-from cloudside.pki import enrolment
-from cloudside.registry.callers import OPERATOR
-from lab import box, rogue, topology
+from lab import box, enrolled, rogue, topology
 from lab.controller import send_mail
 from lab.demo import matrix, steps
 from lab.network import address, default_route, wait_until
@@ -106,7 +104,7 @@ def test_an_expired_certificate_does_not_get_in(worlds: tuple[World, World]) -> 
     long_ago = datetime.now(UTC) - timedelta(days=3 * 365)
     bundle = world.ground.network.directory / "expired.bundle"
     with world.writing() as session:
-        enrolment.enrol(session, world.config, OPERATOR, site_id="nara-3", output=bundle, now=long_ago)
+        enrolled.enrol(session, world.config, site_id="nara-3", output=bundle, now=long_ago)
     with tarfile.open(bundle) as archive:
         assert "site.crt" in archive.getnames()
     host = world.ground.network.add_host("nara-3")

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cloudside import config
-from cloudside.pki import enrolment, initialise
+from cloudside.pki import initialise
 from cloudside.registry import devices, policies, servers, sites, tenants
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
-from lab import topology
+from lab import enrolled, topology
 
 _CONFIGURATION = """\
 state_directory = "{directory}/cloud"
@@ -72,4 +72,4 @@ def prepare(directory: Path) -> None:
         with database.write() as session:
             for site in plan.sites:
                 bundle = directory / f"{site.name}.bundle"
-                enrolment.enrol(session, wanted, OPERATOR, site_id=site.name, output=bundle, now=now)
+                enrolled.enrol(session, wanted, site_id=site.name, output=bundle, now=now)

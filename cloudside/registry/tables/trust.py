@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from cloudside.registry.tables.base import Table
+from cloudside.registry.tables.base import Network, Table
 
 
 class Certificate(Table):
@@ -17,6 +17,8 @@ class Certificate(Table):
     #: root, authority, site, gateway or server.
     kind: Mapped[str] = mapped_column(String(20))
     subject: Mapped[str] = mapped_column(String(63), index=True)
+    #: The prefix that a site's certificate speaks for; None: another kind, or older than this column.
+    overlay: Mapped[Network | None]
     pem: Mapped[str]
     not_before: Mapped[datetime]
     not_after: Mapped[datetime]

@@ -75,6 +75,7 @@ def upgrade() -> None:
     _usage_table("site_usage")
     _usage_table("membership_usage", sa.Column("group_name", sa.String(length=100), nullable=False))
     op.create_index("ix_routers_device_id_sha256", "routers", ["device_id_sha256"], unique=False)
+    op.add_column("certificates", sa.Column("overlay", sa.String(length=43), nullable=True))
     op.add_column("tunnels", sa.Column("ike_version", sa.Integer(), nullable=False, server_default="0"))
     if _on_postgresql():
         for table, column in _PREFIXES.items():

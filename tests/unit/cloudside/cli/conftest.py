@@ -1,6 +1,7 @@
 """A `kyoten` on a temporary installation; what it prints comes back as a Result."""
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloudside.cli import main
+from router_agent.enrolment.request import make_host_key, make_request
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ def world(
     return _runner(populated, tmp_path, capsys, monkeypatch)
 
 
+def _write_request(path: Path) -> None:
+    """What `kyoten-agent request --output` leaves for `kyoten site enroll --csr`."""
+    path.write_bytes(make_request("any").csr_pem)
+    path.with_name(f"{path.name}.device-id").write_text(f"{secrets.token_hex(32)}\n")
+    path.with_name(f"{path.name}.ssh-host-key").write_text(f"{make_host_key('any').public}\n")
+
+
 def _runner(
     state: Path, directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Kyoten:
@@ -94,6 +103,7 @@ def _runner(
     monkeypatch.setenv("LANG", "en_GB.UTF-8")
     monkeypatch.setenv("SUDO_USER", "alice")
     monkeypatch.chdir(directory)
+    _write_request(directory / "router.csr")
 
     def run(*arguments: str, status: int | None = 0) -> Result:
         capsys.readouterr()

@@ -160,7 +160,7 @@ def test_a_log_that_does_not_come_names_the_request(world: Kyoten) -> None:
 def test_the_mobile_line_is_refused_unless_commissioning(
     world: Kyoten, database: Database, arguments: tuple[str, ...]
 ) -> None:
-    world("site", "enroll", "kobe-1")
+    world("site", "enroll", "kobe-1", "--csr", "router.csr")
     _report(database, "kobe-1", "mobile")
     refused = world(*arguments, status=3).err
     assert "mobile line" in refused and "kyoten site phase kobe-1 commissioning" in refused
@@ -186,11 +186,11 @@ def test_ssh_refuses_before_it_connects(world: Kyoten, arguments: tuple[str, ...
 
 
 def test_ssh_on_a_site_that_never_reported_says_so(world: Kyoten) -> None:
-    world("site", "enroll", "tokyo-1")
+    world("site", "enroll", "tokyo-1", "--csr", "router.csr")
     assert "never reported" in world("ssh", "tokyo-1", "true", status=5).err
 
 
 def test_a_router_has_one_login(world: Kyoten, database: Database) -> None:
-    world("site", "enroll", "tokyo-1")
+    world("site", "enroll", "tokyo-1", "--csr", "router.csr")
     _report(database, "tokyo-1")
     assert "root" in world("ssh", "--user", "admin", "tokyo-1", "true", status=2).err

@@ -87,7 +87,8 @@ def test_a_locked_registry_is_told(world: Kyoten, tmp_path: Path, monkeypatch: p
     import sqlite3
 
     monkeypatch.setattr("cloudside.registry.database.LOCK_WAIT_S", 0.1)
-    monkeypatch.setattr(Database.__init__, "__kwdefaults__", {"lock_wait_s": 0.1})
+    defaults = {**(Database.__init__.__kwdefaults__ or {}), "lock_wait_s": 0.1}
+    monkeypatch.setattr(Database.__init__, "__kwdefaults__", defaults)
     locker = sqlite3.connect(tmp_path / "state" / "registry.sqlite", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
     assert world("tenant", "add", "cedar", "--json", status=5).error["key"] == "registry.unavailable"
@@ -117,20 +118,26 @@ def test_initialising_again_changes_nothing(kyoten: Kyoten) -> None:
 
 
 def test_an_enrolment_is_a_bundle_that_is_not_written_over(world: Kyoten, tmp_path: Path) -> None:
-    made = world("site", "enroll", "tokyo-1", "--json").document
+    made = world("site", "enroll", "tokyo-1", "--csr", "router.csr", "--json").document
     bundle = tmp_path / made["bundle"]
     assert bundle.stat().st_mode & 0o777 == 0o600
     with tarfile.open(bundle) as archive:
-        assert "site.key" in archive.getnames()
-    assert world("site", "enroll", "tokyo-1", "--json", status=2).error["key"] == "pki.output-exists"
-    assert world("site", "enroll", "tokyo-1", "--force", "--json").document["certificates_revoked"] == 1
+        assert not {"site.key", "device_id", "ssh_host_ed25519_key"} & set(archive.getnames())
+    assert (
+        world("site", "enroll", "tokyo-1", "--csr", "router.csr", "--json", status=2).error["key"]
+        == "pki.output-exists"
+    )
+    assert (
+        world("site", "enroll", "tokyo-1", "--csr", "router.csr", "--force", "--json").document["certificates_revoked"]
+        == 1
+    )
     assert world("site", "show", "tokyo-1", "--json").document["host_key"].startswith("ssh-ed25519 ")
 
 
 def test_a_revoked_site_is_revoked_after_a_question(
     world: Kyoten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world("site", "enroll", "tokyo-1")
+    world("site", "enroll", "tokyo-1", "--csr", "router.csr")
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     world("site", "revoke", "tokyo-1", status=130)
     assert world("site", "show", "tokyo-1", "--json").document["revoked"] is None
@@ -138,7 +145,10 @@ def test_a_revoked_site_is_revoked_after_a_question(
         bell.setblocking(False)
         world("site", "revoke", "tokyo-1", "--yes")
         assert bell.recv(1) == b"\0"
-    assert world("site", "enroll", "tokyo-1", "--force", "--json", status=3).error["key"] == "pki.site-revoked"
+    assert (
+        world("site", "enroll", "tokyo-1", "--csr", "router.csr", "--force", "--json", status=3).error["key"]
+        == "pki.site-revoked"
+    )
 
 
 def test_reading_rings_no_bell(world: Kyoten, tmp_path: Path) -> None:
@@ -207,7 +217,7 @@ def test_an_incident_is_listed_and_acknowledged_once(world: Kyoten, tmp_path: Pa
         ("site", "show", "tokyo-1"),
         ("site", "phase", "tokyo-1", "retired"),
         ("site", "set", "tokyo-1", "log.level=debug", "--no-wait"),
-        ("site", "enroll", "tokyo-1"),
+        ("site", "enroll", "tokyo-1", "--csr", "router.csr"),
         ("site", "revoke", "tokyo-1", "--yes"),
         ("site", "add", "tokyo-9", "--tenant", "acme"),
         ("device", "list", "tokyo-1"),

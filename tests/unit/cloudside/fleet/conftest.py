@@ -70,7 +70,7 @@ async def endpoint(cloud: Cloud) -> AsyncIterator[Endpoint]:
     stop = asyncio.Event()
     serving = asyncio.create_task(
         web.serve(
-            application(cloud.database, intervals, clock=lambda: NOW),
+            application(cloud.database, cloud.config, intervals, clock=lambda: cloud.now),
             tls.server_context(files.chain, files.key, files.root),
             cloud.config.web.listen,
             stop,

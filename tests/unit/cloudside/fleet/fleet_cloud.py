@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cloudside import config as configuration
-from cloudside.pki import enrolment
-from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
+from lab import enrolled
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -35,11 +34,13 @@ class Cloud:
 
     config: configuration.Config
     database: Database
+    #: The endpoint's clock.
+    now: datetime = NOW
 
     def enrol(self, site: str, directory: Path, *, now: datetime = NOW) -> Enrolled:
         output = directory / f"{site}.tar"
         with self.database.write() as session:
-            enrolment.enrol(session, self.config, OPERATOR, site_id=site, output=output, now=now, force=True)
+            enrolled.enrol(session, self.config, site_id=site, output=output, now=now)
         unpacked = directory / f"{site}-{now.timestamp()}"
         unpacked.mkdir()
         with tarfile.open(fileobj=io.BytesIO(output.read_bytes())) as archive:

@@ -24,7 +24,14 @@ async def test_a_heartbeat_is_kept_and_answered(cloud: Cloud, endpoint: Endpoint
     answer = await endpoint.post(BEAT, heartbeat_document(), router=tokyo)
     assert (answer.status, answer.document) == (
         200,
-        {"protocol": 1, "heartbeat_s": 30.0, "settings": None, "log_requests": []},
+        {
+            "protocol": 1,
+            "heartbeat_s": 30.0,
+            "settings": None,
+            "log_requests": [],
+            "renew_certificate": False,
+            "timezone": "UTC",
+        },
     )
     with cloud.database.read() as session:
         kept = reports.heartbeat(session, OPERATOR, "tokyo-1")
@@ -95,11 +102,15 @@ async def test_an_expired_certificate_fails_in_tls(cloud: Cloud, endpoint: Endpo
         await endpoint.post(BEAT, heartbeat_document(), router=old)
 
 
-async def test_no_certificate_fails_in_tls(cloud: Cloud, endpoint: Endpoint, tokyo: Enrolled) -> None:
-    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in tls_refusal(_server_context(cloud), endpoint.root, None)
+@pytest.mark.parametrize("path", [BEAT, "/agent/v1/logs/1", "/agent/v1/certificate"])
+async def test_no_certificate_is_good_for_nothing_but_enrolment(
+    cloud: Cloud, endpoint: Endpoint, tokyo: Enrolled, path: str
+) -> None:
     assert tls_refusal(_server_context(cloud), endpoint.root, tokyo) == ""
-    with pytest.raises(_CUT):
-        await endpoint.post(BEAT, heartbeat_document(), router=None, device_id=tokyo.device_id)
+    answer = await endpoint.post(path, heartbeat_document(), router=None, device_id=tokyo.device_id)
+    assert (answer.status, answer.document["key"]) == (403, "fleet.certificate-refused")
+    with cloud.database.read() as session:
+        assert reports.heartbeat(session, OPERATOR, "tokyo-1") is None
 
 
 async def test_the_endpoints_own_certificate_is_no_sites(cloud: Cloud, endpoint: Endpoint, tokyo: Enrolled) -> None:

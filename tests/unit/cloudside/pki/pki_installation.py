@@ -1,5 +1,6 @@
 """What the tests of the PKI share: an installation's parts, and a way to take a bundle apart."""
 
+import secrets
 import tarfile
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,7 +8,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cloudside.config import Config, Gateway, Listen, Web
+from cloudside.pki.requests import Applicant, read_applicant
 from cloudside.registry.database import Database
+from router_agent.enrolment.request import make_host_key, make_request
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,23 @@ class Installation:
     @property
     def pki(self) -> Path:
         return self.config.state_directory / "pki"
+
+
+@dataclass(frozen=True)
+class RouterKeys:
+    """What a router makes itself, and how it introduces itself with it."""
+
+    key: bytes
+    device_id: str
+    host_key: str
+    applicant: Applicant
+
+
+def router_keys(device_id: str | None = None) -> RouterKeys:
+    made, host_key = make_request("any-name"), make_host_key("any-name")
+    chosen = device_id or secrets.token_hex(32)
+    applicant = read_applicant(made.csr_pem, chosen, host_key.public)
+    return RouterKeys(made.key_pem, chosen, host_key.public, applicant)
 
 
 def configure(state_directory: Path) -> Config:

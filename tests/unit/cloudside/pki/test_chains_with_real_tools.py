@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pki_installation import Installation, unpack
+from pki_installation import Installation, router_keys, unpack
 
 from cloudside.pki import authority, issuing, revocation
 from cloudside.pki.authority import CLIENT_AUTH, Leaf
@@ -40,16 +40,19 @@ def _write_lists(installation: Installation, path: Path) -> None:
 @pytest.fixture
 def router(installation: Installation, tmp_path: Path) -> Path:
     """The files of tokyo-1's router."""
+    keys = router_keys()
     with installation.database.write() as session:
         enrol(
             session,
             installation.config,
             OPERATOR,
             site_id="tokyo-1",
+            applicant=keys.applicant,
             output=tmp_path / "tokyo-1.tar",
             now=installation.now,
         )
     unpack(tmp_path / "tokyo-1.tar", tmp_path / "router")
+    (tmp_path / "router" / "site.key").write_bytes(keys.key)
     return tmp_path / "router"
 
 

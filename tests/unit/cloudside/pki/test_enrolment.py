@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from pki_installation import Installation, unpack
+from pki_installation import Installation, RouterKeys, router_keys, unpack
 
 from cloudside.config import Gateway, Listen, Web
 from cloudside.errors import ConfigurationError, InputError, RefusedError
@@ -18,14 +18,10 @@ from cloudside.registry.tables import Certificate, Router
 
 _MEMBERS = (
     "bundle.json",
-    "site.key",
     "site.crt",
     "tenant-authority.crt",
     "cloud-authority.crt",
     "root.crt",
-    "device_id",
-    "ssh_host_ed25519_key",
-    "ssh_host_ed25519_key.pub",
     "authorized_keys",
 )
 
@@ -37,16 +33,25 @@ def _enrol(
     site_id: str = "tokyo-1",
     caller: Caller = OPERATOR,
     force: bool = False,
+    router: RouterKeys | None = None,
 ) -> Enrolment:
     with installation.database.write() as session:
         return enrol(
-            session, installation.config, caller, site_id=site_id, output=output, now=installation.now, force=force
+            session,
+            installation.config,
+            caller,
+            site_id=site_id,
+            applicant=(router or router_keys()).applicant,
+            output=output,
+            now=installation.now,
+            force=force,
         )
 
 
 def test_bundle_holds_what_a_router_needs(installation: Installation, tmp_path: Path) -> None:
     output = tmp_path / "tokyo-1.tar"
-    done = _enrol(installation, output)
+    keys = router_keys()
+    done = _enrol(installation, output, router=keys)
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     with tarfile.open(output, "r:") as tar:
         assert {member.name: (member.mode, member.uid) for member in tar} == dict.fromkeys(_MEMBERS, (0o600, 0))
@@ -74,13 +79,12 @@ def test_bundle_holds_what_a_router_needs(installation: Installation, tmp_path: 
     assert [str(block) for block in address_blocks.read(certificate) or ()] == ["10.10.0.0/24"]
     assert (certificate.not_valid_after_utc - installation.now).days in (364, 365)
     assert (done.site, done.path, done.replaced) == ("tokyo-1", output, 0)
-    device_id = (router / "device_id").read_text().strip()
-    assert len(bytes.fromhex(device_id)) == 32
+    assert certificate.public_key() == keys.applicant.key
     with installation.database.read() as session:
         pinned = routers.get(session, OPERATOR, "tokyo-1")
         record = certificates.by_serial(session, f"{certificate.serial_number:x}")
-    assert pinned.device_id_sha256 == hashlib.sha256(device_id.encode()).hexdigest()
-    assert pinned.ssh_host_key == (router / "ssh_host_ed25519_key.pub").read_text().strip()
+    assert pinned.device_id_sha256 == hashlib.sha256(keys.device_id.encode()).hexdigest()
+    assert pinned.ssh_host_key == keys.host_key.replace(" any-name", " tokyo-1")
     assert record is not None
     assert (record.authority, record.kind, record.subject) == ("tenant-acme", "site", "tokyo-1")
     operator = installation.config.state_directory / "ssh" / "operator_ed25519.pub"
@@ -88,13 +92,11 @@ def test_bundle_holds_what_a_router_needs(installation: Installation, tmp_path: 
 
 
 def test_no_secret_of_the_router_stays_in_the_cloud(installation: Installation, tmp_path: Path) -> None:
-    _enrol(installation, tmp_path / "b.tar")
-    unpack(tmp_path / "b.tar", tmp_path / "router")
+    keys = router_keys()
+    _enrol(installation, tmp_path / "b.tar", router=keys)
     installation.database.close()
-    secrets = [
-        (tmp_path / "router" / name).read_bytes().strip() for name in ("site.key", "device_id", "ssh_host_ed25519_key")
-    ]
-    for path in installation.config.state_directory.rglob("*"):
+    secrets = [keys.key.strip(), keys.device_id.encode()]
+    for path in (tmp_path / "b.tar", *installation.config.state_directory.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
             assert not [secret for secret in secrets if secret in content], path
@@ -153,6 +155,7 @@ def test_bundle_of_an_enrolment_that_was_rolled_back_does_not_exist(installation
                 installation.config,
                 OPERATOR,
                 site_id="tokyo-1",
+                applicant=router_keys().applicant,
                 output=output,
                 now=installation.now,
                 force=True,
@@ -203,7 +206,8 @@ def test_needs_public_address_and_initialised_pki(installation: Installation, tm
     with pytest.raises(ConfigurationError, match="key-missing"):
         _enrol(installation, tmp_path / "b.tar")
     with installation.database.write() as session:
-        session.query(Certificate).delete()
+        for record in session.query(Certificate):
+            session.delete(record)
     with pytest.raises(ConfigurationError, match="not-initialised"):
         _enrol(installation, tmp_path / "b.tar")
 

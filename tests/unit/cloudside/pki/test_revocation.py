@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from pki_installation import Installation
+from pki_installation import Installation, router_keys
 
 from cloudside.errors import ConfigurationError, InputError
 from cloudside.pki import revocation
@@ -21,7 +21,15 @@ def _numbers(installation: Installation) -> dict[str, int]:
 def enrolled(installation: Installation, tmp_path: Path) -> Installation:
     with installation.database.write() as session:
         output = tmp_path / "tokyo-1.tar"
-        enrol(session, installation.config, OPERATOR, site_id="tokyo-1", output=output, now=installation.now)
+        enrol(
+            session,
+            installation.config,
+            OPERATOR,
+            site_id="tokyo-1",
+            applicant=router_keys().applicant,
+            output=output,
+            now=installation.now,
+        )
     return installation
 
 

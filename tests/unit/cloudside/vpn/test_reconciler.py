@@ -13,7 +13,7 @@ from cloudside.config import Config
 from cloudside.datapath.enforcement import Enforcement
 from cloudside.datapath.flows import Flow
 from cloudside.datapath.skeleton import doors
-from cloudside.pki import enrolment, revocation
+from cloudside.pki import revocation
 from cloudside.registry import grants, policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
@@ -21,6 +21,7 @@ from cloudside.vpn.credentials import CredentialLoader
 from cloudside.vpn.parts import Parts
 from cloudside.vpn.reconciler import Reconciler
 from cloudside.vpn.reports import Report
+from lab import enrolled
 from linux.charon import ChildSa, Connection, IkeSa, SaEvent
 from linux.dataplane import Dataplane
 from linux.errors import CharonUnavailableError
@@ -270,7 +271,7 @@ def _enrol(database: Database, config: Config, site: str) -> None:
     gateway = config.gateway.model_copy(update={"public_addresses": ("203.0.113.2",)})
     config = config.model_copy(update={"gateway": gateway})
     with database.write() as session:
-        enrolment.enrol(session, config, OPERATOR, site_id=site, output=output, now=NOW, force=True)
+        enrolled.enrol(session, config, site_id=site, output=output, now=NOW)
 
 
 def test_router_that_was_replaced_loses_its_tunnel_and_the_new_one_keeps_it(
