@@ -58,9 +58,16 @@ def head(session: Session, caller: Caller) -> chain.Head:
 def entries(session: Session, caller: Caller) -> Iterator[tuple[chain.Entry, str]]:
     """Every entry with its hash, by number, for chain.verify. Raises RefusedError: the caller is not an operator."""
     caller.require_operator()
-    columns = AuditEntry.__table__.columns
-    rows = session.execute(select(*columns).order_by(columns.number).execution_options(yield_per=_AT_ONCE))
-    return (_entry(row) for row in rows)
+    return _all(session)
+
+
+def _all(session: Session) -> Iterator[tuple[chain.Entry, str]]:
+    # Page by page, not with a cursor of the server's: a reader may stop at any entry.
+    query = select(*AuditEntry.__table__.columns).order_by(AuditEntry.number).limit(_AT_ONCE)
+    rows = session.execute(query).all()
+    while rows:
+        yield from map(_entry, rows)
+        rows = session.execute(query.where(AuditEntry.number > rows[-1].number)).all()
 
 
 def _entry(row: Row[tuple[object, ...]]) -> tuple[chain.Entry, str]:

@@ -50,7 +50,7 @@ _ACTOR_MAX_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class Form:
     """How rows of a table are told: whose they are, what identifies them, what of them is secret or too long."""
 
     #: The columns with the tenant and with the site; neither: the whole service's.
@@ -62,22 +62,22 @@ class _Form:
     digested: frozenset[str] = field(default_factory=frozenset)
 
 
-_FORMS: Mapping[type[Table], _Form] = {
-    tables.Tenant: _Form(tenant="id"),
-    tables.Site: _Form(tenant="tenant_id"),
-    tables.Router: _Form(site="site_id", secret=frozenset({"device_id_sha256"})),
-    tables.Device: _Form(site="site_id"),
-    tables.Server: _Form(tenant="tenant_id"),
-    tables.Policy: _Form(tenant="tenant_id", digested=frozenset({"text"})),
-    tables.PlatformPolicy: _Form(digested=frozenset({"text"})),
-    tables.Grant: _Form(tenant="tenant_id"),
-    tables.Settings: _Form(site="site_id"),
-    tables.LogRequest: _Form(site="site_id"),
-    tables.SmtpCredential: _Form(site="site_id", secret=frozenset({"password_hash"})),
-    tables.Incident: _Form(site="subject"),
-    tables.Certificate: _Form(site="subject", digested=frozenset({"pem"})),
-    tables.RevocationList: _Form(),
-    tables.EnrolmentToken: _Form(
+FORMS: Mapping[type[Table], Form] = {
+    tables.Tenant: Form(tenant="id"),
+    tables.Site: Form(tenant="tenant_id"),
+    tables.Router: Form(site="site_id", secret=frozenset({"device_id_sha256"})),
+    tables.Device: Form(site="site_id"),
+    tables.Server: Form(tenant="tenant_id"),
+    tables.Policy: Form(tenant="tenant_id", digested=frozenset({"text"})),
+    tables.PlatformPolicy: Form(digested=frozenset({"text"})),
+    tables.Grant: Form(tenant="tenant_id"),
+    tables.Settings: Form(site="site_id"),
+    tables.LogRequest: Form(site="site_id"),
+    tables.SmtpCredential: Form(site="site_id", secret=frozenset({"password_hash"})),
+    tables.Incident: Form(site="subject"),
+    tables.Certificate: Form(site="subject", digested=frozenset({"pem"})),
+    tables.RevocationList: Form(),
+    tables.EnrolmentToken: Form(
         site="site_id", subject=("site_id", "created_at"), secret=frozenset({"token_sha256"})
     ),
 }  # fmt: skip
@@ -95,6 +95,8 @@ class _Change:
 
 @event.listens_for(WritingSession, "before_flush")
 def _look_before(session: WritingSession, _flush: UOWTransaction, _objects: object) -> None:
+    if any(isinstance(row, AuditEntry) for row in (*session.new, *session.dirty, *session.deleted)):
+        raise TypeError("audit entries are written here and never changed")
     changes = list(_changes(session))
     if changes and not session.decides:
         take_lock(session.connection())  # before rows are read: what they were must not move any more
@@ -115,7 +117,7 @@ def _write_entries(session: WritingSession, _flush: UOWTransaction) -> None:
     rows = []
     for change in changes:
         before, after = _told(change)
-        if before == after:
+        if before is None and after is None:
             continue  # a value that is written anew in the same words
         row = change.row
         entry = Entry(
@@ -184,7 +186,7 @@ def _standing(session: Session, change: _Change) -> dict[str, Any] | None:
 
 
 def _told(change: _Change) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    form = _FORMS.get(type(change.row), _Form())
+    form = FORMS.get(type(change.row), Form())
     old, new = change.before, None
     if change.action != "removed":
         new = {name: getattr(change.row, name) for name in change.names}
@@ -196,7 +198,7 @@ def _told(change: _Change) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     return _shown(form, old), _shown(form, new)
 
 
-def _shown(form: _Form, values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _shown(form: Form, values: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if values is None:
         return None
     shown: dict[str, Any] = {}
@@ -235,7 +237,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _subject(row: Table) -> str:
-    names = _FORMS.get(type(row), _Form()).subject
+    names = FORMS.get(type(row), Form()).subject
     if not names:
         mapper = inspect(type(row))
         names = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
@@ -247,7 +249,7 @@ def _owners(session: Session, changes: Iterable[_Change]) -> dict[int, str | Non
     found: dict[int, str | None] = {}
     homes: dict[int, str] = {}
     for change in changes:
-        row, form = change.row, _FORMS.get(type(change.row), _Form())
+        row, form = change.row, FORMS.get(type(change.row), Form())
         found[id(row)] = None if form.tenant is None else getattr(row, form.tenant)
         authority = str(getattr(row, "authority", ""))
         if authority.startswith("tenant-"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -40,6 +40,8 @@ LOCK_WAIT_S = 5.0
 #: How long a PostgreSQL server may take to accept a connection, in seconds.
 CONNECT_S = 5
 
+#: A table or column that is missing, or not ours to use. SQLite says so with an OperationalError.
+_NOT_FOR_US = frozenset({"42P01", "42703", "42501"})
 #: PostgreSQL's channel for rings of the doorbell; the payload names the kind of daemon.
 _CHANNEL = "kyoten_doorbell"
 
@@ -214,8 +216,7 @@ class Database:
         except (OperationalError, PoolTimeoutError) as error:
             raise self._unavailable(getattr(error, "orig", error)) from error
         except DBAPIError as error:
-            # A table that is missing or not ours to use: SQLite says so with an OperationalError.
-            if error.connection_invalidated or isinstance(error, ProgrammingError):
+            if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _NOT_FOR_US:
                 raise self._unavailable(error.orig) from error
             if "not a database" in str(error.orig) or "malformed" in str(error.orig):
                 raise ConfigurationError("registry.damaged", where=self._where, reason=str(error.orig)) from error
