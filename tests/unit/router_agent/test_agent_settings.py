@@ -70,8 +70,10 @@ def test_what_is_unknown_or_wrong_is_named(name: str, value: object) -> None:
 
 def test_the_router_takes_everything_that_the_cloud_lets_a_person_type() -> None:
     typed = {
-        "lan.dhcp": "yes", "lan.dhcp_range": "192.168.1.100-192.168.1.199",
-        "lan.reservations": "02:4b:59:00:00:30=192.168.1.30=plc", "lan.devices": "meter=192.168.1.77",
+        "lan.dhcp": "yes",
+        "lan.dhcp_range": "192.168.1.100-192.168.1.199",
+        "lan.reservations": "02:4b:59:00:00:30=192.168.1.30=plc",
+        "lan.devices": "meter=192.168.1.77",
         "tunnel.gateways": "vpn1.example, 203.0.113.2",
         "tunnel.dpd_s": "300",
         "heartbeat.interval_s": "1",
