@@ -54,6 +54,8 @@ class Gateway(_Section):
     internet_interface: str = "wan0"
     #: Seconds between full resyncs with registry, charon and kernel; events make most changes much faster.
     resync_s: Annotated[float, Field(gt=0)] = 5.0
+    #: Seconds between two tellings of what sites used. What was not told yet outlives the daemon, not the machine.
+    usage_s: Annotated[float, Field(gt=0)] = 60.0
     dpd_delay_s: Annotated[int, Field(ge=1)] = 20
 
 

@@ -279,6 +279,8 @@ class TenantPolicy:
     nested: tuple[Nested, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    #: Each group (VPN) with its members, groups inside it opened up. The decision reads none of it.
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, order=True)

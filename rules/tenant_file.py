@@ -137,7 +137,12 @@ class _TenantFile(Shapes):
             Nested(self._tenant, name, group.members) for name, group in sorted(self._groups.items()) if group.nested
         )
         return TenantPolicy(
-            self._tenant, tuple(statements), tuple(nested), tuple(self._expectations), tuple(self._remarks())
+            self._tenant,
+            tuple(statements),
+            tuple(nested),
+            tuple(self._expectations),
+            tuple(self._remarks()),
+            {name: group.members for name, group in sorted(self._groups.items())},
         )
 
     def _remarks(self) -> Iterable[Remark]:

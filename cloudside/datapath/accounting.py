@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from cloudside.datapath.memberships import End, MembershipCounters, Memberships
 from cloudside.registry.counted import StatementUse
 from rules.compile import RuleSet
 from rules.evaluate import Lineage, evaluate
@@ -49,6 +50,8 @@ class FlowEvent(NamedTuple):
     selector: int
     packets: int
     bytes: int
+    #: Of ``bytes`` those that came back.
+    reply_bytes: int = 0
 
 
 def parse_event(line: str) -> FlowEvent | None:
@@ -59,13 +62,14 @@ def parse_event(line: str) -> FlowEvent | None:
         return None
     kind, protocol, source, destination, port, icmp_type, icmp_code = match.groups()
     selector = int(port) if port else int(icmp_type) * 256 + int(icmp_code) if icmp_type else 0
-    packets = total = 0
+    packets = total = reply = 0
     if kind == "DESTROY":
         for packet_count, byte_count in _AMOUNT.findall(line):
             packets += int(packet_count)
-            total += int(byte_count)
+            reply = int(byte_count)  # the second is the reply's
+            total += reply
     identifier = line[at + 4 :].split(None, 1)[0]
-    return FlowEvent(kind or "", identifier, source, destination, int(protocol), selector, packets, total)
+    return FlowEvent(kind or "", identifier, source, destination, int(protocol), selector, packets, total, reply)
 
 
 class Judge:
@@ -73,12 +77,13 @@ class Judge:
 
     def __init__(self, rule_set: RuleSet) -> None:
         self.rule_set = rule_set
+        self.memberships = Memberships(rule_set)
         self._ends: dict[str, Lineage] = {}
         self._decided: dict[tuple[str, str, int, int], tuple[StatementId, ...]] = {}
 
     def statements(self, event: FlowEvent) -> tuple[StatementId, ...]:
         """None, if the rules do not let it pass, or are not asked about it."""
-        source, destination = self._end(event.source), self._end(event.destination)
+        source, destination = self.end(event.source), self.end(event.destination)
         if not source or not destination:
             return _NOTHING
         key = (source[0].name, destination[0].name, event.protocol, event.selector)
@@ -92,7 +97,8 @@ class Judge:
             found = self._decided[key] = verdict.statements if verdict.allowed else _NOTHING
         return found
 
-    def _end(self, address: str) -> Lineage:
+    def end(self, address: str) -> Lineage:
+        """What stands at an address."""
         found = self._ends.get(address)
         if found is None:
             if len(self._ends) >= CACHE_MAX:
@@ -127,6 +133,8 @@ class StatementCounters:
         self._counted: set[str] = set()
         self._counts: dict[tuple[str, date], _Count] = {}
         self._touched_at: datetime | None = None
+        #: The same by site and group.
+        self.memberships = MembershipCounters()
 
     def use(self, rule_set: RuleSet) -> None:
         """What decides from now on. The one before is kept for flows that it let in and are told of late."""
@@ -148,10 +156,16 @@ class StatementCounters:
             self._begin(event, now)
             return
         self._counted.discard(event.identifier)
-        for one in self._open.pop(event.identifier, None) or self._statements(event):
+        statements = self._open.pop(event.identifier, None) or self._statements(event)
+        for one in statements:
             count = self._count(one, now)
             count.packets += event.packets
             count.bytes += event.bytes
+        if statements:
+            judge, back = self._judges[0], event.reply_bytes
+            there = event.bytes - back
+            ends = End(judge.end(event.source), there, back), End(judge.end(event.destination), back, there)
+            self.memberships.count(judge.memberships, statements, *ends)
 
     def hold_against(self, listed: Iterable[FlowEvent], now: datetime, *, count: bool) -> None:
         """After events were lost: what is open. Flows not heard of before are counted if ``count``; at the start of a

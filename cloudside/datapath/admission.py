@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 
 from cloudside.datapath.skeleton import SERVERS_SET, SITES_SET
+from cloudside.datapath.traffic import Traffic
 from linux.netfilter import Netfilter
 from rules.model import Inventory
 from rules.parts import Parts
@@ -14,6 +15,8 @@ class Admission:
 
     def __init__(self, netfilter: Netfilter) -> None:
         self._netfilter = netfilter
+        #: Sites that are admitted are counted, too.
+        self.traffic = Traffic(netfilter)
         self._parts = Parts()
         self._members: dict[str, set[str]] = {}
 
@@ -42,8 +45,10 @@ class Admission:
         members = {name: (self._members.get(name, set()) - gone[name]) | come[name] for name in gone} if text else {}
         if text:
             # Half of it may be done when it fails: then everything is written anew.
+            counted = members[SITES_SET] - self._members.get(SITES_SET, set())
             self._parts, self._members = Parts(), {}
-            self._netfilter.restore_sets(text)
+            with self.traffic.lock:
+                self._netfilter.restore_sets(text + self.traffic.lines(counted))
             self._members = members
         self._parts = parts
         return bool(text)

@@ -33,6 +33,7 @@ from cloudside.datapath.snapshot import (
     parse_headings,
     parse_sets,
 )
+from cloudside.datapath.traffic import Traffic
 from cloudside.datapath.versions import InForce, adopted, change, version_names
 from linux.dataplane import TUNNEL_INTERFACE, Dataplane
 from linux.errors import LinuxError
@@ -177,6 +178,11 @@ class Enforcement:
             self._netfilter.restore_rules("\n".join([*lines, "COMMIT", ""]))
         if self._in_force is not None:
             self._destroy(name for name in version_names(self._netfilter.set_names()) if name not in known_sets)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What counts the sites' traffic."""
+        return self._admission.traffic
 
     @property
     def writes(self) -> int:

@@ -22,7 +22,7 @@ import structlog
 from cloudside.datapath.accounting import StatementCounters, parse_event
 from cloudside.datapath.problems import Problem, problem
 from cloudside.datapath.refusals import REFUSED_SET, Triple, judged, parse_refused, seen_at
-from cloudside.registry.counted import Refused, StatementUse
+from cloudside.registry.counted import MembershipUse, Refused, StatementUse
 from linux.errors import LinuxError
 from linux.runner import Runner
 from rules.compile import RuleSet
@@ -60,6 +60,7 @@ class Batch:
     uses: tuple[StatementUse, ...]
     refused: tuple[Refused, ...]
     seen: dict[Triple, datetime]
+    memberships: tuple[MembershipUse, ...] = ()
 
 
 class FlowWatch:
@@ -121,14 +122,15 @@ class FlowWatch:
         """What is new since the last `take`; to be followed by `settle` or `give_back`."""
         with self._lock:
             uses, rule_set = self._counters.take(now), self._rule_set
+            members = self._counters.memberships.take()
         seen: dict[Triple, datetime] = {}
         if rule_set is None:
-            return Batch(uses, (), seen)
+            return Batch(uses, (), seen, members)
         try:
             written = self._runner.run(["ipset", "save", REFUSED_SET], timeout_s=30).stdout
         except LinuxError as error:
             self._tell(problem("datapath.refused-unread", reason=str(error)[:400]), 30)
-            return Batch(uses, (), dict(self._seen))
+            return Batch(uses, (), dict(self._seen), members)
         seen = {triple: seen_at(now, ago_s) for triple, ago_s in parse_refused(written).items()}
         # The kernel speaks of whole seconds: what moved by less is the same packet.
         moved = [
@@ -137,7 +139,7 @@ class FlowWatch:
             if triple not in self._seen or (at - self._seen[triple]).total_seconds() > 2
         ]
         still = {triple: self._seen[triple] for triple in seen if triple in self._seen}
-        return Batch(uses, tuple(judged(rule_set, moved)), {**seen, **still, **dict(moved)})
+        return Batch(uses, tuple(judged(rule_set, moved)), {**seen, **still, **dict(moved)}, members)
 
     def settle(self, batch: Batch) -> None:
         """The batch is told."""
@@ -147,6 +149,7 @@ class FlowWatch:
         """The batch could not be told; it will be part of the next one."""
         with self._lock:
             self._counters.give_back(batch.uses)
+            self._counters.memberships.give_back(batch.memberships)
 
     def _tell(self, found: Problem, for_s: float = REMEMBER_S) -> None:
         with self._lock:

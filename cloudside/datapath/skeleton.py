@@ -6,6 +6,9 @@ table, whose FORWARD ends with a jump to KY-POLICY for the first packet of each 
 the rule set in force. What others have in that table stays and comes first; if they, or an empty KY-POLICY, keep a
 packet from being decided it has no mark and is dropped.
 
+What comes out of the tunnels and goes into them is counted by sets of the sites' prefixes, at the head of the mangle
+table's PREROUTING and POSTROUTING: whatever becomes of SAs and of us, the counts stay (traffic).
+
 Flows of a timed grant carry a mark of their connection, and pass only as long as the grant is in the kernel's set: so
 they end on time, with nobody there to end them.
 
@@ -38,6 +41,12 @@ SITES_SET = "kyoten-sites"
 SERVERS_SET = "kyoten-servers"
 #: As many entries as these sets may have.
 ADMITTED_MAX = 1_000_000
+#: Sets whose entries count what came out of and went into the tunnels, by site prefix; and the chains that ask them.
+FROM_SITES_SET = "kyoten-from-sites"
+TO_SITES_SET = "kyoten-to-sites"
+COUNTING_KIND = f"hash:net family inet counters maxelem {ADMITTED_MAX}"
+FROM_SITES_CHAIN = "KY-FROM-SITES"
+TO_SITES_CHAIN = "KY-TO-SITES"
 #: The set of timed grants. Entries have an end of their own each.
 TIMED_KIND = f"hash:ip,port,net family inet timeout 0 maxelem {ADMITTED_MAX}"
 
@@ -92,6 +101,8 @@ def sets_text() -> str:
         f"create -exist {SITES_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
         f"create -exist {SERVERS_SET} hash:net family inet maxelem {ADMITTED_MAX}\n"
         f"create -exist {TIMED_SET} {TIMED_KIND}\n"
+        f"create -exist {FROM_SITES_SET} {COUNTING_KIND}\n"
+        f"create -exist {TO_SITES_SET} {COUNTING_KIND}\n"
         # Packets do not make a set's table larger (only ipset does), so it is made for all it may hold.
         f"create -exist {REFUSED_SET} hash:ip,port,ip family inet hashsize {REFUSED_MAX // 2} maxelem {REFUSED_MAX}"
         f" timeout {REFUSED_TIMEOUT_S} forceadd\n"
@@ -125,11 +136,25 @@ def skeleton_text(wanted: Doors, current: Tables) -> str:
     present = current.mangle.rules.get("FORWARD", ())
     lines += [f"-D FORWARD {rule}" for rule in present if rule.endswith(f"-j {POLICY_CHAIN}")]
     lines.append(f"-A FORWARD {_DECIDE}")
+    for built_in, jump in COUNTING_JUMPS.items():
+        present = current.mangle.rules.get(built_in, ())
+        lines += [f"-D {built_in} {rule}" for rule in present if rule.endswith(_target(jump))]
+        lines.append(f"-I {built_in} 1 {jump}")
     lines += [f"-A {chain} {rule}" for chain, rules in marking_rules().items() for rule in rules]
     return "\n".join([*lines, "COMMIT", ""])
 
 
 _DECIDE = f"-m conntrack --ctstate NEW -j {POLICY_CHAIN}"
+
+#: What leads to the counting, in the mangle table. What comes out of a tunnel is counted whatever becomes of it.
+COUNTING_JUMPS = {
+    "PREROUTING": f"-i {TUNNEL_INTERFACE} -j {FROM_SITES_CHAIN}",
+    "POSTROUTING": f"-o {TUNNEL_INTERFACE} -j {TO_SITES_CHAIN}",
+}
+
+
+def _target(rule: str) -> str:
+    return rule[rule.index(" -j ") :]
 
 
 def input_jumps(wanted: Doors) -> tuple[str, ...]:
@@ -190,7 +215,7 @@ def skeleton_rules(wanted: Doors) -> dict[str, tuple[str, ...]]:
 
 def marking_rules() -> dict[str, tuple[str, ...]]:
     """The rules of our chains in the mangle table but KY-POLICY: what a granted packet goes through, and a refused one,
-    of which a trace is left.
+    of which a trace is left; and what counts the traffic of sites.
     """
     return {
         GRANT_CHAIN: (f"-j MARK --set-xmark {GRANTED:#x}/0xffffffff", "-j ACCEPT"),
@@ -200,6 +225,9 @@ def marking_rules() -> dict[str, tuple[str, ...]]:
             f"-j SET --add-set {REFUSED_SET} src,dst,dst --exist",
             "-j DROP",
         ),
+        # No target: the match alone counts.
+        FROM_SITES_CHAIN: (f"-m set --match-set {FROM_SITES_SET} src",),
+        TO_SITES_CHAIN: (f"-m set --match-set {TO_SITES_SET} dst",),
     }
 
 
@@ -215,6 +243,10 @@ def skeleton_differences(wanted: Doors, current: Tables) -> tuple[str, ...]:
     decide = [rule for rule in current.mangle.rules.get("FORWARD", ()) if rule.endswith(f"-j {POLICY_CHAIN}")]
     if decide != [_DECIDE]:
         found.append("FORWARD (mangle)")
+    for built_in, jump in COUNTING_JUMPS.items():
+        counting = [rule for rule in current.mangle.rules.get(built_in, ()) if rule.endswith(_target(jump))]
+        if counting != [jump]:
+            found.append(f"{built_in} (mangle)")
     jumps = input_jumps(wanted)
     present = rules.get("INPUT", ())
     ours = tuple(rule for rule in present if rule.endswith(f"-j {INPUT_CHAIN}"))

@@ -33,6 +33,7 @@ OBSERVED: frozenset[type[Table]] = frozenset(
         tables.GatewayState,
         tables.SiteUsage,
         tables.MembershipUsage,
+        tables.UsageCursor,
         tables.StatementCounter,
         tables.Refusal,
         tables.RuleRevision,

@@ -27,6 +27,29 @@ class StatementUse:
 
 
 @dataclass(frozen=True, slots=True)
+class MembershipUse:
+    """Bytes that a site sent and received as a member of a group, on top of what was told before: those of flows that
+    ended.
+    """
+
+    site: str
+    group: str
+    from_site: int
+    to_site: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteUse:
+    """What a site's tunnels carried, and how long there was one, in one hour, on top of what was told before."""
+
+    site: str
+    hour: datetime
+    from_site: int
+    to_site: int
+    connected_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Who was refused what: a source, a service and a destination, and when last.
 

@@ -31,6 +31,7 @@ from cloudside.vpn.events import Events
 from cloudside.vpn.parts import Parts
 from cloudside.vpn.reconciler import Reconciler
 from cloudside.vpn.reports import Report, Reporter
+from cloudside.vpn.usage import UsageTeller
 from cloudside.vpn.witness import Witness
 from linux import locks
 from linux.charon import Charon
@@ -40,6 +41,7 @@ from linux.errors import LinuxError
 from linux.netfilter import Netfilter
 from linux.routes import Routes
 from linux.runner import SubprocessRunner
+from rules.compile import RuleSet
 
 log = structlog.get_logger("kyoten.gateway")
 
@@ -91,6 +93,14 @@ def run(config: Config, stop: threading.Event) -> None:
         cleanup.enter_context(woken)
         events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
         flow_watch = FlowWatch(runner)
+        teller = UsageTeller(
+            database, enforcement.traffic, gateway=config.gateway.name, every_s=config.gateway.usage_s
+        )
+
+        def decided(rule_set: RuleSet) -> None:
+            flow_watch.use(rule_set)
+            teller.use(rule_set)
+
         parts = Parts(
             database=database,
             process=_charon_process(config, dataplane),
@@ -101,7 +111,7 @@ def run(config: Config, stop: threading.Event) -> None:
             flows=Flows(runner),
             routes=routes,
             site_routes=site_routes,
-            deciding=flow_watch.use,
+            deciding=decided,
             events=events,
         )
         doorbell = cleanup.enter_context(Doorbell(config.runtime_directory, "gateway", database).listen())
@@ -109,7 +119,7 @@ def run(config: Config, stop: threading.Event) -> None:
             listener.setblocking(False)
         witness = Witness(_charon_directory(config) / "charon.log", since=datetime.now(UTC))
         cleanup.callback(witness.close)
-        reporter = Reporter(database, flow_watch, gateway=config.gateway.name, witness=witness)
+        reporter = Reporter(database, flow_watch, gateway=config.gateway.name, witness=witness, teller=teller)
         reporter.start()
         cleanup.callback(reporter.stop)
         flow_watch.start()

@@ -19,11 +19,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloudside.datapath.flow_watch import Batch
 from cloudside.datapath.problems import Problem
 from cloudside.errors import KyotenError
-from cloudside.registry import counters, reports
+from cloudside.registry import counters, reports, usage
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.vpn.ledger import Ledger, Report
+from cloudside.vpn.usage import UsageTeller, hour_of
 from cloudside.vpn.witness import Witness
+from linux.errors import LinuxError
 
 __all__ = ["Accounts", "Report", "Reporter", "write_counts"]
 
@@ -59,10 +61,12 @@ class Accounts(Protocol):
 
 def write_counts(database: Database, batch: Batch, *, gateway: str) -> None:
     """Write what was counted in one transaction. Raises what the registry raises."""
-    if batch.uses or batch.refused:
+    if batch.uses or batch.refused or batch.memberships:
         with database.write() as session:
             counters.add_uses(session, OPERATOR, batch.uses)
             counters.add_refused(session, OPERATOR, batch.refused, gateway=gateway)
+            hour = hour_of(datetime.now(UTC))
+            usage.add_memberships(session, OPERATOR, batch.memberships, gateway=gateway, hour=hour)
 
 
 class Reporter:
@@ -75,10 +79,12 @@ class Reporter:
         *,
         gateway: str = "",
         witness: Witness | None = None,
+        teller: UsageTeller | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._witness = witness
+        self._teller = teller
         self._ledger = Ledger()
         self._accounts = accounts
         self._gateway = gateway
@@ -127,6 +133,8 @@ class Reporter:
                     self._write(replace(report, problems=(*report.problems, *told)))
             except (KyotenError, SQLAlchemyError, OSError) as error:
                 log.warning("report-not-written", reason=str(error))
+            if self._teller is not None:
+                self._tell_usage(self._teller, report, ended=ended)
             if self._accounts is not None and (ended or self._clock() >= self._flush_at):
                 self._flush(self._accounts)
 
@@ -136,6 +144,14 @@ class Reporter:
             return
         causes = self._witness.look()
         self._ledger.write(self._database, report, causes, charon_started_at=self._witness.started_at)
+
+    def _tell_usage(self, teller: UsageTeller, report: Report | None, *, ended: bool) -> None:
+        try:
+            if report is not None:
+                teller.note(report.live, report.at)
+            teller.tick(datetime.now(UTC), last=ended)
+        except (KyotenError, LinuxError, SQLAlchemyError, OSError) as error:
+            log.warning("usage-not-told", reason=str(error))
 
     def _look_back(self) -> None:
         """Since when nobody counted: since the last report of the process before."""

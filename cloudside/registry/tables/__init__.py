@@ -22,6 +22,7 @@ from cloudside.registry.tables.observed import (
     SiteUsage,
     Tunnel,
     TunnelChange,
+    UsageCursor,
 )
 from cloudside.registry.tables.reachability import (
     Grant,
@@ -64,4 +65,5 @@ __all__ = [
     "Tenant",
     "Tunnel",
     "TunnelChange",
+    "UsageCursor",
 ]

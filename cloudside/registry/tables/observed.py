@@ -106,3 +106,14 @@ class MembershipUsage(Table):
     bytes_to_site: Mapped[int] = mapped_column(BigInteger)
     #: Milliseconds as a member with a live tunnel.
     connected_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageCursor(Table):
+    """How far a gateway's usage is told. Written with the rows themselves, so nothing is told twice or left out."""
+
+    __tablename__ = "usage_cursors"
+    gateway: Mapped[str] = mapped_column(String(40), primary_key=True)
+    #: The last cut of the kernel's counters whose bytes are in the rows (datapath.traffic).
+    cut: Mapped[int] = mapped_column(BigInteger)
+    #: Until when connected time is in the rows.
+    until: Mapped[datetime]

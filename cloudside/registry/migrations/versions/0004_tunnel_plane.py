@@ -74,6 +74,13 @@ def upgrade() -> None:
     )
     _usage_table("site_usage")
     _usage_table("membership_usage", sa.Column("group_name", sa.String(length=100), nullable=False))
+    op.create_table(
+        "usage_cursors",
+        sa.Column("gateway", sa.String(length=40), nullable=False),
+        sa.Column("cut", sa.BigInteger(), nullable=False),
+        sa.Column("until", _AT, nullable=False),
+        sa.PrimaryKeyConstraint("gateway", name="pk_usage_cursors"),
+    )
     op.create_index("ix_routers_device_id_sha256", "routers", ["device_id_sha256"], unique=False)
     op.add_column("certificates", sa.Column("overlay", sa.String(length=43), nullable=True))
     op.add_column("tunnels", sa.Column("ike_version", sa.Integer(), nullable=False, server_default="0"))
@@ -136,7 +143,14 @@ def downgrade() -> None:
             op.drop_constraint(f"ex_{table}_{column}", table)
     op.drop_column("tunnels", "ike_version")
     op.drop_index("ix_routers_device_id_sha256", table_name="routers")
-    for name in ("membership_usage", "site_usage", "site_problems", "tunnel_changes", "enrolment_tokens"):
+    for name in (
+        "usage_cursors",
+        "membership_usage",
+        "site_usage",
+        "site_problems",
+        "tunnel_changes",
+        "enrolment_tokens",
+    ):
         op.drop_table(name)
     op.drop_table("audit_entries")
     if _on_postgresql():
