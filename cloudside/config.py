@@ -202,6 +202,8 @@ class Config(_Section):
     state_directory: Path = Path("/var/lib/kyoten")
     #: Sockets and process ids; may vanish at reboot.
     runtime_directory: Path = Path("/run/kyoten")
+    #: Days that the ups and downs of sites are kept.
+    history_days: Annotated[int, Field(ge=1)] = 400
     registry: Registry = Registry()
     gateway: Gateway = Gateway()
     vpn: Vpn = Vpn()

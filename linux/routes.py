@@ -73,6 +73,15 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRule:
+    """Packets from ``source`` are looked up in ``table``; a rule with a lower ``preference`` is asked earlier."""
+
+    preference: int
+    table: int
+    source: Address
+
+
+@dataclass(frozen=True, slots=True)
 class InterfaceState:
     """One interface. ``up``: switched on; ``carrier``: something is plugged in and alive at the other end.
 
@@ -136,6 +145,27 @@ class Routes:
         with _translated(f"delete the routing rule {preference}", but=(errno.ENOENT, errno.ESRCH)):
             self._netlink.rule("del", priority=preference, table=table, family=_FAMILIES[version])
 
+    def source_rules(self, preference: int) -> tuple[SourceRule, ...]:
+        """The rules of this preference that ask for one source address, both families."""
+        found = []
+        with _translated("list the routing rules"):
+            for family in _FAMILIES.values():
+                for message in self._netlink.get_rules(family=family):
+                    source = message.get_attr("FRA_SRC")
+                    if message.get_attr("FRA_PRIORITY") == preference and source is not None:
+                        found.append(SourceRule(preference, message.get_attr("FRA_TABLE"), ip_address(source)))
+        return tuple(found)
+
+    def add_source_rule(self, rule: SourceRule) -> None:
+        """Add the rule. Idempotent."""
+        with _translated(f"add the routing rule for {rule.source}", but=(errno.EEXIST,)):
+            self._netlink.rule("add", **_rule_arguments(rule))
+
+    def delete_source_rule(self, rule: SourceRule) -> None:
+        """Remove the rule; one that is not there is not an error."""
+        with _translated(f"delete the routing rule for {rule.source}", but=(errno.ENOENT, errno.ESRCH)):
+            self._netlink.rule("del", **_rule_arguments(rule))
+
     def add_address(self, interface: str, address: Interface) -> None:
         """Give an interface an address. Idempotent."""
         with _translated(f"add the address {address} to {interface}", but=(errno.EEXIST,)):
@@ -197,6 +227,16 @@ class Routes:
         if route.preferred_source is not None:
             arguments["prefsrc"] = str(route.preferred_source)
         return arguments
+
+
+def _rule_arguments(rule: SourceRule) -> dict[str, Any]:
+    return {
+        "family": _FAMILIES[rule.source.version],
+        "priority": rule.preference,
+        "table": rule.table,
+        "src": str(rule.source),
+        "src_len": rule.source.max_prefixlen,
+    }
 
 
 def _route(message: Any, version: int, names: dict[int, str]) -> Route | None:

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TextIO
 
@@ -59,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--mobile", action="append", metavar="INTERFACE", help=text("agent-cli.option-mobile"))
     run.add_argument("--probe-s", type=_seconds, metavar="SECONDS", help=text("agent-cli.option-probe"))
     run.add_argument("--check-s", type=_seconds, default=5.0, metavar="SECONDS", help=text("agent-cli.option-check"))
+    run.add_argument("--hold-s", type=_seconds, default=180.0, metavar="SECONDS", help=text("agent-cli.option-hold"))
+    run.add_argument("--home-s", type=_seconds, default=600.0, metavar="SECONDS", help=text("agent-cli.option-home"))
+    run.add_argument(
+        "--target", action="append", type=ip_address, metavar="ADDRESS", help=text("agent-cli.option-target")
+    )
     run.add_argument("--down", action="store_true", help=text("agent-cli.option-down"))
 
     manufacture = commands.add_parser("manufacture", help=text("agent-cli.about-manufacture"))
@@ -114,6 +120,9 @@ def _run(arguments: argparse.Namespace) -> int:
         probe_s=arguments.probe_s,
         check_s=arguments.check_s,
         down_at_end=arguments.down,
+        hold_s=arguments.hold_s,
+        home_s=arguments.home_s,
+        targets=tuple(arguments.target or ()),
     )
     lock = _only_one(options.runtime)
     who = _identity(arguments.bundle, options.state)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 
 from linux.charon import Charon
@@ -24,13 +25,16 @@ from linux.netfilter import Netfilter
 from linux.routes import InterfaceState, Routes
 from linux.runner import Runner, SubprocessRunner
 from router_agent import status
+from router_agent.bundle import Address, Enrolment
 from router_agent.errors import AgentError, StateError
 from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import render
 from router_agent.identity import Identity
 from router_agent.lan.keeper import LanKeeper
-from router_agent.link import uplinks
-from router_agent.link.uplinks import NO_UPLINK, Uplink
+from router_agent.link import policy
+from router_agent.link.echo import Target, targets_of
+from router_agent.link.keeper import Lines
+from router_agent.link.names import Names
 from router_agent.logs import collect
 from router_agent.logs import writer as log_writer
 from router_agent.mapping.routing import Mapping
@@ -47,13 +51,15 @@ from router_agent.settings.keys import Settings
 from router_agent.settings.machine import Version
 from router_agent.settings.trial import SettingsTrial
 from router_agent.tunnel.connection import charon_options
+from router_agent.tunnel.diagnosis import Diagnosis
 from router_agent.tunnel.driver import TunnelDriver
 from router_agent.tunnel.probe import Probe
 
 _log = logging.getLogger(__name__)
 
-#: The loop's pace, and how often netlink is asked, in seconds.
+#: The loop's pace, also while something is about to be decided, and how often netlink is asked, in seconds.
 TICK_S = 0.5
+URGENT_TICK_S = 0.1
 LOOK_S = 1.0
 STATUS_S = 2.0
 
@@ -79,6 +85,7 @@ class Agent:
         port = next((endpoint.port for endpoint in enrolment.endpoints if endpoint.in_tunnel), 443)
         self._options = options
         self._enrolment = enrolment
+        self._ports = _ports(enrolment)
         self._writer = writer
         self._routes = Routes()
         self._board = ProblemBoard()
@@ -90,8 +97,14 @@ class Agent:
             Probe(enrolment.router_address, enrolment.service_address, port),
             dataplane=plane,
             probe_s=options.probe_s,
+            diagnosis=Diagnosis(options.runtime / "charon.log"),
+            home_s=options.home_s,
             now=now,
         )
+        self._names = Names()
+        self._lines = Lines(options.uplinks, hold_s=options.hold_s, near=(enrolment.lan,), now=now)
+        self._gateways: tuple[Address, ...] = ()
+        self._targets: tuple[Target, ...] = ()
         self._mapping = Mapping(self._routes, enrolment, lan=options.lan, dataplane=plane)
         ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
         self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
@@ -109,7 +122,6 @@ class Agent:
             self._courier, enrolment, self._board, compose=self._heartbeat, offer=self._offer_settings, now=now
         )
         self._trial = SettingsTrial(Journal(options.state), self._apply_settings)
-        self._uplink: Uplink = NO_UPLINK
         self._interfaces: tuple[InterfaceState, ...] = ()
         self._versions = _versions(plane)
         self._look_at = self._check_at = self._status_at = now
@@ -129,12 +141,13 @@ class Agent:
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             self._look(now)
+        self._step_lines(now, roll)
         if now >= self._check_at:
             self._check_at = now + self._options.check_s
             self._check_firewall(now)
-        self._tunnel.step(now, self._uplink)
+        self._tunnel.step(now, self._lines.line, self._gateways, alive=self._lines.alive)
         view = self._tunnel.view()
-        self._board.set("tunnel", *self._tunnel.problems())
+        self._board.set("tunnel", *self._tunnel.problems(heard=lambda address: self._lines.heard(address, now)))
         problem = self._remote.ensure(now, roll)
         lan = next((state for state in self._interfaces if state.name == self._options.lan), None)
         own = () if lan is None else tuple(address.ip for address in lan.addresses)
@@ -164,6 +177,8 @@ class Agent:
             self._tunnel.take_down()
             with contextlib.suppress(LinuxError):
                 self._mapping.clear()
+                policy.clear(self._routes)
+        self._lines.close()
         self._routes.close()
         _log.info("agent stopped%s", ", tunnel taken down" if self._options.down_at_end else "")
 
@@ -171,16 +186,8 @@ class Agent:
         """Lines, addresses, routes."""
         try:
             self._interfaces = self._routes.interfaces()
-            default_routes = self._routes.default_routes()
-            found = uplinks.in_use(self._options.uplinks, self._interfaces, default_routes)
-            if found != self._uplink:
-                _log.info("uplink: %s %s %s", found.kind.value, found.interface, found.address or "")
-                self._reporting.hurry(now)
-            self._uplink = found
-            for change in uplinks.metric_changes(self._options.uplinks, default_routes, self._settings.prefer):
-                self._routes.replace_route(change.wanted)
-                self._routes.delete_route(change.found)
-                _log.info("default route of %s moved to metric %d", change.wanted.interface, change.wanted.metric)
+            self._lines.look(self._interfaces, self._routes.default_routes(), now)
+            self._lines.route(self._routes)
             self._mapping.reconcile(
                 self._interfaces, frozenset(self._options.uplinks), filtered=self._firewall.in_force
             )
@@ -189,6 +196,30 @@ class Agent:
                 _log.error("addresses and routes: %s", error)
         else:
             self._board.set("mapping")
+
+    def _step_lines(self, now: float, roll: float) -> None:
+        """Probe the lines, and use another one when it is time."""
+        names = self._settings.gateways or self._enrolment.gateways
+        self._gateways = self._names.addresses(names, now)
+        self._board.set("names", *self._names.problems(names))
+        self._targets = targets_of((*self._gateways, *self._options.targets), self._ports)
+        view = self._tunnel.view()
+        changed = self._lines.step(
+            now,
+            self._targets,
+            prefer=self._settings.prefer,
+            tunnel_down=not view.up,
+            proven=None if view.proven_at is None else (view.own, view.proven_at),
+            roll=roll,
+        )
+        if changed:
+            self._look(now)  # the route first, then the tunnel
+            self._reporting.hurry(now)
+        self._board.set("uplinks", *self._lines.problems())
+
+    def pause_s(self, now: float) -> float:
+        """How long to wait until the next tick."""
+        return URGENT_TICK_S if self._tunnel.view().moving or self._lines.urgent(now) else TICK_S
 
     def _check_firewall(self, now: float) -> None:
         problem, repaired = self._firewall.check()
@@ -222,7 +253,7 @@ class Agent:
         return Heartbeat(
             site=self._enrolment.site,
             sent_at=datetime.now(UTC),
-            uplink=self._uplink,
+            uplink=self._lines.uplink,
             tunnel=TunnelReport(view.up, view.gateway, now - view.since, view.suite),
             load=load.read(),
             versions=self._versions,
@@ -265,7 +296,7 @@ def run(options: Options, identity: Identity, writer: log_writer.LogWriter) -> N
     try:
         while not ended.is_set():
             _survive(lambda: agent.tick(time.monotonic()))
-            ended.wait(TICK_S)
+            ended.wait(agent.pause_s(time.monotonic()))
     finally:
         agent.stop()
 
@@ -278,6 +309,17 @@ def _survive(work: Callable[[], None]) -> None:
         _log.error("tick: %s", error)
     except Exception:
         _log.exception("tick: internal error")
+
+
+def _ports(enrolment: Enrolment) -> dict[Address, tuple[int, ...]]:
+    """Where the cloud answers TCP outside the tunnel."""
+    found: dict[Address, tuple[int, ...]] = {}
+    for endpoint in enrolment.endpoints:
+        if not endpoint.in_tunnel:
+            with contextlib.suppress(ValueError):
+                address = ip_address(endpoint.address)
+                found[address] = (*found.get(address, ()), endpoint.port)
+    return found
 
 
 def _versions(plane: Dataplane) -> dict[str, str]:

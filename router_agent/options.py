@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from router_agent.bundle import Address
+from router_agent.link.choice import HOLD_S
 from router_agent.link.uplinks import UplinkKind
+from router_agent.tunnel.home import HOME_S
 
 DEFAULT_STATE = Path("/var/lib/kyoten-agent")
 DEFAULT_RUNTIME = Path("/run/kyoten-agent")
@@ -15,7 +18,9 @@ class Options:
     """``state`` survives a reboot, ``runtime`` does not need to. ``uplinks``: interface name -> kind.
 
     ``probe_s``: seconds between probes of a healthy tunnel, None: as fits the line. ``check_s``: seconds between looks
-    at routes and packet filter. ``down_at_end``: a stopped agent takes the tunnel down, too.
+    at routes and packet filter. ``down_at_end``: a stopped agent takes the tunnel down, too. ``hold_s``: how long the
+    preferred line must be well before it is used again. ``home_s``: how long a tunnel stays with another gateway than
+    the first before that one is asked again. ``targets``: what lines are probed with besides the cloud.
     """
 
     state: Path = DEFAULT_STATE
@@ -27,3 +32,6 @@ class Options:
     probe_s: float | None = None
     check_s: float = 5.0
     down_at_end: bool = False
+    hold_s: float = HOLD_S
+    home_s: float = HOME_S
+    targets: tuple[Address, ...] = ()

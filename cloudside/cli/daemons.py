@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +21,7 @@ DAEMONS = ("gateway", "relay", "web", "worker")
 
 #: Revocation lists live for a week and are renewed days before their end.
 _REVOCATION_LISTS_EVERY_S = 3600.0
+_HISTORY_EVERY_S = 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +68,7 @@ def worker(context: typer.Context) -> None:
 
     cli = operators_cli_of(context)
     cli.daemon = "worker"
-    chores = [_revocation_lists(cli)]
+    chores = [_revocation_lists(cli), _history(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
 
@@ -101,6 +102,20 @@ def _revocation_lists(cli: Cli) -> "Chore":
             Doorbell(cli.config.runtime_directory, "gateway", cli.database).ring()
 
     return Chore("revocation-lists", _REVOCATION_LISTS_EVERY_S, renew)
+
+
+def _history(cli: Cli) -> "Chore":
+    from cloudside.alerts.worker import Chore
+    from cloudside.registry import history
+    from cloudside.registry.callers import OPERATOR
+
+    def prune(now: datetime) -> None:
+        gone = 1
+        while gone:  # in pieces, so that nobody waits long for the writers' lock
+            with cli.database.record() as session:
+                gone = history.prune(session, OPERATOR, before=now - timedelta(days=cli.config.history_days))
+
+    return Chore("history", _HISTORY_EVERY_S, prune)
 
 
 def _until_signal(daemon: Callable[[asyncio.Event], Awaitable[None]]) -> None:

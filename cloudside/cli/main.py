@@ -16,13 +16,15 @@ from cloudside.cli import (
     counters,
     daemons,
     devices,
+    diagnose,
     enrolment,
     errors,
+    fleet_status,
     grants,
+    history,
     incidents,
     install,
     mail,
-    overview,
     platform,
     policies,
     remote,
@@ -31,6 +33,7 @@ from cloudside.cli import (
     sites,
     smtp,
     tenants,
+    tunnels,
 )
 from cloudside.cli.context import Cli
 from cloudside.errors import KyotenError
@@ -47,8 +50,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(tenants.app, name="tenant")
-site_view.register(sites.app)
-enrolment.register(sites.app)
+for part in (site_view, diagnose, enrolment):
+    part.register(sites.app)
 app.add_typer(sites.app, name="site")
 app.add_typer(devices.app, name="device")
 app.add_typer(servers.app, name="server")
@@ -60,7 +63,15 @@ app.add_typer(smtp.app, name="smtp")
 app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")
 app.add_typer(audit.app, name="audit")
-for register in (install.register, overview.register, answers.register, remote.register, daemons.register):
+app.add_typer(history.app, name="history")
+for register in (
+    install.register,
+    fleet_status.register,
+    tunnels.register,
+    answers.register,
+    remote.register,
+    daemons.register,
+):
     register(app)
 
 

@@ -1,6 +1,6 @@
 """How the fleet is, as rows: what was stated beside what was last heard. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +20,28 @@ def site_row(
     settings: "Settings | None",
     *,
     now: datetime,
+    silent: Collection[str] = (),
 ) -> dict[str, Any]:
-    """One site. ``tunnel`` is up, down or never; ``problems`` are in words, each with its key for programs."""
-    up = [tunnel for tunnel in tunnels if tunnel.up]
-    last = max(up or tunnels, key=lambda tunnel: tunnel.since, default=None)
+    """One site. ``tunnel`` is up, down, never or unknown: then the gateway that would know does not report.
+
+    ``problems`` are in words, each with its key for programs.
+    """
+    from cloudside.vpn.verdict import TunnelView, standing
+
+    views = [TunnelView(one.gateway, one.up, one.since, one.peer, one.suite, one.ike_version) for one in tunnels]
+    state, last = standing(views, silent)
     document: Mapping[str, Any] = heartbeat.report if heartbeat is not None else {}
-    problems = [_problem(one) for one in document.get("problems", [])]
+    problems = [problem_row(one) for one in document.get("problems", [])]
     if settings is not None and settings.state == "reverted":
-        why = _problem(settings.problem or {"key": "agent.settings-reverted", "params": {}})
+        why = problem_row(settings.problem or {"key": "agent.settings-reverted", "params": {}})
         params = {"site": site.id, "version": settings.version, "problem": why["text"]}
-        problems.append(_problem({"key": "fleet.settings-reverted", "params": params}))
+        problems.append(problem_row({"key": "fleet.settings-reverted", "params": params}))
     return {
         "site": site.id,
         "tenant": site.tenant_id,
         "phase": site.phase,
         "revoked": site.revoked_at,
-        "tunnel": "never" if last is None else "up" if last.up else "down",
+        "tunnel": state.value,
         "since": None if last is None else last.since,
         "gateway": None if last is None else last.gateway,
         "peer": None if last is None else last.peer,
@@ -63,15 +69,20 @@ def site_in_words(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def gateway_row(gateway: "GatewayState", *, now: datetime) -> dict[str, Any]:
-    """One gateway."""
+def gateway_row(gateway: "GatewayState", *, now: datetime, silent: Mapping[str, int], tunnels: int) -> dict[str, Any]:
+    """One gateway. ``current``: its kernel has the rule set that the registry wants; None: it does not report."""
+    wanted = gateway.report.get("wanted_rule_set")
     return {
         "gateway": gateway.name,
         "seen": gateway.seen_at,
         "seen_age_s": max(0, round((now - gateway.seen_at).total_seconds())),
+        "silent": gateway.name in silent,
+        "tunnels": tunnels,
         "rule_set": gateway.rule_set,
+        "current": None if gateway.name in silent or not wanted else wanted == gateway.rule_set,
+        "charon": gateway.report.get("charon"),
         "dataplane": gateway.dataplane,
-        "problems": [_problem(one) for one in gateway.report.get("problems", [])],
+        "problems": [problem_row(one) for one in gateway.report.get("problems", [])],
     }
 
 
@@ -79,11 +90,17 @@ def gateway_in_words(row: Mapping[str, Any]) -> dict[str, Any]:
     """The same for a table."""
     return {
         "gateway": row["gateway"],
-        "seen": age(row["seen_age_s"]),
-        "rule_set": row["rule_set"][:12],
+        "seen": f"{age(row['seen_age_s'])}\n{text('cli.gateway-silent')}" if row["silent"] else age(row["seen_age_s"]),
+        "tunnels": row["tunnels"],
+        "rule_set": _rule_set(row),
         "dataplane": row["dataplane"],
         "problems": len(row["problems"]) or None,
     }
+
+
+def _rule_set(row: Mapping[str, Any]) -> str:
+    known = {True: "cli.rules-current", False: "cli.rules-behind"}.get(row["current"], "cli.rules-unknown")
+    return f"{row['rule_set'][:12]} {text(known)}"
 
 
 def problems_in_words(rows: Iterable[Mapping[str, Any]], name: str) -> list[str]:
@@ -104,6 +121,7 @@ def age(seconds: int | None) -> str | None:
     return f"{seconds} s"
 
 
-def _problem(reported: Mapping[str, Any]) -> dict[str, Any]:
+def problem_row(reported: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem with its text."""
     key, params = reported["key"], reported.get("params", {})
     return {"key": key, "params": params, "text": text(key, params)}

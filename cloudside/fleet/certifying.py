@@ -44,14 +44,14 @@ def renew(
 ) -> Certificates:
     """The next certificate of a router. Raises InputError (the request) and what renewal.renew raises."""
     key = requests.read_key(wanted.csr.encode())
-    with database.write() as session:
+    with database.write(actor=f"router {who.site_id}") as session:
         site = sites.get(session, OPERATOR, who.site_id)
         made = renewal.renew(session, config, site, who.certificate, key=key, now=now)
         files = enrolment.files(session, config, site, made.certificate)
     if made.issued:
         _log.info("certificate renewed", site=site.id, until=_until(made.certificate), revoked=made.revoked)
     if made.revoked:
-        Doorbell(config.runtime_directory, "gateway").ring()
+        Doorbell(config.runtime_directory, "gateway", database).ring()
     return _answer({name: files[name] for name in _RENEWED})
 
 
@@ -60,10 +60,10 @@ def enrol(
 ) -> Certificates:
     """The first certificate of a router. Raises InputError (what it says of itself) and what tickets.redeem raises."""
     applicant = requests.read_applicant(wanted.csr.encode(), wanted.device_id, wanted.ssh_host_key)
-    with database.write() as session:
+    with database.write(actor=f"router {wanted.site}") as session:
         made = tickets.redeem(session, config, site_id=wanted.site, token=wanted.token, applicant=applicant, now=now)
     _log.info("router enrolled", site=wanted.site, source=str(source), again=made.again, replaced=made.replaced)
-    Doorbell(config.runtime_directory, "gateway").ring()
+    Doorbell(config.runtime_directory, "gateway", database).ring()
     return _answer(made.files)
 
 

@@ -145,6 +145,12 @@ def tunnels(session: Session, caller: Caller, *, gateway: str | None = None) -> 
     return list(session.scalars(query))
 
 
+def tunnels_of(session: Session, caller: Caller, site_id: str) -> list[Tunnel]:
+    """One site's tunnels, by gateway. Raises InputError: unknown site."""
+    site = sites.get(session, caller, site_id)
+    return list(session.scalars(select(Tunnel).where(Tunnel.site_id == site.id).order_by(Tunnel.gateway)))
+
+
 def record_gateway(
     session: Session,
     caller: Caller,

@@ -243,15 +243,16 @@ def _choose(
         raise InputError("registry.lan-length", lan=str(lan), overlay=str(wanted))
     # All tenants' sites, whoever asks: a prefix is taken no matter who may see its owner.
     taken = [(site.id, site.overlay) for site in session.scalars(select(Site))]
-    taken = [one for one in (*taken, *certificates.still_certified(session, now=now)) if one[0] != but]
+    left = [one for one in certificates.still_certified(session, now=now) if one[0] != but]
     if wanted is None:
-        free = first_free(block, length, [prefix for _, prefix in taken])
+        free = first_free(block, length, [prefix for _, prefix in (*taken, *left)])
         if free is None:
             raise InputError("registry.block-full", block=str(block), length=length)
         return free
     if not contains(block, wanted):
         raise InputError("registry.overlay-outside-block", overlay=str(wanted), block=str(block))
-    conflict = first_overlap(wanted, taken)
+    # A site may grow or shrink where it is, and go back to where it was.
+    conflict = first_overlap(wanted, [one for one in (*taken, *left) if one[0] != but])
     if conflict is not None:
         raise InputError("registry.overlay-overlaps", overlay=str(wanted), site=conflict[0], other=str(conflict[1]))
     return wanted

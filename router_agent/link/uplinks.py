@@ -1,7 +1,6 @@
-"""Uplinks: the router's interfaces towards the Internet, and the order they are used in. Pure.
+"""Uplinks: the router's interfaces towards the Internet as the kernel shows them; metrics that put one first. Pure.
 
-Here a line's own health is not judged: the one whose default route the kernel prefers is in use. Probing through each
-line, modem and data budget come with the mobile work.
+Which line is used is `choice`'s matter; here its default route is made the one that the kernel prefers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
-from linux.routes import InterfaceState, Route
+from linux.routes import Interface, InterfaceState, Route
 
 
 class UplinkKind(Enum):
@@ -20,10 +19,10 @@ class UplinkKind(Enum):
     NONE = "none"
 
 
-#: Metrics of the lines' default routes. Odd numbers on purpose: a route that takes the metric of another one with the
-#: same prefix replaces it, so these are ones that no DHCP client or pppd hands out, and no two are ever the same.
-_WIRED_METRIC = 1101
-_MOBILE_METRIC = {UplinkKind.WIRED: 1203, UplinkKind.MOBILE: 1051}
+#: Metrics of the lines' default routes, two a line. A route that takes the metric of another one with the same prefix
+#: replaces it, so no two lines ever share one, and they are odd: no DHCP client or pppd hands them out.
+_FIRST_METRIC = 1001
+_OTHER_METRIC = 1501
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +57,56 @@ class UplinkReport:
     probes_lost: int
 
 
-def in_use(
-    kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState], default_routes: Sequence[Route]
-) -> Uplink:
-    """The line that carries the default route now: the first default route whose line has a carrier and an address.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One interface that is an uplink. ``gateway``: the provider's, None on a point-to-point line or without a route.
 
-    Without such a route any line with a carrier and an address will do, wired first: on a private line the gateway may
-    be a neighbour. ``kinds``: interface name -> kind. ``default_routes`` with the one in use first.
+    ``address`` is the one that connections get; ``addresses`` are all, of which a connection may still have another.
     """
+
+    kind: UplinkKind
+    interface: str
+    carrier: bool = False
+    address: IPv4Address | IPv6Address | None = None
+    addresses: tuple[Interface, ...] = ()
+    routed: bool = False
+    gateway: IPv4Address | IPv6Address | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether something can be sent over it at all. Without a default route the cloud may be a neighbour."""
+        return self.carrier and self.address is not None
+
+    @property
+    def uplink(self) -> Uplink:
+        """The line as what is in use."""
+        return Uplink(self.kind, self.interface, self.address)
+
+
+def lines(
+    kinds: Mapping[str, UplinkKind], interfaces: Sequence[InterfaceState], default_routes: Sequence[Route]
+) -> tuple[Line, ...]:
+    """Every line, in the order of ``kinds`` (interface name -> kind), present or not. IPv4 where it has both."""
     states = {state.name: state for state in interfaces}
-    for route in default_routes:
-        found = _usable(kinds, states.get(route.interface or ""), route.prefix.version)
-        if found is not None:
-            return found
-    for state in sorted(interfaces, key=lambda state: kinds.get(state.name) is not UplinkKind.WIRED):
-        found = _usable(kinds, state, 4) or _usable(kinds, state, 6)
-        if found is not None:
-            return found
-    return NO_UPLINK
+    return tuple(_line(kind, name, states.get(name), default_routes) for name, kind in kinds.items())
 
 
-def _usable(kinds: Mapping[str, UplinkKind], state: InterfaceState | None, version: int) -> Uplink | None:
-    if state is None or state.name not in kinds or not (state.up and state.carrier):
-        return None
-    own = (address.ip for address in state.addresses if address.version == version and not address.is_link_local)
-    address = next(own, None)
-    return None if address is None else Uplink(kinds[state.name], state.name, address)
+def _line(kind: UplinkKind, name: str, state: InterfaceState | None, default_routes: Sequence[Route]) -> Line:
+    if state is None:
+        return Line(kind, name)
+    own = sorted((one for one in state.addresses if not one.is_link_local), key=lambda one: one.version)
+    address = own[0].ip if own else None
+    version = 4 if address is None else address.version
+    route = next((one for one in default_routes if one.interface == name and one.prefix.version == version), None)
+    return Line(
+        kind,
+        name,
+        carrier=state.up and state.carrier,
+        address=address,
+        addresses=tuple(own),
+        routed=route is not None,
+        gateway=None if route is None else route.gateway,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +118,21 @@ class MetricChange:
 
 
 def metric_changes(
-    kinds: Mapping[str, UplinkKind], default_routes: Sequence[Route], prefer: UplinkKind
+    kinds: Mapping[str, UplinkKind], default_routes: Sequence[Route], chosen: str | None
 ) -> tuple[MetricChange, ...]:
-    """What to change so that the preferred line's default route wins. Nothing while only one line has one.
+    """What to change so that the chosen line's default route wins. Nothing while only one line has one.
 
-    Add before delete, so that there is a default route at each moment.
+    Add before delete, so that there is a default route at each moment; the chosen line's change comes first.
     """
-    wanted = {UplinkKind.WIRED: _WIRED_METRIC, UplinkKind.MOBILE: _MOBILE_METRIC[prefer]}
+    places = {name: number for number, name in enumerate(kinds)}
     changes = []
     for version in (4, 6):
         routes = [route for route in default_routes if route.interface in kinds and route.prefix.version == version]
-        if len({kinds[route.interface or ""] for route in routes}) < 2:
+        if len({route.interface for route in routes}) < 2:
             continue
-        for route in routes:
-            metric = wanted[kinds[route.interface or ""]]
+        for route in sorted(routes, key=lambda route: route.interface != chosen):
+            first = _FIRST_METRIC if route.interface == chosen else _OTHER_METRIC
+            metric = first + 2 * places[route.interface or ""]
             if route.metric != metric:
                 changes.append(MetricChange(route, replace(route, metric=metric)))
     return tuple(changes)

@@ -129,14 +129,14 @@ class AtChannel:
         self._clock = clock
         self._reader = LineReader()
 
-    def ask(self, command: str, *, timeout_s: float = ANSWER_S) -> Answer:
+    def ask(self, command: str, *, timeout_s: float | None = None) -> Answer:
         """Send a command and wait for its result code; what comes unasked in between is passed over.
 
         Raises ModemSilentError and ModemLostError. An error code of the modem is an answer.
         """
         self._drain()
         self._port.write(command.encode("ascii") + b"\r")
-        deadline = self._clock() + timeout_s
+        deadline = self._clock() + (ANSWER_S if timeout_s is None else timeout_s)
         lines: list[str] = []
         while self._clock() < deadline and len(lines) < _ANSWER_MAX_LINES:
             for line in self._reader.feed(self._port.read()):

@@ -5,8 +5,8 @@ another one, or when it went back, it has begun at zero. What an interface carri
 told by pppd (`close`). The month is that of the site's time zone.
 
 Written to disk at most every KEEP_S seconds and only when something was counted; at once when a threshold is passed,
-the month changes or the agent ends. So at most some 290 small writes a day, and a power cut forgets at most KEEP_S of data
-or UNKEPT_MAX_BYTES, whichever is less.
+the month changes or the agent ends. So at most some 290 small writes a day (and one each UNKEPT_MAX_BYTES), and a power
+cut forgets at most KEEP_S of data or UNKEPT_MAX_BYTES, whichever is less.
 """
 
 import json
@@ -58,12 +58,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """``used_bytes`` in ``month`` (YYYY-MM; empty: the clock was never set); the counter at the last look."""
+    """``used_bytes`` in ``month`` (YYYY-MM; empty: the clock was never set); the counter at the last look.
+
+    ``timezone`` is kept, too: an agent that starts has not heard from the cloud yet.
+    """
 
     month: str = ""
     used_bytes: int = 0
     epoch: str = ""
     counter_bytes: int = 0
+    timezone: str = "UTC"
 
 
 def month(now: datetime, timezone: str) -> str | None:
@@ -114,10 +118,14 @@ class BudgetBook:
         self.ledger = self._kept = self._load()
         self._kept_at = now
 
-    def look(self, reading: Reading | None, this_month: str | None, *, budget_bytes: int, now: float) -> None:
-        """Count, and keep when it is time."""
+    def use_timezone(self, timezone: str) -> None:
+        """The site's time zone, as the cloud tells it."""
+        self.ledger = replace(self.ledger, timezone=timezone)
+
+    def look(self, reading: Reading | None, clock: datetime, *, budget_bytes: int, now: float) -> None:
+        """Count, and keep when it is time. ``clock``: the time of day, which may be wrong."""
         before = self.ledger
-        self.ledger = account(before, reading, this_month)
+        self.ledger = account(before, reading, month(clock, before.timezone))
         passed = level(before.used_bytes, budget_bytes) is not level(self.ledger.used_bytes, budget_bytes)
         unkept = self.ledger.used_bytes - self._kept.used_bytes
         if passed or self.ledger.month != before.month or unkept >= UNKEPT_MAX_BYTES or now - self._kept_at >= KEEP_S:
@@ -149,6 +157,7 @@ class BudgetBook:
                 all(isinstance(number, int) and number >= 0 for number in (ledger.used_bytes, ledger.counter_bytes))
                 and isinstance(ledger.month, str)
                 and isinstance(ledger.epoch, str)
+                and isinstance(ledger.timezone, str)
             ):
                 raise TypeError("ledger")
         except FileNotFoundError:

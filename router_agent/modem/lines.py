@@ -9,7 +9,7 @@ LINE_MAX_BYTES = 512
 _FINAL = re.compile(r"(OK|ERROR|CONNECT( .*)?|NO CARRIER|BUSY|NO ANSWER|NO DIALTONE|NO DIAL TONE|\+CM[ES] ERROR:.*)\Z")
 #: Codes that only come unasked, or that mean nothing as an answer. +CREG & co. are told by their number of fields.
 _UNSOLICITED = re.compile(
-    r"(RING\Z|RDY\Z|\+CRING:|\+CMTI:|\+CMT:|\+CDS:|\+CUSD:|\+CGEV:|\+CTZV:|\+CTZE:|\+CLIP:|\+PBREADY|\+CFUN:|\+CIEV:"
+    r"(RING\Z|RDY\Z|\+CRING:|\+CMTI:|\+CMT:|\+CDS:|\+CUSD:|\+CGEV:|\+CTZV:|\+CTZE:|\+CLIP:|\+PBREADY|\+CIEV:"
     r"|\^|\*|%|_|\+QIND|\+QUSIM|SMS READY\Z|CALL READY\Z|\+(CREG|CGREG|CEREG):\s*\d\s*(,\s*\"|\Z))",
     re.IGNORECASE,
 )

@@ -26,10 +26,10 @@ class State(Enum):
     DENIED = "denied"
     #: Abroad, and the settings do not permit it.
     ROAMING_FORBIDDEN = "roaming-forbidden"
-    #: Registered; nothing stands in the way of a call.
+    #: Registered; a call follows at once, or after the wait that the last failure asks for.
     READY = "ready"
-    #: A call did not come about or ended: waiting before the next.
-    WAITING = "waiting"
+    #: The modem has the network's answer; pppd negotiates.
+    DIALLING = "dialling"
     #: The month's data are spent, and the settings say that the line ends then.
     HELD = "held"
     CONNECTED = "connected"
@@ -42,7 +42,7 @@ class Event(Enum):
     LOST = "lost"
     NO_ANSWER = "no-answer"
     ANSWERED = "answered"
-    #: A rung of the ladder was climbed, or its wait is over: try to speak to it again.
+    #: A rung of the ladder was climbed and its wait is over: try to speak to it again.
     TRIED = "tried"
     SIM_READY = "sim-ready"
     SIM_BUSY = "sim-busy"
@@ -59,6 +59,7 @@ class Event(Enum):
     STUCK = "stuck"
     SPENT = "spent"
     ALLOWED = "allowed"
+    CALLED = "called"
     CONNECTED = "connected"
     CALL_FAILED = "call-failed"
     CALL_ENDED = "call-ended"
@@ -88,7 +89,7 @@ _LOOKS_AT_SIM = (
     State.SIM, State.SIM_MISSING, State.SIM_FAILED, State.PIN_MISSING, State.PIN_REFUSED, State.PUK,
 )  # fmt: skip
 _LOOKS_AT_NETWORK = (
-    State.SEARCHING, State.DENIED, State.ROAMING_FORBIDDEN, State.READY, State.WAITING, State.HELD,
+    State.SEARCHING, State.DENIED, State.ROAMING_FORBIDDEN, State.READY, State.HELD,
 )  # fmt: skip
 
 #: Whatever is not in here is a bug.
@@ -97,21 +98,20 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     # pppd of the agent before this one still runs.
     (State.ABSENT, Event.CONNECTED): State.CONNECTED,
     (State.STARTING, Event.ANSWERED): State.SIM,
-    (State.SILENT, Event.TRIED): State.STARTING,
+    (State.SILENT, Event.TRIED): State.ABSENT,
     **{(state, event): after for state in _LOOKS_AT_SIM for event, after in _SIM_EVENTS.items()},
     **{(state, event): after for state in _LOOKS_AT_NETWORK for event, after in _NETWORK_EVENTS.items()},
     (State.READY, Event.SPENT): State.HELD,
-    (State.READY, Event.CONNECTED): State.CONNECTED,
-    (State.READY, Event.CALL_FAILED): State.WAITING,
-    (State.HELD, Event.SPENT): State.HELD,
+    (State.READY, Event.CALLED): State.DIALLING,
+    (State.READY, Event.CALL_FAILED): State.READY,
     (State.HELD, Event.ALLOWED): State.READY,
-    (State.CONNECTED, Event.CALL_ENDED): State.STARTING,
-    (State.CONNECTED, Event.SPENT): State.STARTING,
-    **{(state, Event.NO_ANSWER): State.SILENT for state in State if state not in (State.ABSENT, State.CONNECTED)},
+    (State.DIALLING, Event.CONNECTED): State.CONNECTED,
+    # Opened anew: pppd has left the line in a state of its own.
+    (State.DIALLING, Event.CALL_FAILED): State.ABSENT,
+    (State.CONNECTED, Event.CALL_ENDED): State.ABSENT,
+    **{(state, Event.NO_ANSWER): State.SILENT for state in State if state is not State.ABSENT},
     **{(state, Event.LOST): State.ABSENT for state in State},
-    **{(state, Event.CHANGED): State.STARTING for state in State if state not in (State.ABSENT, State.SILENT)},
-    (State.ABSENT, Event.CHANGED): State.ABSENT,
-    (State.SILENT, Event.CHANGED): State.SILENT,
+    **{(state, Event.CHANGED): State.STARTING for state in (*_LOOKS_AT_SIM, *_LOOKS_AT_NETWORK)},
 }
 
 
@@ -143,7 +143,7 @@ LADDER_AGAIN = Backoff(first_s=30.0, most_s=1800.0)
 LOOK_S = {
     State.ABSENT: 5.0,
     State.STARTING: 0.0,
-    State.SILENT: 0.0,
+    State.SILENT: 0.5,
     State.SIM: 1.0,
     State.SIM_MISSING: 15.0,
     State.SIM_FAILED: 30.0,
@@ -153,9 +153,9 @@ LOOK_S = {
     State.SEARCHING: 3.0,
     State.DENIED: 30.0,
     State.ROAMING_FORBIDDEN: 30.0,
-    State.READY: 0.0,
-    State.WAITING: 1.0,
-    State.HELD: 30.0,
+    State.READY: 1.0,
+    State.DIALLING: 0.5,
+    State.HELD: 10.0,
     State.CONNECTED: 1.0,
 }
 

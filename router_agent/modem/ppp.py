@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Protocol
 
 from linux.files import write_durably
 from router_agent.modem.at import BAUD
@@ -88,6 +89,34 @@ class Ended:
     total_bytes: int | None
 
 
+class Call(Protocol):
+    """What carries IP over a modem's call."""
+
+    @property
+    def pid(self) -> int | None:
+        """The running process, one that an earlier agent started, too."""
+        ...
+
+    def start(self, device: str, login: Login) -> None:
+        """Hand the line over; the caller keeps it open until the call is up, or the modem would hang up.
+
+        Raises OSError: the program is missing, or a file cannot be written. Raises ValueError as `options` does.
+        """
+        ...
+
+    def ended(self) -> Ended:
+        """Why it ended and what it carried; after `pid` was None."""
+        ...
+
+    def hang_up(self) -> None:
+        """Ask it to end the call; `pid` tells when it has."""
+        ...
+
+    def kill(self) -> None:
+        """For one that does not end."""
+        ...
+
+
 class PppProcess:
     """One pppd, living in ``directory``: options, pid file, log."""
 
@@ -101,7 +130,6 @@ class PppProcess:
 
     @property
     def pid(self) -> int | None:
-        """The running pppd's process id, an adopted one's too."""
         if self._child is not None:
             return self._child.pid if self._child.poll() is None else None
         try:
@@ -112,10 +140,6 @@ class PppProcess:
         return pid if str(self._options) in command else None
 
     def start(self, device: str, login: Login) -> None:
-        """Hand the line over; the caller keeps it open until pppd has it, or the modem would hang up.
-
-        Raises OSError: pppd is missing, or a file cannot be written. Raises ValueError as `options` does.
-        """
         self._directory.mkdir(parents=True, exist_ok=True)
         write_durably(self._options, options(self._interface, login, self._log).encode())
         self._log.write_bytes(b"")
@@ -129,7 +153,6 @@ class PppProcess:
         self._pid_file.write_text(str(self._child.pid))
 
     def ended(self) -> Ended:
-        """Why it ended and what it carried; after `pid` was None."""
         status = None if self._child is None else self._child.poll()
         self._child = None
         self._pid_file.unlink(missing_ok=True)
@@ -143,11 +166,9 @@ class PppProcess:
         return tuple(dict.fromkeys(map(IPv4Address, found)))
 
     def hang_up(self) -> None:
-        """Ask it to end the call (SIGTERM); `pid` tells when it has."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """For one that does not end."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:

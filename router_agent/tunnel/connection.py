@@ -9,6 +9,7 @@ from linux.charon import Connection
 from linux.charon_process import Section
 from linux.dataplane import Dataplane, child_options
 from router_agent.bundle import Enrolment
+from router_agent.link.policy import tables
 
 CONNECTION = "cloud"
 CHILD = "site"
@@ -88,5 +89,10 @@ def charon_options() -> Section:
         "delete_rekeyed_delay": "5",
         "close_ike_on_child_failure": "yes",
         "install_virtual_ip": "no",
+        # A line that has a carrier and carries nothing is left when the agent makes another default route the best:
+        # by itself charon would stay as long as the old path exists.
+        "prefer_best_path": "yes",
+        # The lines' own tables are for packets that have a source already; charon looks for one.
+        "ignore_routing_tables": " ".join(map(str, tables())),
     }
     return options

@@ -12,10 +12,11 @@ from linux.dataplane import Dataplane
 from linux.routes import CHARON_TABLE, InterfaceState, Route, RouteKind, Routes
 from router_agent.bundle import Enrolment
 from router_agent.link import uplinks
-from router_agent.link.uplinks import NO_UPLINK, Uplink, UplinkKind
+from router_agent.link.uplinks import Uplink, UplinkKind
 from router_agent.mapping import plan as planning
 from router_agent.mapping import routing
 
+EVERYWHERE = ip_network("0.0.0.0/0")
 KINDS = {"wan0": UplinkKind.WIRED, "wwan0": UplinkKind.MOBILE}
 
 
@@ -30,46 +31,45 @@ def default(interface: str, metric: int = 0) -> Route:
 WIRED, MOBILE = state("wan0", "192.0.2.9/24"), state("wwan0", "10.64.0.5/30")
 
 
-def test_the_line_whose_default_route_wins_is_in_use() -> None:
-    both = (default("wan0"), default("wwan0", 200))
-    assert uplinks.in_use(KINDS, [WIRED, MOBILE], both) == Uplink(UplinkKind.WIRED, "wan0", ip_address("192.0.2.9"))
-    assert uplinks.in_use(KINDS, [WIRED, MOBILE], both[1:]).kind is UplinkKind.MOBILE
+def test_a_line_is_what_the_kernel_shows_of_it() -> None:
+    wired, mobile = uplinks.lines(KINDS, [MOBILE, WIRED], (default("wan0"), Route(EVERYWHERE, "wwan0")))
+    assert (wired.uplink, wired.usable, wired.routed) == (
+        Uplink(UplinkKind.WIRED, "wan0", ip_address("192.0.2.9")), True, True,
+    )  # fmt: skip
+    assert wired.gateway == ip_address("192.0.2.1")
+    assert (mobile.usable, mobile.routed, mobile.gateway) == (True, True, None), "a point-to-point line has no gateway"
 
 
 @pytest.mark.parametrize(
     "wired",
-    [state("wan0"), state("wan0", "192.0.2.9/24", carrier=False), state("wan0", "192.0.2.9/24", up=False)],
+    [state("wan0"), state("wan0", "192.0.2.9/24", carrier=False), state("wan0", "192.0.2.9/24", up=False), None],
 )
-def test_a_line_without_carrier_or_address_is_not_in_use(wired: InterfaceState) -> None:
-    routes = (default("wan0"), default("wwan0", 200))
-    assert uplinks.in_use(KINDS, [wired, MOBILE], routes).interface == "wwan0"
-    assert uplinks.in_use(KINDS, [wired], routes[:1]) == NO_UPLINK
+def test_a_line_without_carrier_or_address_is_of_no_use(wired: InterfaceState | None) -> None:
+    shown = [MOBILE] if wired is None else [wired, MOBILE]
+    assert [line.usable for line in uplinks.lines(KINDS, shown, (default("wan0"),))] == [False, True]
 
 
-def test_without_a_default_route_a_line_with_an_address_will_do_wired_first() -> None:
-    assert uplinks.in_use(KINDS, [MOBILE, WIRED], ()).interface == "wan0"
-    assert uplinks.in_use(KINDS, [MOBILE, state("wan0", "fe80::1/64")], ()).interface == "wwan0"
+def test_a_link_local_address_is_none_and_ipv4_comes_first() -> None:
+    assert not uplinks.lines(KINDS, [state("wan0", "fe80::1/64")], ())[0].usable
+    both = uplinks.lines(KINDS, [state("wan0", "2001:db8::2/64", "192.0.2.9/24")], ())[0]
+    assert (both.address, len(both.addresses), both.routed) == (ip_address("192.0.2.9"), 2, False)
 
 
-def test_a_default_route_over_another_interface_is_no_uplink() -> None:
-    assert uplinks.in_use(KINDS, [state("lan0", "192.168.1.1/24")], (default("lan0"),)) == NO_UPLINK
-
-
-@pytest.mark.parametrize("prefer", [UplinkKind.WIRED, UplinkKind.MOBILE])
-def test_the_preferred_lines_route_wins_and_no_route_replaces_the_other(prefer: UplinkKind) -> None:
+@pytest.mark.parametrize("chosen", ["wan0", "wwan0"])
+def test_the_chosen_lines_route_wins_and_no_route_replaces_the_other(chosen: str) -> None:
     routes = {route.metric: route for route in (default("wan0"), default("wwan0", 20))}
-    for _ in range(2):
-        for change in uplinks.metric_changes(KINDS, tuple(routes.values()), prefer):
+    for turn in (chosen, "wan0", "wwan0", chosen, chosen):
+        for change in uplinks.metric_changes(KINDS, tuple(routes.values()), turn):
             assert change.wanted.metric not in routes, "would take the other line's route away"
             routes[change.wanted.metric] = change.wanted
             del routes[change.found.metric]
     assert len(routes) == 2
-    assert KINDS[routes[min(routes)].interface or ""] is prefer
-    assert uplinks.metric_changes(KINDS, tuple(routes.values()), prefer) == ()
+    assert routes[min(routes)].interface == chosen
+    assert uplinks.metric_changes(KINDS, tuple(routes.values()), chosen) == ()
 
 
 def test_a_single_line_is_left_alone() -> None:
-    assert uplinks.metric_changes(KINDS, (default("wan0", 7),), UplinkKind.MOBILE) == ()
+    assert uplinks.metric_changes(KINDS, (default("wan0", 7),), "wwan0") == ()
 
 
 def test_the_cloud_is_unreachable_without_a_tunnel_and_never_the_internet(enrolment: Enrolment) -> None:

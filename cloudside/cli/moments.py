@@ -1,0 +1,20 @@
+"""Moments as people type them: a date, a date and a time in UTC, or how long ago."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from cloudside.errors import InputError
+
+_AGO = re.compile(r"(\d{1,5})([dhm])")
+_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+
+def moment(given: str, *, now: datetime) -> datetime:
+    """``2026-12-24``, ``2026-12-24 08:00`` or ``7d``, ``2h``, ``30m`` ago. Raises InputError."""
+    if ago := _AGO.fullmatch(given.strip()):
+        return now - int(ago[1]) * _UNITS[ago[2]]
+    try:
+        found = datetime.fromisoformat(given.strip())
+    except ValueError:
+        raise InputError("cli.bad-moment", text=given[:40]) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
