@@ -204,6 +204,8 @@ class Config(_Section):
     runtime_directory: Path = Path("/run/kyoten")
     #: Days that the ups and downs of sites are kept.
     history_days: Annotated[int, Field(ge=1)] = 400
+    #: Whole months that hourly usage is kept, besides the current one.
+    usage_months: Annotated[int, Field(ge=1)] = 26
     registry: Registry = Registry()
     gateway: Gateway = Gateway()
     vpn: Vpn = Vpn()

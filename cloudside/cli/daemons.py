@@ -21,7 +21,7 @@ DAEMONS = ("gateway", "relay", "web", "worker")
 
 #: Revocation lists live for a week and are renewed days before their end.
 _REVOCATION_LISTS_EVERY_S = 3600.0
-_HISTORY_EVERY_S = 3600.0
+_PRUNE_EVERY_S = 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def worker(context: typer.Context) -> None:
 
     cli = operators_cli_of(context)
     cli.daemon = "worker"
-    chores = [_revocation_lists(cli), _history(cli)]
+    chores = [_revocation_lists(cli), _history(cli), _usage(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
 
@@ -115,7 +115,19 @@ def _history(cli: Cli) -> "Chore":
             with cli.database.record() as session:
                 gone = history.prune(session, OPERATOR, before=now - timedelta(days=cli.config.history_days))
 
-    return Chore("history", _HISTORY_EVERY_S, prune)
+    return Chore("history", _PRUNE_EVERY_S, prune)
+
+
+def _usage(cli: Cli) -> "Chore":
+    from cloudside.alerts.worker import Chore
+    from cloudside.registry import usage
+    from cloudside.registry.callers import OPERATOR
+
+    def prune(now: datetime) -> None:
+        with cli.database.record() as session:
+            usage.prune(session, OPERATOR, before=usage.months_ago(now, cli.config.usage_months))
+
+    return Chore("usage", _PRUNE_EVERY_S, prune)
 
 
 def _until_signal(daemon: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -34,6 +34,7 @@ from cloudside.cli import (
     smtp,
     tenants,
     tunnels,
+    usage,
 )
 from cloudside.cli.context import Cli
 from cloudside.errors import KyotenError
@@ -64,6 +65,7 @@ app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")
 app.add_typer(audit.app, name="audit")
 app.add_typer(history.app, name="history")
+app.add_typer(usage.app, name="usage")
 for register in (
     install.register,
     fleet_status.register,

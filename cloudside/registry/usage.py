@@ -6,8 +6,9 @@ had then, so the statement of a past month stays what it was.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -163,7 +164,7 @@ def prune(session: Session, caller: Caller, *, before: datetime) -> int:
 
 
 def _owners(session: Session, names: set[str]) -> dict[str, str]:
-    known = dict(session.execute(select(Site.id, Site.tenant_id)).tuples())
+    known = dict(session.execute(select(Site.id, Site.tenant_id)).all())
     return {name: known[name] for name in names if name in known}
 
 
@@ -200,7 +201,7 @@ def _chosen(
     until: datetime,
     tenant: str | None,
     site: str | None,
-) -> Select[tuple[str, str, str, datetime, int, int, int]]:
+) -> Select[Any]:
     group = table.group_name if table is MembershipUsage else func.coalesce(None, "")
     keys = (table.tenant_id, table.site_id, group, table.hour)
     query = select(*keys, *(func.sum(getattr(table, name)) for name in _AMOUNTS))
@@ -214,9 +215,9 @@ def _chosen(
     return query
 
 
-def _summed(session: Session, query: Select[tuple[str, str, str, datetime, int, int, int]], by: Period) -> list[Usage]:
+def _summed(session: Session, query: Select[Any], by: Period) -> list[Usage]:
     found: dict[tuple[str, str, str, datetime], list[int]] = {}
-    for tenant, site, group, hour, from_site, to_site, ms in session.execute(query).tuples():
+    for tenant, site, group, hour, from_site, to_site, ms in session.execute(query):
         total = found.setdefault((tenant, site, group, _begin(hour, by)), [0, 0, 0])
         for position, amount in enumerate((from_site, to_site, ms)):
             total[position] += int(amount)  # PostgreSQL's sums of bigints are decimals
@@ -240,3 +241,11 @@ def month(text: str, zone: datetime) -> tuple[datetime, datetime]:
     except ValueError:
         raise InputError("usage.not-a-month", given=text[:40]) from None
     return first, first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+
+
+def months_ago(now: datetime, months: int) -> datetime:
+    """The first instant, UTC, of the month so many months ago."""
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    for _ in range(months):
+        first = (first - timedelta(days=1)).replace(day=1)
+    return first

@@ -93,9 +93,7 @@ def run(config: Config, stop: threading.Event) -> None:
         cleanup.enter_context(woken)
         events = Events(socket_path(_charon_directory(config)), lambda: _ring(waker))
         flow_watch = FlowWatch(runner)
-        teller = UsageTeller(
-            database, enforcement.traffic, gateway=config.gateway.name, every_s=config.gateway.usage_s
-        )
+        teller = UsageTeller(database, enforcement.traffic, gateway=config.gateway.name, every_s=config.gateway.usage_s)
 
         def decided(rule_set: RuleSet) -> None:
             flow_watch.use(rule_set)

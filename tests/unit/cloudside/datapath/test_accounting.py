@@ -63,7 +63,7 @@ def _taken(counters: StatementCounters, now: datetime = NOW) -> dict[str, tuple[
 
 def test_events_are_read() -> None:
     assert parse_event(NEW) == FlowEvent("NEW", "2660091765", "10.10.1.5", "10.255.0.10", 6, 80, 0, 0)
-    assert parse_event(DESTROY) == FlowEvent("DESTROY", "2660091765", "10.10.1.5", "10.255.0.10", 6, 80, 10, 9400)
+    assert parse_event(DESTROY) == FlowEvent("DESTROY", "2660091765", "10.10.1.5", "10.255.0.10", 6, 80, 10, 9400, 9000)
     assert parse_event(ICMP) == FlowEvent("NEW", "2444194169", "10.10.2.1", "10.255.0.10", 1, 2048, 0, 0)
     assert parse_event(LISTED) == FlowEvent("", "7", "10.10.1.5", "10.255.0.10", 17, 53, 0, 0)
 
