@@ -161,8 +161,8 @@ class Database:
         Holds a connection of its own meanwhile. Raises UnavailableError when that breaks.
         """
         with self._translated(), self.engine.connect() as pooled:
-            pooled.detach()  # it stays in LISTEN and autocommit, so nobody else may get it
             driver: Any = pooled.connection.driver_connection
+            pooled.detach()  # it stays in LISTEN and autocommit, so nobody else may get it
             try:
                 driver.rollback()
                 driver.autocommit = True
