@@ -38,7 +38,7 @@ class Intervals:
 def receive(
     session: Session, heartbeat: Heartbeat, *, site_id: str, source: Address, intervals: Intervals, now: datetime
 ) -> HeartbeatAnswer:
-    """Keep the heartbeat of an authenticated site and answer it. One writing session."""
+    """Keep the heartbeat of an authenticated site and answer it. One recording session."""
     reports.record_heartbeat(
         session,
         OPERATOR,
