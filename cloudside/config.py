@@ -4,6 +4,7 @@ Unknown keys are errors and every mistake is reported at once. No secret stands 
 them. Addresses are of either family.
 """
 
+import re
 import tomllib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import takewhile
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cloudside.errors import ConfigurationError
 from cloudside.vpn import suites
+
+#: Whoever fetches a list to judge a TLS certificate cannot use TLS for it.
+_PUBLIC_URL = re.compile(r"http://[A-Za-z0-9.-]+(:\d{1,5})?\Z|http://\[[0-9a-fA-F:]+\](:\d{1,5})?\Z", re.ASCII)
 
 DEFAULT_PATH = Path("/etc/kyoten/kyoten.toml")
 
@@ -138,6 +142,33 @@ class Vpn(_Section):
         return self
 
 
+class Pki(_Section):
+    """Where the root's key is, and where everybody finds what was revoked."""
+
+    #: The PKCS#11 URI of the root's key (RFC 7512), with module-path and, for a daemon, pin-source; empty: ``root.key``
+    #: in the state directory. It may be absent but when an authority is made.
+    root_key: str = ""
+    #: Where everybody reaches `public_listen`, such as "http://pki.example.net". New certificates then say where their
+    #: revocation list and OCSP responder are; empty: they say nothing, and only our own gateways know.
+    public_url: str = ""
+    #: Plain HTTP for lists and OCSP, which are signed themselves (RFC 5280 section 4.2.1.13); none: not served.
+    public_listen: tuple[Listen, ...] = ()
+
+    @field_validator("public_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if value and not _PUBLIC_URL.match(value):
+            raise ValueError("an http:// address without a path and without a slash at its end is wanted")
+        return value
+
+    @field_validator("root_key")
+    @classmethod
+    def _uri(cls, value: str) -> str:
+        if value and not value.startswith("pkcs11:"):
+            raise ValueError("a PKCS#11 URI is wanted, which begins with pkcs11:")
+        return value
+
+
 class Web(_Section):
     """The agents' endpoint, mutual TLS."""
 
@@ -209,6 +240,7 @@ class Config(_Section):
     registry: Registry = Registry()
     gateway: Gateway = Gateway()
     vpn: Vpn = Vpn()
+    pki: Pki = Pki()
     web: Web = Web()
     relay: Relay = Relay()
     policy: Policy = Policy()

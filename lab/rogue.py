@@ -45,6 +45,7 @@ def _connect(charon: Charon, description: dict[str, str], certificate: str, subn
         "version": "2",
         "proposals": ["aes256gcm16-prfsha256-curve25519"],
         "remote_addrs": [description["gateway"]],
+        "send_cert": "always",
         "local": {"auth": "pubkey", "certs": [certificate], "id": description["site"]},
         "remote": {"auth": "pubkey", "id": description["identity"]},
         "children": {"rogue": {

@@ -18,6 +18,7 @@ from router_agent.errors import AgentError, BundleError, CloudRefusedError, Clou
 from router_agent.identity import Identity
 from router_agent.link.uplinks import UplinkKind
 from router_agent.messages import text
+from router_agent.modem.modem import ModemOptions
 from router_agent.options import DEFAULT_RUNTIME, DEFAULT_STATE, Options
 
 EXIT_OK = 0
@@ -65,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--target", action="append", type=ip_address, metavar="ADDRESS", help=text("agent-cli.option-target")
     )
+    run.add_argument("--modem", metavar="DEVICE", help=text("agent-cli.option-modem"))
+    run.add_argument("--modem-control", metavar="DEVICE", help=text("agent-cli.option-modem-control"))
+    run.add_argument("--modem-reset", type=Path, metavar="PROGRAM", help=text("agent-cli.option-modem-reset"))
     run.add_argument("--down", action="store_true", help=text("agent-cli.option-down"))
 
     manufacture = commands.add_parser("manufacture", help=text("agent-cli.about-manufacture"))
@@ -106,6 +110,13 @@ def _seconds(word: str) -> float:
     return value
 
 
+def _modem(arguments: argparse.Namespace) -> ModemOptions | None:
+    if arguments.modem is None:
+        return None
+    interface = (arguments.mobile or ["wwan0"])[0]
+    return ModemOptions(arguments.modem, interface, arguments.modem_control, arguments.modem_reset)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise AgentError("agent-cli.root-needed")
@@ -123,6 +134,7 @@ def _run(arguments: argparse.Namespace) -> int:
         hold_s=arguments.hold_s,
         home_s=arguments.home_s,
         targets=tuple(arguments.target or ()),
+        modem=_modem(arguments),
     )
     lock = _only_one(options.runtime)
     who = _identity(arguments.bundle, options.state)

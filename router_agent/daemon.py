@@ -12,9 +12,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Mapping as Dictionary
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from linux.charon import Charon
@@ -26,6 +27,8 @@ from linux.routes import InterfaceState, Routes
 from linux.runner import Runner, SubprocessRunner
 from router_agent import status
 from router_agent.bundle import Address, Enrolment
+from router_agent.enrolment.renew import Line as RenewalLine
+from router_agent.enrolment.renewal import Renewal
 from router_agent.errors import AgentError, StateError
 from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import render
@@ -41,8 +44,7 @@ from router_agent.mapping.routing import Mapping
 from router_agent.options import Options
 from router_agent.problems import Problem, ProblemBoard
 from router_agent.remote.keeper import SshKeeper
-from router_agent.report import load
-from router_agent.report.cloud import CloudClient, tls_context
+from router_agent.report import cloud, load
 from router_agent.report.courier import Courier
 from router_agent.report.documents import DesiredSettings, Heartbeat, LogRequest, SettingsReport, TunnelReport
 from router_agent.reporting import Reporting
@@ -66,6 +68,11 @@ STATUS_S = 2.0
 #: charon answers in milliseconds. One that hangs may hold the loop up no longer than this.
 VICI_TIMEOUT_S = 3.0
 
+#: Causes of a missing tunnel that say nothing of the certificate.
+UNANSWERED = frozenset(
+    {"agent.no-uplink", "agent.tunnel-no-answer", "agent.udp-blocked", "agent.charon-silent", "agent.charon-down"}
+)
+
 
 class Agent:
     """Everything on this router. ``now`` everywhere: monotonic seconds."""
@@ -76,12 +83,6 @@ class Agent:
         plane = detect(runner)
         ensure_interface(runner, plane)
         configuration = strongswan_conf(options.runtime, plane, charon_options())
-        client = CloudClient(
-            tls_context(identity, options.runtime),
-            name=enrolment.endpoint_name,
-            device_id=identity.device_id,
-            source=str(enrolment.router_address),
-        )
         port = next((endpoint.port for endpoint in enrolment.endpoints if endpoint.in_tunnel), 443)
         self._options = options
         self._enrolment = enrolment
@@ -117,15 +118,34 @@ class Agent:
             uplinks=frozenset(options.uplinks),
         )
         self._remote = SshKeeper(identity, enrolment.router_address, options.runtime)
-        self._courier = Courier(client, self._collect_log)
+        self._courier = Courier(cloud.connect(identity, options.runtime), self._collect_log)
         self._reporting = Reporting(
-            self._courier, enrolment, self._board, compose=self._heartbeat, offer=self._offer_settings, now=now
+            self._courier,
+            enrolment,
+            self._board,
+            compose=self._heartbeat,
+            offer=self._offer_settings,
+            certificates=self._take_certificates,
+            now=now,
         )
+        self._renewal = Renewal(
+            identity,
+            options.state,
+            ask=self._reporting.ask_for_certificate,
+            adopt=self._adopt,
+            prove=lambda proven: self._courier.use(cloud.connect(proven, options.runtime)),
+            now=now,
+        )
+        if self._renewal.on_trial:
+            self._tunnel.use(identity)
+        #: The identity to start over with: the site has moved.
+        self.successor: Identity | None = None
         self._trial = SettingsTrial(Journal(options.state), self._apply_settings)
         self._interfaces: tuple[InterfaceState, ...] = ()
         self._versions = _versions(plane)
         self._look_at = self._check_at = self._status_at = now
         self._shown: tuple[Problem, ...] = ()
+        self._tunnel_problems: tuple[Problem, ...] = ()
         self._was_up = False
 
     def start(self, now: float) -> None:
@@ -147,13 +167,15 @@ class Agent:
             self._check_firewall(now)
         self._tunnel.step(now, self._lines.line, self._gateways, alive=self._lines.alive)
         view = self._tunnel.view()
-        self._board.set("tunnel", *self._tunnel.problems(heard=lambda address: self._lines.heard(address, now)))
+        self._tunnel_problems = self._tunnel.problems(heard=lambda address: self._lines.heard(address, now))
+        self._board.set("tunnel", *self._tunnel_problems)
         problem = self._remote.ensure(now, roll)
         lan = next((state for state in self._interfaces if state.name == self._options.lan), None)
         own = () if lan is None else tuple(address.ip for address in lan.addresses)
         self._board.set("lan", *self._lan.ensure(now, roll, own))
         self._board.set("remote", *(() if problem is None else (problem,)))
         contact = self._reporting.contact
+        self._step_renewal(now, roll)
         self._trial.step(now, probed_at=view.proven_at, heartbeat_began_at=contact.tunnel_began_at)
         self._board.set("settings", *self._trial.problems())
         trouble = self._writer.trouble
@@ -167,13 +189,38 @@ class Agent:
             self._status_at = now + STATUS_S
             self._write_status(now)
 
+    def _step_renewal(self, now: float, roll: float) -> None:
+        contact, clock = self._reporting.contact, datetime.now(UTC)
+        told = {problem.key for problem in self._tunnel_problems}
+        line = RenewalLine(proven=self._tunnel.renewed, unanswered=bool(told & UNANSWERED))
+        self._renewal.step(now, clock, asked=contact.renew, skew_s=contact.skew_s, line=line, roll=roll)
+        self._board.set("certificate", *self._renewal.problems(clock))
+
+    def _take_certificates(self, answer: Dictionary[str, bytes] | AgentError, now: float) -> None:
+        roll = random.random()  # noqa: S311 - spreads routers in time, no secret
+        if isinstance(answer, AgentError):
+            self._renewal.refused(answer, now, roll)
+        else:
+            self._renewal.answered(answer, now, datetime.now(UTC), roll)
+
+    def _adopt(self, identity: Identity, given_back: bool) -> None:
+        """Use what is installed now for the tunnel, or, when the site has moved, start over."""
+        if identity.enrolment != self._enrolment:
+            _log.info("the site's enrolment has changed (overlay %s): starting over", identity.enrolment.overlay)
+            self.successor = identity
+            return
+        self._tunnel.use(identity, given_back=given_back)
+
     def stop(self) -> None:
         """End what cannot be left alone. The tunnel stays up for the next agent unless the options say otherwise."""
         self._courier.stop(wait_s=1.0)
         self._remote.stop()
         if self._options.down_at_end:
             self._lan.stop()
-        if self._options.down_at_end:
+        if self.successor is not None:
+            with contextlib.suppress(LinuxError):
+                self._routes.delete_address("lo", ip_interface(self._enrolment.router_address))
+        if self._options.down_at_end or self.successor is not None:
             self._tunnel.take_down()
             with contextlib.suppress(LinuxError):
                 self._mapping.clear()
@@ -277,6 +324,7 @@ class Agent:
     def _write_status(self, now: float) -> None:
         heard_at = self._reporting.contact.heard_at
         document = self._heartbeat(now).document()
+        document["certificate_ends"] = self._renewal.ends.isoformat(timespec="minutes")
         document["cloud_heard_s"] = None if heard_at is None else round(now - heard_at, 1)
         try:
             status.write(self._options.runtime, document)
@@ -291,14 +339,21 @@ def run(options: Options, identity: Identity, writer: log_writer.LogWriter) -> N
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    agent = Agent(options, identity, writer, now=time.monotonic())
+    successor: Identity | None = identity
+    while successor is not None:
+        successor = _run_until(ended, Agent(options, successor, writer, now=time.monotonic()))
+
+
+def _run_until(ended: threading.Event, agent: Agent) -> Identity | None:
+    """Run one agent; the answer is the identity to go on with when its site has moved."""
     agent.start(time.monotonic())
     try:
-        while not ended.is_set():
+        while not ended.is_set() and agent.successor is None:
             _survive(lambda: agent.tick(time.monotonic()))
             ended.wait(agent.pause_s(time.monotonic()))
     finally:
         agent.stop()
+    return None if ended.is_set() else agent.successor
 
 
 def _survive(work: Callable[[], None]) -> None:

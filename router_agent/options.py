@@ -7,6 +7,7 @@ from pathlib import Path
 from router_agent.bundle import Address
 from router_agent.link.choice import HOLD_S
 from router_agent.link.uplinks import UplinkKind
+from router_agent.modem.modem import ModemOptions
 from router_agent.tunnel.home import HOME_S
 
 DEFAULT_STATE = Path("/var/lib/kyoten-agent")
@@ -21,6 +22,7 @@ class Options:
     at routes and packet filter. ``down_at_end``: a stopped agent takes the tunnel down, too. ``hold_s``: how long the
     preferred line must be well before it is used again. ``home_s``: how long a tunnel stays with another gateway than
     the first before that one is asked again. ``targets``: what lines are probed with besides the cloud.
+    ``modem``: the modem that makes the first mobile uplink's calls, None: something else sees to that line.
     """
 
     state: Path = DEFAULT_STATE
@@ -35,3 +37,4 @@ class Options:
     hold_s: float = HOLD_S
     home_s: float = HOME_S
     targets: tuple[Address, ...] = ()
+    modem: ModemOptions | None = None

@@ -2,14 +2,14 @@
 network is the courier's."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from router_agent.bundle import Endpoint, Enrolment
-from router_agent.errors import CloudUnreachableError
+from router_agent.errors import AgentError, CloudUnreachableError
 from router_agent.problems import Problem, ProblemBoard
 from router_agent.report.cloud import Heard
-from router_agent.report.courier import Courier, HeartbeatErrand, LogErrand, Outcome
+from router_agent.report.courier import CertificateErrand, Courier, HeartbeatErrand, LogErrand, Outcome
 from router_agent.report.documents import DesiredSettings, Heartbeat
 from router_agent.report.schedule import Schedule
 
@@ -19,14 +19,18 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Contact:
     """Monotonic seconds. ``heard_at``: last answer. ``tunnel_began_at``: when the last heartbeat that an endpoint in
-    the tunnel answered was written."""
+    the tunnel answered was written. ``skew_s``: how far our clock was ahead of the cloud's then, None: it did not say.
+    ``renew``: the cloud wants this router to fetch another certificate."""
 
     heard_at: float | None = None
     tunnel_began_at: float | None = None
+    skew_s: float | None = None
+    renew: bool = False
 
 
 class Reporting:
-    """``compose`` writes a heartbeat; ``offer`` takes the settings that the cloud wants."""
+    """``compose`` writes a heartbeat; ``offer`` takes the settings that the cloud wants; ``certificates`` takes what
+    became of a request for a certificate."""
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Reporting:
         *,
         compose: Callable[[float], Heartbeat],
         offer: Callable[[DesiredSettings, float], None],
+        certificates: Callable[[Mapping[str, bytes] | AgentError, float], None],
         now: float,
     ) -> None:
         self._courier = courier
@@ -44,6 +49,8 @@ class Reporting:
         self._board = board
         self._compose = compose
         self._offer = offer
+        self._certificates = certificates
+        self._tunnel_up = False
         self._schedule = Schedule(due_at=now)
         self._requested: set[str] = set()
         self.contact = Contact()
@@ -54,6 +61,7 @@ class Reporting:
 
     def step(self, now: float, *, interval_s: float | None, tunnel_up: bool, roll: float) -> None:
         """Take in what came back, send what is due. ``interval_s`` overrides what the cloud asked for."""
+        self._tunnel_up = tunnel_up
         every_s = interval_s or self._cloud_interval_s
         for outcome in self._courier.outcomes():
             self._take(outcome, now, every_s, roll)
@@ -61,6 +69,10 @@ class Reporting:
             self._schedule = self._schedule.sent(now, every_s, roll)
             document = self._compose(now).document()
             self._courier.send(HeartbeatErrand(document, self.endpoints(tunnel_up), began_at=now))
+
+    def ask_for_certificate(self, csr: str) -> None:
+        """Send a request for the next certificate; `certificates` hears what became of it."""
+        self._courier.send(CertificateErrand(csr, self.endpoints(self._tunnel_up)))
 
     def endpoints(self, tunnel_up: bool) -> tuple[Endpoint, ...]:
         """Where to try, in order: inside the tunnel first; without a tunnel only outside, so the cloud hears why."""
@@ -70,7 +82,9 @@ class Reporting:
 
     def _take(self, outcome: Outcome, now: float, every_s: float, roll: float) -> None:
         errand = outcome.errand
-        if isinstance(errand, LogErrand):
+        if isinstance(errand, CertificateErrand):
+            self._certificates(outcome.files or outcome.error or {}, now)
+        elif isinstance(errand, LogErrand):
             self._requested.discard(errand.request.id)
             if outcome.error is None:
                 _log.info("log %s handed over", errand.request.id)
@@ -90,7 +104,10 @@ class Reporting:
         if self._board.set("cloud") or self.contact.heard_at is None:
             _log.info("the cloud answers at %s", heard.endpoint.address)
         inside = errand.began_at if heard.endpoint.in_tunnel else self.contact.tunnel_began_at
-        self.contact = Contact(heard_at=now, tunnel_began_at=inside)
+        renew = heard.answer.renew_certificate
+        self.contact = Contact(heard_at=now, tunnel_began_at=inside, skew_s=heard.skew_s, renew=renew)
+        wrong = heard.clock_wrong()
+        self._board.set("clock", *(() if wrong is None else (Problem.of(wrong),)))
         answer = heard.answer
         self._cloud_interval_s = answer.heartbeat_s
         if answer.settings is not None:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloudside.cli import gateway
 from cloudside.cli.context import Cli, operators_cli_of
 from cloudside.errors import InputError, UnavailableError
 
@@ -19,28 +19,20 @@ if TYPE_CHECKING:
 
 DAEMONS = ("gateway", "relay", "web", "worker")
 
+<<<<<<< HEAD
 #: Revocation lists live for a week and are renewed days before their end.
 _REVOCATION_LISTS_EVERY_S = 3600.0
 _PRUNE_EVERY_S = 3600.0
+=======
+_HISTORY_EVERY_S = 3600.0
+>>>>>>> main
 
 
 def register(app: typer.Typer) -> None:
     """Put the commands into the tree."""
-    for command in (gateway, relay, web, worker, serve):
+    app.add_typer(gateway.app, name="gateway")
+    for command in (relay, web, worker, serve):
         app.command()(command)
-
-
-def gateway(context: typer.Context) -> None:
-    """Be a VPN server: charon, routes, rules. Needs root."""
-    from cloudside.logging import configure
-    from cloudside.vpn import gateway as daemon
-
-    config = operators_cli_of(context).config
-    configure()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    daemon.run(config, stop)
 
 
 def relay(context: typer.Context) -> None:
@@ -63,12 +55,17 @@ def web(context: typer.Context) -> None:
 
 
 def worker(context: typer.Context) -> None:
-    """Do everything that is on a clock: silent sites, revocation lists."""
+    """Do everything that is on a clock: silent sites, revocation lists, renewals, old history."""
     from cloudside.alerts import worker as daemon
+    from cloudside.cli import upkeep
 
     cli = operators_cli_of(context)
     cli.daemon = "worker"
+<<<<<<< HEAD
     chores = [_revocation_lists(cli), _history(cli), _usage(cli)]
+=======
+    chores = [*upkeep.chores(cli), _history(cli)]
+>>>>>>> main
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
 
@@ -88,20 +85,6 @@ def serve(
     command = [sys.executable, "-m", "cloudside.cli.main", "--config", str(cli.config_path)]
     commands = {name: [*command, name] for name in DAEMONS if name not in left_out}
     _until_signal(lambda stop: supervisor.supervise(commands, stop))
-
-
-def _revocation_lists(cli: Cli) -> "Chore":
-    from cloudside.alerts.worker import Chore
-    from cloudside.pki import revocation
-    from cloudside.registry.database import Doorbell
-
-    def renew(now: datetime) -> None:
-        with cli.database.write() as session:
-            renewed = revocation.renew_expiring(session, cli.config, now=now)
-        if renewed:
-            Doorbell(cli.config.runtime_directory, "gateway", cli.database).ring()
-
-    return Chore("revocation-lists", _REVOCATION_LISTS_EVERY_S, renew)
 
 
 def _history(cli: Cli) -> "Chore":

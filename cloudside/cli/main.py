@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from cloudside.cli import (
     answers,
     audit,
+    authorities,
     counters,
     daemons,
     devices,
@@ -61,6 +62,7 @@ app.add_typer(policies.app, name="policy")
 app.add_typer(platform.app, name="platform")
 app.add_typer(grants.app, name="grant")
 app.add_typer(smtp.app, name="smtp")
+app.add_typer(authorities.app, name="authority")
 app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")
 app.add_typer(audit.app, name="audit")

@@ -97,7 +97,7 @@ def application(
 
         def keep() -> str:
             now = clock()
-            with database.write() as session:
+            with database.record(f"router {who.site_id}") as session:
                 answer = heartbeat.receive(
                     session, document, site_id=who.site_id, source=source, intervals=intervals, now=now
                 )

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError
 from cloudside.fleet.protocol import DesiredSettings, Heartbeat, HeartbeatAnswer, LogRequest, Problem
-from cloudside.registry import log_requests, reports, settings, sites
+from cloudside.registry import history, log_requests, reports, settings, sites
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.settings import State
@@ -38,7 +38,7 @@ class Intervals:
 def receive(
     session: Session, heartbeat: Heartbeat, *, site_id: str, source: Address, intervals: Intervals, now: datetime
 ) -> HeartbeatAnswer:
-    """Keep the heartbeat of an authenticated site and answer it. One writing session."""
+    """Keep the heartbeat of an authenticated site and answer it. One recording session."""
     reports.record_heartbeat(
         session,
         OPERATOR,
@@ -48,6 +48,7 @@ def receive(
         report=heartbeat.model_dump(mode="json"),
     )
     _note_settings(session, site_id, heartbeat)
+    _note_problem(session, site_id, heartbeat, now)
     waiting = log_requests.waiting(session, OPERATOR, site_id)[:LOG_REQUESTS_AT_ONCE]
     return HeartbeatAnswer(
         heartbeat_s=intervals.mobile_s if heartbeat.uplink.kind == "mobile" else intervals.wired_s,
@@ -57,6 +58,13 @@ def receive(
         log_requests=[LogRequest(id=request.id, lines=request.lines) for request in waiting],
         timezone=sites.get(session, OPERATOR, site_id).timezone,
     )
+
+
+def _note_problem(session: Session, site_id: str, heartbeat: Heartbeat, now: datetime) -> None:
+    """Keep the first of what troubles the router beyond the next heartbeat: it says why a site was away."""
+    for found in heartbeat.problems[:1]:
+        seen = history.Seen(site_id, found.key, found.params, now)
+        history.record_problems(session, OPERATOR, [seen], seen_by=history.ROUTER)
 
 
 def _note_settings(session: Session, site_id: str, heartbeat: Heartbeat) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 import uvicorn
@@ -10,13 +11,16 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from cloudside.config import Config, Listen
-from cloudside.fleet import heartbeat, tls
+from cloudside.fleet import heartbeat, public, tls
 from cloudside.fleet.endpoint import application
 from cloudside.pki import published
+from cloudside.pki.published import EndpointFiles
 from cloudside.registry.database import Database
 
 #: Seconds between attempts to bind an address that is not there yet (the gateway puts the service address on lo).
 BIND_RETRY_S = 1.0
+#: Seconds between looks whether the endpoint's certificate was renewed.
+RELOAD_LOOK_S = 30.0
 #: Seconds that a TLS handshake may take; a 3G line needs three round trips of up to a second each.
 HANDSHAKE_S = 20.0
 #: Seconds that requests under way get at the end.
@@ -39,13 +43,46 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             mobile_s=config.web.heartbeat_mobile_s,
             confirm_s=config.web.settings_confirm_s,
         )
-        await serve(application(database, config, intervals), context, config.web.listen, stop)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep_fresh(context, files, stop))
+            group.create_task(serve(application(database, config, intervals), context, config.web.listen, stop))
+            if config.pki.public_listen:
+                everybody = public.application(database, config)
+                group.create_task(serve(everybody, None, config.pki.public_listen, stop))
     finally:
         database.close()
 
 
-async def serve(app: FastAPI, context: ssl.SSLContext, listen: Sequence[Listen], stop: asyncio.Event) -> None:
-    """Serve ``app`` on every address of ``listen`` as soon as the address exists, until ``stop``.
+async def keep_fresh(context: ssl.SSLContext, files: EndpointFiles, stop: asyncio.Event) -> None:
+    """Load the endpoint's certificate again whenever its file changes: connections from then on are shown it.
+
+    A file that does not fit is left alone and told; what is loaded goes on.
+    """
+    loaded = _changed_at(files)
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RELOAD_LOOK_S)
+        found = _changed_at(files)
+        if found == loaded:
+            continue
+        loaded = found
+        try:
+            context.load_cert_chain(files.chain, files.key)
+        except OSError as error:  # ssl.SSLError is one
+            _log.error("certificate not loaded", path=str(files.chain), reason=str(error))
+        else:
+            _log.info("certificate loaded again", path=str(files.chain))
+
+
+def _changed_at(files: EndpointFiles) -> tuple[int, ...]:
+    try:
+        return tuple(path.stat().st_mtime_ns for path in (files.chain, files.key))
+    except OSError:
+        return ()
+
+
+async def serve(app: FastAPI, context: ssl.SSLContext | None, listen: Sequence[Listen], stop: asyncio.Event) -> None:
+    """Serve ``app`` on every address of ``listen`` as soon as the address exists, until ``stop``. No context: HTTP.
 
     Not uvicorn.Server: that binds once, exits when it cannot, and takes the process's signals.
     """
@@ -74,7 +111,7 @@ async def serve(app: FastAPI, context: ssl.SSLContext, listen: Sequence[Listen],
                         str(place.address),
                         place.port,
                         ssl=context,
-                        ssl_handshake_timeout=HANDSHAKE_S,
+                        ssl_handshake_timeout=None if context is None else HANDSHAKE_S,
                         reuse_address=True,
                         backlog=settings.backlog,
                     )

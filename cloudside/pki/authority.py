@@ -6,14 +6,14 @@ check that each lies in the one above.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from cloudside.pki import address_blocks
 
@@ -27,6 +27,8 @@ ROOT_LIFETIME = timedelta(days=3653)
 LEAF_LIFETIME = timedelta(days=365)
 #: How long a revocation list is good; refreshed well before.
 REVOCATION_LIST_LIFETIME = timedelta(days=7)
+#: The root's own list: its key may be locked away for months.
+ROOT_LIST_LIFETIME = timedelta(days=365)
 #: A router's clock may lag when it boots: certificates begin a little before they are made.
 BACKDATE = timedelta(hours=1)
 
@@ -42,7 +44,9 @@ class Authority:
 
     name: str
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    #: Where certificates below it say its revocation list and OCSP responder are; empty: they do not.
+    public_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,21 @@ class Leaf:
     usages: tuple[x509.ObjectIdentifier, ...]
     addresses: tuple[Address, ...] = ()
     blocks: tuple[Network, ...] = ()
+
+
+def is_due(certificate: x509.Certificate, now: datetime) -> bool:
+    """Whether a third of the lifetime or less is left: time for the next one, while both count."""
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return now >= ends - (ends - begins) / 3
+
+
+def list_path(name: str) -> str:
+    """Where an authority's revocation list is below the public URL."""
+    return f"/crl/{name}.crl"
+
+
+#: Where the OCSP responder is below the public URL.
+OCSP_PATH = "/ocsp"
 
 
 def make_root(key: ec.EllipticCurvePrivateKey, *, now: datetime, serial: int) -> x509.Certificate:
@@ -70,7 +89,8 @@ def make_authority(
     ends = root.certificate.not_valid_after_utc
     builder = _builder(_authority_name(name), root.certificate.subject, key, now - BACKDATE, ends, serial)
     builder = _as_authority(builder, key, (block,), path_length=0)
-    return builder.add_extension(_issued_by(root), critical=False).sign(root.key, hashes.SHA256())
+    builder = _with_places(builder.add_extension(_issued_by(root), critical=False), root)
+    return builder.sign(root.key, hashes.SHA256())
 
 
 def make_leaf(
@@ -92,18 +112,23 @@ def make_leaf(
     )
     if leaf.blocks:
         builder = builder.add_extension(address_blocks.extension(leaf.blocks), critical=True)
-    return builder.sign(issuer.key, hashes.SHA256())
+    return _with_places(builder, issuer).sign(issuer.key, hashes.SHA256())
 
 
 def make_revocation_list(
-    issuer: Authority, *, revoked: Iterable[tuple[int, datetime]], number: int, now: datetime
+    issuer: Authority,
+    *,
+    revoked: Iterable[tuple[int, datetime]],
+    number: int,
+    now: datetime,
+    lifetime: timedelta = REVOCATION_LIST_LIFETIME,
 ) -> x509.CertificateRevocationList:
     """The authority's word on which of its certificates no longer count: (serial, when). ``number`` only grows."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
         .last_update(now - BACKDATE)
-        .next_update(now + REVOCATION_LIST_LIFETIME)
+        .next_update(now + lifetime)
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(_issued_by(issuer), critical=False)
     )
@@ -157,6 +182,23 @@ def _issued_by(issuer: Authority) -> x509.AuthorityKeyIdentifier:
     # From the issuer's own identifier, so that both are the same octets however they were made (RFC 5280 4.2.1.1).
     identifier = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def _with_places(builder: x509.CertificateBuilder, issuer: Authority) -> x509.CertificateBuilder:
+    """RFC 5280 sections 4.2.1.13 and 4.2.2.1."""
+    if not issuer.public_url:
+        return builder
+    crl = x509.UniformResourceIdentifier(f"{issuer.public_url}{list_path(issuer.name)}")
+    builder = builder.add_extension(
+        x509.CRLDistributionPoints([x509.DistributionPoint([crl], None, None, None)]), critical=False
+    )
+    if issuer.certificate.issuer == issuer.certificate.subject:
+        return builder  # the root's key answers nobody
+    ocsp = x509.UniformResourceIdentifier(f"{issuer.public_url}{OCSP_PATH}")
+    return builder.add_extension(
+        x509.AuthorityInformationAccess([x509.AccessDescription(AuthorityInformationAccessOID.OCSP, ocsp)]),
+        critical=False,
+    )
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:

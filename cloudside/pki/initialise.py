@@ -1,10 +1,10 @@
 """What an installation needs before anything can connect: authorities, gateway and endpoint certificates, SSH key.
 
-Running it again makes what is missing or about to end and keeps the rest, so it is also the yearly renewal.
+Running it again makes what is missing or about to end and keeps the rest. The worker renews by itself (renew_own).
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError
 from cloudside.pki import address_blocks, issuing
-from cloudside.pki.authority import IPSEC_IKE, SERVER_AUTH, Address, Authority, Leaf
+from cloudside.pki.authority import IPSEC_IKE, SERVER_AUTH, Address, Authority, Leaf, is_due
 from cloudside.pki.ssh_keys import make_pair, public_line
 from cloudside.pki.store import KeyStore, read_secret, write_secret
 from cloudside.registry import certificates
@@ -26,8 +26,6 @@ ENDPOINT_NAME = "agent.kyoten"
 OPERATOR_COMMENT = "kyoten-operator"
 #: The endpoint's files in the store.
 ENDPOINT = "endpoint"
-#: A certificate that ends sooner than this is replaced.
-RENEW_BEFORE = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +49,10 @@ def initialise(session: Session, config: Config, *, now: datetime) -> Initialise
         issuing.make_root(session, store, now=now)
         made.append(issuing.ROOT)
     else:
-        root = issuing.load_authority(session, store, issuing.ROOT)
-        store.publish(root.name, (root.certificate,))
+        root = issuing.load_authority_certificate(session, issuing.ROOT)
+        if store.has_root_key():  # it may be locked away: it is needed to make an authority and for nothing else
+            issuing.load_authority(session, store, issuing.ROOT)
+        store.publish(issuing.ROOT, (root,))
         kept.append(issuing.ROOT)
     if issuing.find_authority_certificate(session, issuing.CLOUD) is None:
         cloud = issuing.make_authority(session, store, name=issuing.CLOUD, block=config.gateway.overlay, now=now)
@@ -61,14 +61,32 @@ def initialise(session: Session, config: Config, *, now: datetime) -> Initialise
         cloud = issuing.load_authority(session, store, issuing.CLOUD)
         store.publish(cloud.name, (cloud.certificate,))
         kept.append(issuing.CLOUD)
-    for name, kind, leaf in (
-        (gateway_file(config.gateway.name), "gateway", _gateway_leaf(config)),
-        (ENDPOINT, "server", _endpoint_leaf(config)),
-    ):
-        fresh = _ensure_leaf(session, store, cloud, name=name, kind=kind, leaf=leaf, now=now)
+    for name, fresh in _ensure_leaves(session, config, store, cloud, now=now):
         (made if fresh else kept).append(name)
     (made if _ensure_operator_key(store) else kept).append("ssh")
     return Initialised(tuple(made), tuple(kept))
+
+
+def renew_own(session: Session, config: Config, *, now: datetime) -> list[str]:
+    """This node's gateway and endpoint certificates, anew where a third of the lifetime or less is left; which.
+
+    The one before is not revoked: whoever has it loaded goes on until told. Raises as initialise does.
+    """
+    store = KeyStore.of(config)
+    cloud = issuing.load_authority(session, store, issuing.CLOUD)
+    return [name for name, fresh in _ensure_leaves(session, config, store, cloud, now=now) if fresh]
+
+
+def _ensure_leaves(
+    session: Session, config: Config, store: KeyStore, cloud: Authority, *, now: datetime
+) -> list[tuple[str, bool]]:
+    return [
+        (name, _ensure_leaf(session, store, cloud, name=name, kind=kind, leaf=leaf, now=now))
+        for name, kind, leaf in (
+            (gateway_file(config.gateway.name), "gateway", _gateway_leaf(config)),
+            (ENDPOINT, "server", _endpoint_leaf(config)),
+        )
+    ]
 
 
 def gateway_file(gateway: str) -> str:
@@ -136,7 +154,7 @@ def _ensure_leaf(
 def _says(certificate: x509.Certificate, leaf: Leaf, now: datetime) -> bool:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return (
-        certificate.not_valid_after_utc > now + RENEW_BEFORE
+        not is_due(certificate, now)
         and set(names.get_values_for_type(x509.DNSName)) == set(leaf.dns_names)
         and set(names.get_values_for_type(x509.IPAddress)) == set(leaf.addresses)
         and (address_blocks.read(certificate) or ()) == leaf.blocks

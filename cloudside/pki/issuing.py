@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from cloudside.errors import ConfigurationError
 from cloudside.pki import authority, revocation_lists
 from cloudside.pki.authority import Authority, Leaf, Network
-from cloudside.pki.store import KeyStore
+from cloudside.pki.store import ROOT_KEY, KeyStore
 from cloudside.registry import certificates
 from cloudside.registry.tables import Certificate, Tenant
 
-ROOT = "root"
+ROOT = ROOT_KEY
 CLOUD = "cloud"
 
 #: Positive and at most 20 octets (RFC 5280 section 4.1.2.2); more than 64 random bits.
@@ -41,7 +41,7 @@ def load_authority(session: Session, store: KeyStore, name: str) -> Authority:
     key = store.read_key(name)
     if key.public_key() != certificate.public_key():
         raise ConfigurationError("pki.key-mismatch", path=str(store.key_path(name)), authority=name)
-    return Authority(name, certificate, key)
+    return Authority(name, certificate, key, store.public_url)
 
 
 def load_authority_certificate(session: Session, name: str) -> x509.Certificate:
@@ -63,7 +63,7 @@ def make_root(session: Session, store: KeyStore, *, now: datetime) -> Authority:
     """The root, with a first revocation list. Uses the key in the store when there is one already."""
     key = store.read_or_make_key(ROOT)
     made = authority.make_root(key, now=now, serial=new_serial())
-    return _found(session, store, Authority(ROOT, made, key), kind="root", now=now)
+    return take_in(session, store, Authority(ROOT, made, key, store.public_url), kind="root", now=now)
 
 
 def make_authority(session: Session, store: KeyStore, *, name: str, block: Network, now: datetime) -> Authority:
@@ -71,7 +71,7 @@ def make_authority(session: Session, store: KeyStore, *, name: str, block: Netwo
     root = load_authority(session, store, ROOT)
     key = store.read_or_make_key(name)
     made = authority.make_authority(root, name=name, block=block, key=key.public_key(), now=now, serial=new_serial())
-    return _found(session, store, Authority(name, made, key), kind="authority", now=now)
+    return take_in(session, store, Authority(name, made, key, store.public_url), kind="authority", now=now)
 
 
 def ensure_tenant_authority(session: Session, store: KeyStore, *, tenant: Tenant, now: datetime) -> Authority:
@@ -115,7 +115,8 @@ def serial_text(serial: int) -> str:
     return f"{serial:x}"
 
 
-def _found(session: Session, store: KeyStore, made: Authority, *, kind: str, now: datetime) -> Authority:
+def take_in(session: Session, store: KeyStore, made: Authority, *, kind: str = "authority", now: datetime) -> Authority:
+    """An authority that was signed: record it, with its first revocation list, and publish it."""
     certificates.record(session, _record(made.certificate, authority_name=ROOT, kind=kind, subject=made.name))
     revocation_lists.renew(session, made, now=now)
     store.publish(made.name, (made.certificate,))

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from cloudside.config import Config
 from cloudside.errors import KyotenError
 from cloudside.pki import address_blocks, enrolment, issuing, revocation_lists
-from cloudside.pki.authority import BACKDATE
+from cloudside.pki.authority import BACKDATE, is_due
 from cloudside.pki.store import KeyStore
 from cloudside.registry import certificates, sites, tenants
 from cloudside.registry.callers import OPERATOR
@@ -46,18 +46,9 @@ class Renewed:
     revoked: int
 
 
-def is_due(begins: datetime, ends: datetime, now: datetime) -> bool:
-    """Whether a third of the lifetime or less is left."""
-    return now >= ends - (ends - begins) / 3
-
-
 def is_wanted(shown: x509.Certificate, site: Site, issuer: x509.Certificate, now: datetime) -> bool:
     """Whether a router with this certificate should fetch another one. ``issuer``: the tenant's authority as it is."""
-    return (
-        is_due(shown.not_valid_before_utc, shown.not_valid_after_utc, now)
-        or not says(shown, site)
-        or not _issued_by(shown, issuer)
-    )
+    return is_due(shown, now) or not says(shown, site) or not _issued_by(shown, issuer)
 
 
 def says(certificate: x509.Certificate, site: Site) -> bool:

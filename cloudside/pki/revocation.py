@@ -13,6 +13,9 @@ from cloudside.registry.tables import RevocationList, Site
 
 #: A list is renewed this long before it ends: an authority's key may be away for a weekend.
 RENEW_BEFORE = timedelta(days=4)
+#: The root's own, and when its absent key becomes trouble.
+ROOT_RENEW_BEFORE = timedelta(days=122)
+ROOT_ALARM_BEFORE = timedelta(days=30)
 
 
 def revoke_site(session: Session, config: Config, caller: Caller, *, site_id: str, now: datetime) -> Site:
@@ -51,13 +54,19 @@ def release_router(session: Session, config: Config, caller: Caller, *, site_id:
 
 
 def renew_expiring(session: Session, config: Config, *, now: datetime) -> list[RevocationList]:
-    """Sign new lists in place of those that end within RENEW_BEFORE; returns the new ones.
+    """Sign new lists in place of those that end soon; returns the new ones.
 
+    The root's list is good for a year and is renewed from a third before its end, whenever its key is here; while the
+    key is away nothing is said until ROOT_ALARM_BEFORE.
     Raises ConfigurationError: an authority's key is missing or damaged.
     """
     store = KeyStore.of(config)
-    return [
-        revocation_lists.renew(session, issuing.load_authority(session, store, kept.authority), now=now)
-        for kept in certificates.revocation_lists(session)
-        if kept.next_update <= now + RENEW_BEFORE
-    ]
+    renewed: list[RevocationList] = []
+    for kept in certificates.revocation_lists(session):
+        is_root = kept.authority == issuing.ROOT
+        if kept.next_update > now + (ROOT_RENEW_BEFORE if is_root else RENEW_BEFORE):
+            continue
+        if is_root and kept.next_update > now + ROOT_ALARM_BEFORE and not store.has_root_key():
+            continue
+        renewed.append(revocation_lists.renew(session, issuing.load_authority(session, store, kept.authority), now=now))
+    return renewed

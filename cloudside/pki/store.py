@@ -3,6 +3,8 @@
 A key that others on the machine can read is refused, not repaired: it may have been read already.
 """
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -13,20 +15,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError
+from cloudside.pki import token_key
 from linux.files import write_durably
+
+#: The root's name. Its key alone may be somewhere else.
+ROOT_KEY = "root"
 
 
 class KeyStore:
     """The PKI's files of one installation."""
 
-    def __init__(self, state_directory: Path) -> None:
+    def __init__(self, state_directory: Path, *, root_key: str = "", public_url: str = "") -> None:
+        """``root_key``: a PKCS#11 URI; ``public_url``: what new certificates say of revocation lists and OCSP."""
+        self.root_key = root_key
+        self.public_url = public_url
         self.directory = state_directory / "pki"
         self.ssh_directory = state_directory / "ssh"
 
     @classmethod
     def of(cls, config: Config) -> "KeyStore":
         """The store of this node."""
-        return cls(config.state_directory)
+        return cls(config.state_directory, root_key=config.pki.root_key, public_url=config.pki.public_url)
 
     def key_path(self, name: str) -> Path:
         """Where the private key ``name`` is."""
@@ -42,18 +51,26 @@ class KeyStore:
 
     def read_key(self, name: str) -> ec.EllipticCurvePrivateKey:
         """Raises ConfigurationError: missing, readable by others, damaged, or not an EC key."""
-        path = self.key_path(name)
-        content = read_secret(path)
+        if name == ROOT_KEY:
+            return read_root_key(self.root_key or str(self.key_path(name)))
+        return _read_key(self.key_path(name))
+
+    def has_root_key(self) -> bool:
+        """Whether the root can sign here and now."""
+        if not self.root_key:
+            return self.key_path(ROOT_KEY).exists()
         try:
-            key = serialization.load_pem_private_key(content, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise ConfigurationError("pki.key-damaged", path=str(path)) from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigurationError("pki.key-damaged", path=str(path))
-        return key
+            read_root_key(self.root_key)
+        except ConfigurationError as error:
+            if error.key != "pki.root-absent":
+                raise
+            return False
+        return True
 
     def read_or_make_key(self, name: str) -> ec.EllipticCurvePrivateKey:
         """The key ``name``; a new EC P-256 key when there is none. Raises ConfigurationError as read_key does."""
+        if name == ROOT_KEY and self.root_key:
+            return read_root_key(self.root_key, make=True)
         if not self.key_path(name).exists():
             self.write_key(name, ec.generate_private_key(ec.SECP256R1()))
         return self.read_key(name)
@@ -66,6 +83,31 @@ class KeyStore:
         """Write certificates to one PEM file that everyone who may enter the directory can read."""
         content = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
         write_secret(self.certificate_path(name), content, mode=0o644)
+
+
+def read_root_key(where: str, *, make: bool = False) -> ec.EllipticCurvePrivateKey:
+    """The root's key: a file, or a PKCS#11 URI; ``make``: a new one in the token when it has none.
+
+    Raises ConfigurationError: absent, or as read_key does.
+    """
+    if where.startswith("pkcs11:"):
+        uri = token_key.parse(where)
+        pin = None if uri.pin_source is None else read_secret(uri.pin_source).decode("utf-8", "replace").strip()
+        return token_key.open_key(uri, pin, make=make)
+    if not Path(where).exists():
+        raise ConfigurationError("pki.root-absent", where=where, reason=os.strerror(errno.ENOENT))
+    return _read_key(Path(where))
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    content = read_secret(path)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigurationError("pki.key-damaged", path=str(path)) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigurationError("pki.key-damaged", path=str(path))
+    return key
 
 
 def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

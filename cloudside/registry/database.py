@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -140,15 +140,19 @@ class Database:
         """A session like write's for what was observed: on PostgreSQL it waits for no other writer.
 
         What it read may have changed when it writes, so nothing may be decided in it that others rely on. Inventory,
-        policies and grants it refuses to change (TypeError, a bug of ours).
+        policies and grants it refuses to change (TypeError, a bug of ours). Raises UnavailableError also when somebody
+        else recorded the same thing for the first time at the same moment.
         """
         self._require_file()
         engine = self.engine if self.is_shared else self._writing_engine()
         session = RecordingSession(engine, actor=actor or self._actor, clock=self._clock)
         with self._translated(), session:
-            session.connection()
-            yield session
-            session.commit()
+            try:
+                session.connection()
+                yield session
+                session.commit()
+            except IntegrityError as error:
+                raise self._unavailable(error.orig) from error
 
     def notify(self, process: str) -> None:
         """Ring for a kind of daemon on every machine; PostgreSQL only. Raises UnavailableError."""
@@ -161,8 +165,8 @@ class Database:
         Holds a connection of its own meanwhile. Raises UnavailableError when that breaks.
         """
         with self._translated(), self.engine.connect() as pooled:
-            pooled.detach()  # it stays in LISTEN and autocommit, so nobody else may get it
             driver: Any = pooled.connection.driver_connection
+            pooled.detach()  # it stays in LISTEN and autocommit, so nobody else may get it
             try:
                 driver.rollback()
                 driver.autocommit = True

@@ -142,6 +142,15 @@ def shut_down(config: Config) -> None:
     _charon_process(config, detect(runner)).stop()
 
 
+def end_charon(config: Config) -> bool:
+    """End charon, politely, so that the daemon starts it anew; False: there was none. The daemon goes on."""
+    process = _charon_process(config, Dataplane.USERLAND)  # the dataplane makes no difference to ending it
+    if process.pid is None:
+        return False
+    process.stop()
+    return True
+
+
 def _loop(
     config: Config,
     stop: threading.Event,

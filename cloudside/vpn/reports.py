@@ -62,7 +62,7 @@ class Accounts(Protocol):
 def write_counts(database: Database, batch: Batch, *, gateway: str) -> None:
     """Write what was counted in one transaction. Raises what the registry raises."""
     if batch.uses or batch.refused or batch.memberships:
-        with database.write() as session:
+        with database.record() as session:
             counters.add_uses(session, OPERATOR, batch.uses)
             counters.add_refused(session, OPERATOR, batch.refused, gateway=gateway)
             hour = hour_of(datetime.now(UTC))

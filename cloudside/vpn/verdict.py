@@ -122,8 +122,9 @@ def why(evidence: Evidence, *, now: datetime) -> Trouble | None:
         return wrong
     begins = since - timedelta(seconds=BEFORE_LOSS_S) if tunnel is not None else since
     recent = [trouble for trouble in evidence.seen if trouble.at >= begins]
-    if recent:
-        return max(recent, key=lambda trouble: trouble.at)
+    # What a gateway saw is about the tunnel; a router has other troubles too.
+    if told := [trouble for trouble in recent if trouble.seen_by != "router"] or recent:
+        return max(told, key=lambda trouble: trouble.at)
     if heard is not None and lately:
         own = [one for one in reported(heard) if one.key.startswith("agent.")]
         if own:

@@ -17,6 +17,8 @@ from router_agent.enrolment import certificates, waiting
 from router_agent.enrolment.ticket import Place, Ticket
 from router_agent.errors import AgentError, BundleError, CloudRefusedError, CloudUnreachableError
 from router_agent.identity import Identity
+from router_agent.report.clock import VERIFY_CODES
+from router_agent.report.documents import parse_files
 
 PATH = "/enrol/v1/router"
 #: Seconds for a connection, and for each read after it: signing takes milliseconds, a 3G line seconds.
@@ -30,8 +32,6 @@ _REFUSALS = {
     409: "agent-cli.enrol-device-elsewhere",
     429: "agent-cli.enrol-too-often",
 }
-#: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, openssl-verification-options(1).
-CLOCK_ERRORS = frozenset({9, 10})
 
 
 def join(ticket: Ticket, state: Path, *, post: "Post | None" = None) -> Identity:
@@ -51,23 +51,11 @@ def join(ticket: Ticket, state: Path, *, post: "Post | None" = None) -> Identity
         "ssh_host_key": waits.host_key,
     }
     answer = _ask(ticket, json.dumps(document).encode(), post or exchange)
-    new = bundle.of_files(files_of(answer))
+    new = bundle.of_files(parse_files(answer))
     problems = certificates.check(new.members, new.enrolment, site=ticket.site, key_pem=waits.key_pem, root=ticket.root)
     if problems:
         raise BundleError(problems)
     return identity.install(new, state)
-
-
-def files_of(answer: bytes) -> dict[str, bytes]:
-    """The files in an answer. Raises CloudRefusedError: it is not of this protocol."""
-    try:
-        document = json.loads(answer)
-        files = document["files"]
-        if document.get("format", bundle.FORMAT) != bundle.FORMAT:
-            raise ValueError("format")
-        return {str(name): content.encode() for name, content in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:200]) from error
 
 
 Post = Callable[[Ticket, Place, bytes], tuple[int, bytes]]
@@ -95,7 +83,7 @@ def _ask(ticket: Ticket, body: bytes, post: Post) -> bytes:
 
 
 def _untrusted(where: str, error: ssl.SSLCertVerificationError) -> AgentError:
-    if error.verify_code in CLOCK_ERRORS:
+    if error.verify_code in VERIFY_CODES:
         here = datetime.now(UTC).isoformat(timespec="minutes")
         return CloudUnreachableError("agent-cli.enrol-clock", endpoint=where, here=here)
     return CloudUnreachableError("agent-cli.enrol-untrusted", endpoint=where, reason=error.verify_message[:200])

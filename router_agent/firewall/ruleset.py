@@ -28,8 +28,13 @@ class Ruleset:
     ipv6: str
 
 
-def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str, dhcp: bool = False) -> Ruleset:
-    """The filter for this router; ``lan`` is the LAN interface, ``dhcp``: the router hands out addresses there."""
+def render(
+    enrolment: Enrolment, dataplane: Dataplane, *, lan: str, dhcp: bool = False, lan_shut: bool = False
+) -> Ruleset:
+    """The filter for this router; ``lan`` is the LAN interface, ``dhcp``: the router hands out addresses there.
+
+    ``lan_shut``: nothing goes between the LAN and the tunnel; only the router itself speaks (mobile data are spent).
+    """
     own = enrolment.router_address
     arrived, leaving = arrived_match(dataplane), f"-o {TUNNEL_INTERFACE}"
     filter_rules = [
@@ -49,6 +54,10 @@ def render(enrolment: Enrolment, dataplane: Dataplane, *, lan: str, dhcp: bool =
     if dhcp:
         # A machine that has no address yet asks from 0.0.0.0 (RFC 2131 section 4.1).
         filter_rules.insert(6, f"-A INPUT -i {lan} -p udp -m udp --sport 68 --dport 67 -j ACCEPT")
+    if lan_shut:
+        filter_rules = [
+            rule for rule in filter_rules if not (rule.startswith("-A FORWARD") and rule.endswith("ACCEPT"))
+        ]
     # TCP through the tunnel: segments that fit, whatever happens to ICMP on the way (RFC 2923 section 2.1).
     mangle_rules = ["-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"]
     nat_rules = []

@@ -4,6 +4,7 @@ What pyserial raises ends here: a modem that is gone raises ModemLostError, one 
 Never logs what it sends: a PIN passes through here.
 """
 
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class Port(Protocol):
         """Send all of it. Raises ModemSilentError: the modem takes no more bytes."""
         ...
 
+    def discard(self) -> None:
+        """Forget what has come and was not read."""
+        ...
+
     def drop_dtr(self, for_s: float) -> bool:
         """Let DTR fall and rise; False: this line has none."""
         ...
@@ -98,6 +103,12 @@ class SerialPort:
         except serial.SerialTimeoutException:
             raise ModemSilentError("agent.modem-silent", device=self._device) from None
         except (serial.SerialException, OSError) as error:
+            raise self._lost(error) from error
+
+    def discard(self) -> None:
+        try:
+            self._serial.reset_input_buffer()
+        except (serial.SerialException, OSError, termios.error) as error:
             raise self._lost(error) from error
 
     def drop_dtr(self, for_s: float) -> bool:
@@ -159,8 +170,6 @@ class AtChannel:
         return self._port.drop_dtr(for_s)
 
     def _drain(self) -> None:
-        """What came late or unasked is no answer to what is sent next. A babbling modem cannot hold this up."""
-        for _ in range(10):
-            if not self._port.read():
-                break
+        """What came late or unasked is no answer to what is sent next."""
+        self._port.discard()
         self._reader.clear()

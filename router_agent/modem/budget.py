@@ -97,7 +97,10 @@ def account(ledger: Ledger, reading: Reading | None, this_month: str | None) -> 
 
 
 def close(ledger: Ledger, total_bytes: int) -> Ledger:
-    """The interface has ended, and this is what it carried in all: what no look has seen is added."""
+    """The interface has ended, and this is what it carried in all: what no look has seen is added.
+
+    pppd leaves out what was said before IP was up, some hundred bytes a call.
+    """
     unseen = max(0, total_bytes - ledger.counter_bytes)
     return replace(ledger, used_bytes=ledger.used_bytes + unseen, epoch="", counter_bytes=0)
 

@@ -189,6 +189,10 @@ class MobileLine:
     def _publish(self, now: float) -> None:
         view = ModemView() if self._modem is None else self._modem.view
         problems = [*(() if self._modem is None else self._modem.problems(now)), *self._budget_problems()]
+        ledger = self._book.ledger
+        if self._modem is None and not ledger.epoch and not ledger.used_bytes:
+            self._view = LineView(None, tuple(problems))
+            return  # no mobile line here
         report = ModemReport(
             state=_NOT_DRIVEN if self._modem is None else view.state.value,
             signal_dbm=view.signal_dbm,

@@ -10,29 +10,52 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from router_agent.bundle import Endpoint
-from router_agent.errors import CloudRefusedError, CloudUnreachableError, StateError
+from router_agent.errors import AgentError, CloudRefusedError, CloudUnreachableError, StateError
 from router_agent.identity import Identity
-from router_agent.report.documents import ANSWER_MAX_BYTES, Answer, parse_answer
+from router_agent.report import clock
+from router_agent.report.documents import ANSWER_MAX_BYTES, Answer, parse_answer, parse_files
 
 #: Seconds for a connection, and for each read or write after it. A 3G line with a bad signal needs several; a tunnel
 #: that has died must not keep the cloud from hearing of it past the tunnel.
 CONNECT_S = 5.0
 TIMEOUT_S = 10.0
 
+#: X509_V_FLAG_NO_CHECK_TIME, X509_VERIFY_PARAM_set_flags(3): Python has no name for it.
+_NO_CHECK_TIME = 0x200000
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An answer, and the way it came."""
+    """An answer, and the way it came. ``skew_s``: how far our clock is ahead of the cloud's."""
 
     answer: Answer
     endpoint: Endpoint
+    skew_s: float | None = None
+
+    def clock_wrong(self) -> AgentError | None:
+        """What to say when the clocks differ too much."""
+        return None if self.skew_s is None else clock.complaint(self.skew_s, datetime.now(UTC))
 
 
-def tls_context(identity: Identity, runtime: Path) -> ssl.SSLContext:
-    """The router's side of mutual TLS; ``runtime`` takes a file that OpenSSL reads.
+def connect(identity: Identity, runtime: Path) -> "CloudClient":
+    """A client for this identity; it goes on with it when another one is installed. Raises StateError."""
+    enrolment = identity.enrolment
+    return CloudClient(
+        tls_context(identity, runtime),
+        timeless=tls_context(identity, runtime, timeless=True),
+        name=enrolment.endpoint_name,
+        device_id=identity.device_id,
+        source=str(enrolment.router_address),
+    )
+
+
+def tls_context(identity: Identity, runtime: Path, *, timeless: bool = False) -> ssl.SSLContext:
+    """The router's side of mutual TLS; ``runtime`` takes a file that OpenSSL reads. ``timeless``: dates of certificates
+    do not matter; good for asking the time, and for nothing else.
 
     Raises StateError: key and certificate are missing, damaged or not a pair.
     """
@@ -40,6 +63,8 @@ def tls_context(identity: Identity, runtime: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # The cloud's authority is not self-signed: trust ends there, and a tenant's authority is not below it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if timeless:
+        context.verify_flags |= _NO_CHECK_TIME
     try:
         context.load_verify_locations(cadata=identity.text("cloud-authority.crt"))
         # OpenSSL takes the chain from the certificate's file: the site's certificate, then its tenant's authority.
@@ -55,9 +80,17 @@ class CloudClient:
     """Talks to the first endpoint that answers. Keeps nothing between calls, so several threads may call."""
 
     def __init__(
-        self, context: ssl.SSLContext, *, name: str, device_id: str, source: str, timeout_s: float = TIMEOUT_S
+        self,
+        context: ssl.SSLContext,
+        *,
+        timeless: ssl.SSLContext | None = None,
+        name: str,
+        device_id: str,
+        source: str,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._context = context
+        self._timeless = timeless
         self._name = name
         self._device_id = device_id
         self._source = source
@@ -72,8 +105,8 @@ class CloudClient:
         trouble = CloudUnreachableError("agent.cloud-unreachable", endpoint="", reason="no endpoint")
         for endpoint in endpoints:
             try:
-                answer = self._post(endpoint, "/agent/v1/heartbeat", body, "application/json")
-                return Heard(parse_answer(answer), endpoint)
+                answer, date = self._post(endpoint, "/agent/v1/heartbeat", body, "application/json")
+                return Heard(parse_answer(answer), endpoint, clock.skew_s(date, datetime.now(UTC)))
             except CloudUnreachableError as error:
                 trouble = error
         raise trouble
@@ -89,23 +122,32 @@ class CloudClient:
                 trouble = error
         raise trouble
 
-    def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> bytes:
+    def next_certificate(self, csr: str, endpoints: tuple[Endpoint, ...]) -> Mapping[str, bytes]:
+        """Ask for the next certificate; the files of the answer, not yet checked. Raises as `heartbeat` does."""
+        trouble = CloudUnreachableError("agent.cloud-unreachable", endpoint="", reason="no endpoint")
+        for endpoint in endpoints:
+            try:
+                body = json.dumps({"csr": csr}).encode()
+                return parse_files(self._post(endpoint, "/agent/v1/certificate", body, "application/json")[0])
+            except CloudUnreachableError as error:
+                trouble = error
+        raise trouble
+
+    def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[bytes, str | None]:
+        """The answer and its Date header."""
         where = f"{endpoint.address}:{endpoint.port}"
         connection = http.client.HTTPConnection(self._name, endpoint.port, timeout=self._timeout_s)
         try:
-            # Inside the tunnel the source is the overlay address: then the answer proves the tunnel.
-            source = (self._source, 0) if endpoint.in_tunnel else None
-            plain = socket.create_connection((endpoint.address, endpoint.port), min(CONNECT_S, self._timeout_s), source)
-            plain.settimeout(self._timeout_s)
-            try:
-                connection.sock = self._context.wrap_socket(plain, server_hostname=self._name)
-            except BaseException:
-                plain.close()
-                raise
+            connection.sock = self._secured(endpoint, self._context)
             headers = {"Authorization": f"KyotenDevice {self._device_id}", "Content-Type": content_type}
             connection.request("POST", path, body, headers)
             response = connection.getresponse()
             answer = response.read(ANSWER_MAX_BYTES + 1)
+        except ssl.SSLCertVerificationError as error:
+            if error.verify_code in clock.VERIFY_CODES and (wrong := self._ask_the_time(endpoint)) is not None:
+                raise wrong from error
+            reason = error.verify_message[:200]
+            raise CloudUnreachableError("agent.cloud-unreachable", endpoint=where, reason=reason) from error
         except (OSError, http.client.HTTPException) as error:
             reason = (str(error) or type(error).__name__)[:200]
             raise CloudUnreachableError("agent.cloud-unreachable", endpoint=where, reason=reason) from error
@@ -117,4 +159,33 @@ class CloudClient:
             raise CloudRefusedError("agent.cloud-refused", endpoint=where, status=response.status)
         if len(answer) > ANSWER_MAX_BYTES:
             raise CloudRefusedError("agent.cloud-answer-unknown", reason="too long")
-        return answer
+        return answer, response.getheader("Date")
+
+    def _secured(self, endpoint: Endpoint, context: ssl.SSLContext) -> ssl.SSLSocket:
+        # Inside the tunnel the source is the overlay address: then the answer proves the tunnel.
+        source = (self._source, 0) if endpoint.in_tunnel else None
+        plain = socket.create_connection((endpoint.address, endpoint.port), min(CONNECT_S, self._timeout_s), source)
+        plain.settimeout(self._timeout_s)
+        try:
+            return context.wrap_socket(plain, server_hostname=self._name)
+        except BaseException:
+            plain.close()
+            raise
+
+    def _ask_the_time(self, endpoint: Endpoint) -> CloudUnreachableError | None:
+        """By our clock the endpoint's certificate does not count now: whose clock is wrong? Nothing secret is sent."""
+        if self._timeless is None:
+            return None
+        connection = http.client.HTTPConnection(self._name, endpoint.port, timeout=self._timeout_s)
+        try:
+            connection.sock = self._secured(endpoint, self._timeless)
+            connection.request("HEAD", "/agent/v1/heartbeat")
+            date = connection.getresponse().getheader("Date")
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        here = datetime.now(UTC)
+        skew_s = clock.skew_s(date, here)
+        complaint = None if skew_s is None else clock.complaint(skew_s, here)
+        return None if complaint is None else CloudUnreachableError(complaint.key, **complaint.params)

@@ -1,7 +1,7 @@
-"""The threads that talk to the cloud, one for heartbeats and one for logs: the main loop hands them errands.
+"""The threads that talk to the cloud, one for each kind of errand: the main loop hands them over.
 
-Two, because a log takes minutes on a bad line: heartbeats that waited behind it would make a healthy site look silent,
-and undo a settings change for want of its confirmation. They share nothing with the main loop but queues.
+Not one, because a log takes minutes on a bad line: heartbeats that waited behind it would make a healthy site look
+silent, and undo a settings change for want of its confirmation. They share nothing with the main loop but queues.
 """
 
 import queue
@@ -32,15 +32,25 @@ class LogErrand:
     endpoints: tuple[Endpoint, ...]
 
 
-Errand = HeartbeatErrand | LogErrand
+@dataclass(frozen=True, slots=True)
+class CertificateErrand:
+    """Ask for the next certificate; ``csr``: the request, PEM."""
+
+    csr: str
+    endpoints: tuple[Endpoint, ...]
+
+
+Errand = HeartbeatErrand | LogErrand | CertificateErrand
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an errand: ``heard`` for a heartbeat that was answered, ``error`` when it failed."""
+    """What became of an errand: ``heard`` for a heartbeat that was answered, ``files`` for a certificate that came,
+    ``error`` when it failed."""
 
     errand: Errand
     heard: Heard | None = None
+    files: Mapping[str, bytes] | None = None
     error: AgentError | None = None
 
 
@@ -52,8 +62,7 @@ class Courier:
         self._collect = collect
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._lanes: dict[type[Errand], queue.SimpleQueue[Errand | None]] = {
-            HeartbeatErrand: queue.SimpleQueue(),
-            LogErrand: queue.SimpleQueue(),
+            kind: queue.SimpleQueue() for kind in (HeartbeatErrand, LogErrand, CertificateErrand)
         }
         # Daemon threads: at the end nobody waits for a network that is dead.
         self._threads = [
@@ -73,6 +82,10 @@ class Courier:
             lane.put(None)
         for thread in self._threads:
             thread.join(wait_s / len(self._threads))
+
+    def use(self, client: CloudClient) -> None:
+        """The next errands go by this client; those under way end with the one before."""
+        self._client = client
 
     @property
     def busy(self) -> bool:
@@ -102,6 +115,8 @@ class Courier:
         try:
             if isinstance(errand, HeartbeatErrand):
                 return Outcome(errand, heard=self._client.heartbeat(errand.document, errand.endpoints))
+            if isinstance(errand, CertificateErrand):
+                return Outcome(errand, files=self._client.next_certificate(errand.csr, errand.endpoints))
             self._client.hand_over_log(errand.request.id, self._collect(errand.request), errand.endpoints)
             return Outcome(errand)
         except AgentError as error:

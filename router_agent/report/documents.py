@@ -187,6 +187,20 @@ def parse_answer(body: bytes) -> Answer:
         raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
 
 
+def parse_files(body: bytes) -> Mapping[str, bytes]:
+    """The files in an answer that brings certificates. Raises CloudRefusedError: it is not one of this protocol."""
+    try:
+        document = _object(json.loads(body))
+        if document.get("format", PROTOCOL) != PROTOCOL:
+            raise ValueError("format")
+        files = _object(document["files"])
+        if not all(isinstance(content, str) for content in files.values()):
+            raise TypeError("files")
+        return {str(name): str(content).encode() for name, content in files.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
+
+
 def _desired(fields: Mapping[str, object]) -> DesiredSettings:
     return DesiredSettings(_whole(fields["version"]), dict(_object(fields["values"])), _number(fields["confirm_s"]))
 

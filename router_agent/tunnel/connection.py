@@ -47,6 +47,8 @@ def connection(
         "proposals": list(IKE_PROPOSALS),
         "encap": "yes",
         "mobike": "yes",
+        # The gateway does not ask for it: it would have to name every tenant's authority.
+        "send_cert": "always",
         "keyingtries": "1",
         "unique": "replace",
         "dpd_delay": f"{max(1, round(dpd_s))}s",

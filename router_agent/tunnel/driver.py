@@ -27,6 +27,7 @@ from router_agent.tunnel.home import Home
 from router_agent.tunnel.ike_ping import IkePing, Path
 from router_agent.tunnel.machine import Actions, Event, Phase, Seen, Timing
 from router_agent.tunnel.probe import Probe
+from router_agent.tunnel.takeover import Takeover
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class TunnelDriver:
         self._trouble: Problem | None = None
         self._line = True
         self._configured = False
+        self._takeover = Takeover()
+        self._renewed = False
         self._own = ""
         self._line_now: tuple[str, str] | None = None
         self._diagnosis = diagnosis
@@ -172,6 +175,21 @@ class TunnelDriver:
         elif alive:
             self._state = machine.hurried(self._state, now)
 
+    @property
+    def renewed(self) -> bool:
+        """Whether the tunnel that stands was made with the certificate installed now."""
+        return self._renewed
+
+    def use(self, identity: Identity, *, given_back: bool = False) -> None:
+        """Another certificate is installed. New tunnels have it; one that stands gets a successor that takes over.
+        ``given_back``: it is the one before again, which the tunnel that stands was made with."""
+        self._identity = identity
+        self._ready = False
+        if given_back:
+            self._takeover.give_up()
+        else:
+            self._takeover.begin()
+
     def take_down(self) -> None:
         """End the tunnel, telling the gateway, and charon with it."""
         self._probe.cancel()
@@ -208,7 +226,16 @@ class TunnelDriver:
         if self._process.set_log_aside():
             self._charon.reopen_log()
         sas = self._charon.sas(connection=connection.CONNECTION)
-        alive = next((sa for sa in sas if _carries(sa) and not self._foreign(sa)), None)
+        carrying = [sa for sa in sas if _carries(sa) and not self._foreign(sa)]
+        alive = max(carrying, key=lambda sa: sa.unique_id, default=None)
+        self._renewed = self._takeover.is_new(alive)
+        for number in self._takeover.outlived(carrying) if self._renewed else ():
+            self._charon.terminate(unique_id=number, force=False)
+        if self._takeover.due(sas, standing=self._state.phase is Phase.UP and alive is not None):
+            self._load_connection(self.view().gateway)
+            self._takeover.initiated()
+            self._charon.initiate(connection.CONNECTION, connection.CHILD)
+            _log.info("making a tunnel with the new certificate beside the one that stands")
         timing = self._timing(UplinkKind.NONE if line is None else line.kind)
         seen = Seen(alive is not None, bool(sas), self._probe.outcome(now), on_line=_on_line(alive, line))
         if alive is not None:
@@ -270,6 +297,7 @@ class TunnelDriver:
             self._charon.terminate(connection=connection.CONNECTION, force=True)
         if actions.initiate:
             self._load_connection(self.view().gateway)
+            self._takeover.initiated()
             self._diagnosis.attempt()
             self._charon.initiate(connection.CONNECTION, connection.CHILD)
         if actions.probe:
@@ -278,6 +306,8 @@ class TunnelDriver:
 
     def _prepare(self, now: float) -> None:
         started = self._process.ensure()
+        if started:
+            self._takeover.charon_started()
         self._charon.close()
         for authority in ("root.crt", "cloud-authority.crt", "tenant-authority.crt"):
             self._charon.load_authority(self._identity.text(authority))

@@ -68,7 +68,7 @@ class Timing:
 
 #: Wired lines answer in tens of milliseconds; a mobile one may sleep for seconds, and each probe costs data.
 WIRED_TIMING = Timing(probe_s=5, probe_wait_s=2, connect_s=12, backoff=Backoff(1, 30))
-MOBILE_TIMING = Timing(probe_s=20, probe_wait_s=5, connect_s=25, backoff=Backoff(2, 60), move_s=3.0, move_wait_s=1.5)
+MOBILE_TIMING = Timing(probe_s=20, probe_wait_s=5, connect_s=25, backoff=Backoff(2, 60), move_s=2.5, move_wait_s=1.2)
 
 #: Probes without an answer before the tunnel is started over. After the first one they follow each other at once.
 MISSES = 3

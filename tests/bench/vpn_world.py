@@ -23,7 +23,7 @@ import vici
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudside.config import Config
+from cloudside.config import Config, Listen, Web
 from cloudside.config import Gateway as GatewayConfig
 from cloudside.pki import authority, issuing, published
 from cloudside.pki.authority import Leaf
@@ -49,6 +49,8 @@ from tests.lab.gateway_world import WEB, GatewayWorld
 PUBLIC = IPv4Network("100.64.0.0/10")
 OVERLAY = IPv4Network("10.0.0.0/8")
 SERVICE = IPv4Address("10.255.255.1")
+#: Routers probe their tunnel here; nobody listens, and a refusal is an answer.
+PROBE_PORT = 8443
 IDENTITY = "vpn.kyoten"
 CHILD = "net"
 #: The gateway's table of routes to sites (cloudside.datapath.site_routes).
@@ -228,6 +230,9 @@ class Fleet:
             "remote_addrs": [str(public)],
             "proposals": list(IKE_PROPOSALS),
             "encap": "yes",
+            # The gateway does not ask: it would name each tenant's authority, in a packet that cannot be fragmented.
+            "send_cert": "always",
+            "send_certreq": "no",
             "keyingtries": "1",
             "unique": "replace",
             "dpd_delay": f"{dpd_s}s",
@@ -331,6 +336,7 @@ def build(name: str, *, registered: int, connecting: int) -> VpnWorld:
         state_directory=network.directory / "state",
         runtime_directory=network.directory / "run",
         gateway=GatewayConfig(public_addresses=("198.51.100.1",)),
+        web=Web(listen=(Listen(address=SERVICE, port=PROBE_PORT),)),
     )
     config.state_directory.mkdir(mode=0o700)
     config.runtime_directory.mkdir()

@@ -8,8 +8,8 @@ import json
 import secrets
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from ipaddress import IPv4Network, ip_address, ip_network
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ SERVICE = "10.255.255.1"
 GATEWAY = "203.0.113.2"
 WAN = "198.51.100.11"
 PORT = 8443
+NEW = timedelta()
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
@@ -53,6 +54,7 @@ class AgentWorld:
     operator_key: Path
     lan: IPv4Network
     credentials: dict[str, str] = field(repr=False, default_factory=dict)
+    tenant: Authority | None = field(repr=False, default=None)
     agent: Process | None = None
 
     @property
@@ -94,6 +96,30 @@ class AgentWorld:
             },
         )
         charon.close()
+
+    def requests(self) -> list[Path]:
+        """The requests for certificates that came in, in their order."""
+        return sorted((self.cloud / "requests").glob("*.pem"), key=lambda path: int(path.stem))
+
+    def issue(self, request: Path, *, overlay: str = str(OVERLAY), now: datetime | None = None) -> x509.Certificate:
+        """Answer a request: a certificate and bundle.json for this overlay."""
+        csr = x509.load_pem_x509_csr(request.read_bytes())
+        assert self.tenant is not None
+        key = csr.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        leaf = Leaf(SITE, (SITE,), (authority.CLIENT_AUTH, authority.IPSEC_IKE), blocks=(ip_network(overlay),))
+        made = authority.make_leaf(
+            self.tenant, leaf, key=key, now=now or datetime.now(UTC), serial=secrets.randbits(100)
+        )
+        files = {
+            "site.crt": _pem(made).decode(),
+            "tenant-authority.crt": self.credentials["tenant"],
+            "bundle.json": json.dumps(dict(bundle.document(_description(self.lan, ip_network(overlay))))),
+        }
+        fresh = request.with_suffix(".new")
+        fresh.write_text(json.dumps({"format": 1, "files": files}))
+        fresh.rename(request.with_suffix(".json"))
+        return made
 
     def kill_gateway(self) -> None:
         """SIGKILL: no farewell to anyone."""
@@ -177,8 +203,9 @@ def _answers(charon: Charon) -> bool:
         return False
 
 
-def build(name: str, *, lan: str = "192.168.1.0/24") -> AgentWorld:
-    """Hosts, certificates, bundle; nothing runs yet. ``lan`` equal to the overlay: nothing is mapped."""
+def build(name: str, *, lan: str = "192.168.1.0/24", aged: timedelta = NEW) -> AgentWorld:
+    """Hosts, certificates, bundle; nothing runs yet. ``lan`` equal to the overlay: nothing is mapped. ``aged``: how old
+    the site's certificate is."""
     network = Network(name)
     internet = network.add_host("internet", forwards=True)
     gateway = network.add_host("gateway", forwards=True)
@@ -207,12 +234,31 @@ def build(name: str, *, lan: str = "192.168.1.0/24") -> AgentWorld:
         network, gateway, router, plc, internet, cloud,
         bundle=router.directory / "bundle.tar", operator_key=network.directory / "operator", lan=prefix,
     )  # fmt: skip
-    _credentials(world)
+    _credentials(world, aged)
     world.answer()
     return world
 
 
-def _credentials(world: AgentWorld) -> None:
+def _description(lan: IPv4Network, overlay: IPv4Network | IPv6Network) -> bundle.Description:
+    return bundle.Description(
+        site=SITE,
+        tenant="acme",
+        overlay=overlay,
+        lan=lan,
+        gateways=(GATEWAY,),
+        gateway_identity="vpn.kyoten",
+        service_address=ip_address(SERVICE),
+        reachable=ip_network("10.0.0.0/8"),
+        endpoints=(
+            bundle.Endpoint(ip_address(SERVICE), PORT, True),
+            bundle.Endpoint(ip_address(GATEWAY), PORT, False),
+        ),
+        endpoint_name="agent.kyoten",
+        heartbeat_s=1,
+    )
+
+
+def _credentials(world: AgentWorld, aged: timedelta) -> None:
     now = datetime.now(UTC)
 
     def key() -> ec.EllipticCurvePrivateKey:
@@ -231,9 +277,9 @@ def _credentials(world: AgentWorld) -> None:
         )
         return Authority(name, made, own)
 
-    def leaf(issuer: Authority, what: Leaf) -> tuple[bytes, bytes]:
+    def leaf(issuer: Authority, what: Leaf, aged: timedelta = NEW) -> tuple[bytes, bytes]:
         own = key()
-        made = authority.make_leaf(issuer, what, key=own.public_key(), now=now, serial=serial())
+        made = authority.make_leaf(issuer, what, key=own.public_key(), now=now - aged, serial=serial())
         return _pem(made), key_to_pem(own)
 
     cloud, tenant = below("cloud", "10.0.0.0/8"), below("tenant-acme", "10.10.0.0/16")
@@ -243,7 +289,8 @@ def _credentials(world: AgentWorld) -> None:
     )
     endpoint = leaf(cloud, Leaf("agent.kyoten", ("agent.kyoten",), (authority.SERVER_AUTH,)))
     usages = (authority.CLIENT_AUTH, authority.IPSEC_IKE)
-    site = leaf(tenant, Leaf(SITE, (SITE,), usages, blocks=(OVERLAY,)))
+    site = leaf(tenant, Leaf(SITE, (SITE,), usages, blocks=(OVERLAY,)), aged)
+    world.tenant = tenant
     device_id = secrets.token_hex(32)
     host_key, operator = ssh_keys.make_pair(SITE), ssh_keys.make_pair("operator")
     world.credentials = {
@@ -259,22 +306,7 @@ def _credentials(world: AgentWorld) -> None:
     (world.cloud / "device_id").write_text(device_id)
     world.operator_key.touch(mode=0o600)
     world.operator_key.write_bytes(operator.private)
-    description = bundle.Description(
-        site=SITE,
-        tenant="acme",
-        overlay=OVERLAY,
-        lan=world.lan,
-        gateways=(GATEWAY,),
-        gateway_identity="vpn.kyoten",
-        service_address=ip_address(SERVICE),
-        reachable=ip_network("10.0.0.0/8"),
-        endpoints=(
-            bundle.Endpoint(ip_address(SERVICE), PORT, True),
-            bundle.Endpoint(ip_address(GATEWAY), PORT, False),
-        ),
-        endpoint_name="agent.kyoten",
-        heartbeat_s=1,
-    )
+    description = _description(world.lan, OVERLAY)
     files = [
         ("site.key", site[1]),
         ("site.crt", site[0]),

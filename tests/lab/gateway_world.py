@@ -310,6 +310,7 @@ def _router(site: str, host: Host, config: Config, database: Database) -> Router
         "remote_addrs": [str(PUBLIC)],
         "proposals": ["aes256gcm16-prfsha256-curve25519"],
         "dpd_delay": "1",
+        "send_cert": "always",
         "local": {"auth": "pubkey", "id": site, "certs": [files["site.crt"]]},
         "remote": {"auth": "pubkey", "id": "vpn.kyoten", "cacerts": [files["root.crt"]], "revocation": "relaxed"},
     }

@@ -11,6 +11,7 @@ from fleet_cloud import NOW, Answer, Cloud, Endpoint, Enrolled, heartbeat_docume
 
 from cloudside.errors import InputError
 from cloudside.pki import address_blocks, moving, renewal, revocation
+from cloudside.pki.authority import is_due
 from cloudside.registry import certificates, devices, sites
 from cloudside.registry.callers import OPERATOR, Caller
 from cloudside.registry.tables import Certificate
@@ -77,7 +78,7 @@ async def test_in_its_last_third_it_is_renewed_and_both_count(
     assert len(_counting(cloud)) == 2
     assert await _wanted(endpoint, tokyo)  # the old one still counts, and still is to be replaced
     # TLS looks at the real clock, to which the new one has not begun: here the handshake is not the point.
-    assert not renewal.is_due(made.not_valid_before_utc, made.not_valid_after_utc, DUE)
+    assert not is_due(made, DUE)
 
 
 async def test_a_router_that_loses_every_answer_keeps_the_one_in_use_and_is_stopped(

@@ -106,7 +106,6 @@ def test_interrupted_run_is_finished_by_the_next(tmp_path: Path, installation: I
 @pytest.mark.parametrize(
     ("harm", "key"),
     [
-        (lambda path: path.unlink(), "pki.key-missing"),
         (lambda path: path.chmod(0o640), "pki.key-permissions"),
         (lambda path: path.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n"), "pki.key-damaged"),
         (lambda path: path.write_bytes(b""), "pki.key-damaged"),

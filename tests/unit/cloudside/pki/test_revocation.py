@@ -40,7 +40,7 @@ def test_every_authority_has_a_list(installation: Installation) -> None:
             decoded = x509.load_der_x509_crl(kept.der)
             assert decoded.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == kept.number
             assert decoded.next_update_utc == kept.next_update
-            assert kept.next_update - installation.now <= timedelta(days=7)
+            assert kept.next_update - installation.now <= timedelta(days=365 if kept.authority == "root" else 7)
 
 
 def test_revoked_site_is_on_its_tenants_list_only(enrolled: Installation) -> None:
@@ -82,8 +82,8 @@ def test_lists_are_renewed_before_they_end(installation: Installation) -> None:
         assert revocation.renew_expiring(session, installation.config, now=installation.now) == []
         later = installation.now + timedelta(days=3, minutes=1)
         renewed = revocation.renew_expiring(session, installation.config, now=later)
-    assert len(renewed) == 4
-    assert set(_numbers(installation).values()) == {2}
+    assert [kept.authority for kept in renewed] == ["cloud", "tenant-acme", "tenant-zenith"]
+    assert _numbers(installation) == {"root": 1, "cloud": 2, "tenant-acme": 2, "tenant-zenith": 2}
     assert all(kept.next_update > later + timedelta(days=6) for kept in renewed)
 
 
@@ -94,3 +94,21 @@ def test_expired_certificates_leave_the_list(enrolled: Installation) -> None:
         renewed = revocation.renew_expiring(session, enrolled.config, now=later)
     lists = {kept.authority: x509.load_der_x509_crl(kept.der) for kept in renewed}
     assert len(lists["tenant-acme"]) == 0
+
+
+def test_roots_list_waits_for_its_key_until_that_is_trouble(installation: Installation) -> None:
+    key = installation.pki / "root.key"
+    content = key.read_bytes()
+    key.unlink()
+    due, late = installation.now + timedelta(days=250), installation.now + timedelta(days=340)
+    with installation.database.write() as session:
+        assert "root" not in {
+            kept.authority for kept in revocation.renew_expiring(session, installation.config, now=due)
+        }
+    with pytest.raises(ConfigurationError, match="root-absent"), installation.database.write() as session:
+        revocation.renew_expiring(session, installation.config, now=late)
+    key.write_bytes(content)
+    key.chmod(0o600)
+    with installation.database.write() as session:
+        revocation.renew_expiring(session, installation.config, now=due)
+    assert _numbers(installation)["root"] == 2

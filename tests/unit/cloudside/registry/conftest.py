@@ -81,6 +81,15 @@ def populated(populated_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
+def populated_postgresql(server: PostgresqlServer) -> str:
+    """For what only a server can do: a populated registry to copy."""
+    engine = PostgresqlEngine(server, "prepared")
+    url = _migrated(engine)
+    _populate(url)
+    return url
+
+
+@pytest.fixture(scope="session")
 def sqlite_migrated(sqlite_engine: SqliteEngine) -> str:
     return _migrated(sqlite_engine)
 

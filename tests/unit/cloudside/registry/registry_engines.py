@@ -65,12 +65,13 @@ class PostgresqlEngine:
 
     name = "postgresql"
 
-    def __init__(self, server: PostgresqlServer) -> None:
+    def __init__(self, server: PostgresqlServer, prefix: str = "registry") -> None:
         self._server = server
+        self._prefix = prefix
         self._numbers = count()
 
     def new(self, base: str | None = None) -> str:
-        name = f"registry{next(self._numbers)}"
+        name = f"{self._prefix}{next(self._numbers)}"
         template = "template0" if base is None else make_url(base).database
         self._server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self._server.url(name)

@@ -92,6 +92,10 @@ _FUNCTIONS: dict[str, tuple[Act, set[str]]] = {
     "tenants.add": (lambda s: tenants.add(s, OPERATOR, tenant_id="new", overlay=OVERLAY, now=NOW), {"new"}),
     "sites.add": (lambda s: sites.add(s, OPERATOR, site_id="kobe-1", tenant_id="acme", now=NOW), {"acme"}),
     "sites.change": (lambda s: sites.change(s, OPERATOR, site_id="osaka-1", phase="retired"), {"zenith"}),
+    "sites.move": (
+        lambda s: sites.move(s, OPERATOR, site_id="osaka-1", overlay="10.20.7.0/24", now=NOW),
+        {"zenith"},
+    ),
     "devices.add": (
         lambda s: devices.add(s, OPERATOR, site_id="osaka-1", name="x", lan_address="192.168.1.9"),
         {"zenith"},

@@ -1,5 +1,6 @@
 """A modem under test: our code on one side of a pseudo-terminal, the lab's emulator on the other. No PPP, no root."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,8 @@ class Site:
     def step(self, times: int = 1, *, spent: bool = False) -> None:
         for _ in range(times):
             self.now += max(self.modem.step(self.now, 0.5, spent=spent), 0.01)
+            if self.state is State.ABSENT:
+                time.sleep(0.01)  # the emulator lives in real time
             if not self.seen or self.seen[-1] is not self.state:
                 self.seen.append(self.state)
 

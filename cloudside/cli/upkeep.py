@@ -1,0 +1,54 @@
+"""What `kyoten worker` does for certificates and strangers, on its clock: each a chore that can be repeated."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cloudside.cli.context import Cli
+
+if TYPE_CHECKING:
+    from cloudside.alerts.worker import Chore
+
+#: Lists live for a week and certificates for a year; both are renewed long before their end.
+_CERTIFICATES_EVERY_S = 3600.0
+#: The shortest quiet that ends an incident is an hour.
+_STRANGERS_EVERY_S = 60.0
+
+
+def chores(cli: Cli) -> list["Chore"]:
+    """Revocation lists, this node's own certificates, certificates of prefixes that were left, quiet strangers."""
+    from cloudside.alerts.worker import Chore
+    from cloudside.fleet import strangers
+    from cloudside.pki import initialise, renewal, revocation
+    from cloudside.registry.database import Doorbell
+
+    def ring() -> None:
+        Doorbell(cli.config.runtime_directory, "gateway", cli.database).ring()
+
+    def lists(now: datetime) -> None:
+        with cli.database.write() as session:
+            renewed = revocation.renew_expiring(session, cli.config, now=now)
+        if renewed:
+            ring()
+
+    def own(now: datetime) -> None:
+        with cli.database.write() as session:
+            renewed = initialise.renew_own(session, cli.config, now=now)
+        if renewed:
+            ring()
+
+    def left_behind(now: datetime) -> None:
+        with cli.database.write() as session:
+            ended = renewal.retire_left_behind(session, cli.config, now=now)
+        if ended:
+            ring()
+
+    def quiet(now: datetime) -> None:
+        with cli.database.write() as session:
+            strangers.close_quiet(session, now)
+
+    return [
+        Chore("revocation-lists", _CERTIFICATES_EVERY_S, lists),
+        Chore("own-certificates", _CERTIFICATES_EVERY_S, own),
+        Chore("certificates-left-behind", _CERTIFICATES_EVERY_S, left_behind),
+        Chore("strangers", _STRANGERS_EVERY_S, quiet),
+    ]
