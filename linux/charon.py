@@ -143,6 +143,10 @@ class Charon:
             if "no matching SAs" not in str(error):
                 raise
 
+    def rekey(self, *, child: str) -> None:
+        """Begin to replace the keys of CHILD_SAs of this name. Does not wait for it."""
+        self._command("rekey", {"child": child})
+
     def sas(self, *, connection: str | None = None) -> tuple[IkeSa, ...]:
         """All IKE_SAs, or those of one connection.
 

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 DAEMONS = ("gateway", "relay", "web", "worker")
 
-<<<<<<< HEAD
-#: Revocation lists live for a week and are renewed days before their end.
-_REVOCATION_LISTS_EVERY_S = 3600.0
 _PRUNE_EVERY_S = 3600.0
-=======
-_HISTORY_EVERY_S = 3600.0
->>>>>>> main
 
 
 def register(app: typer.Typer) -> None:
@@ -61,11 +55,7 @@ def worker(context: typer.Context) -> None:
 
     cli = operators_cli_of(context)
     cli.daemon = "worker"
-<<<<<<< HEAD
-    chores = [_revocation_lists(cli), _history(cli), _usage(cli)]
-=======
-    chores = [*upkeep.chores(cli), _history(cli)]
->>>>>>> main
+    chores = [*upkeep.chores(cli), _history(cli), _usage(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
 

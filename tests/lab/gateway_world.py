@@ -253,7 +253,7 @@ def build(name: str) -> GatewayWorld:
     config = Config(
         state_directory=network.directory / "state",
         runtime_directory=network.directory / "run",
-        gateway=Gateway(public_addresses=(str(PUBLIC),), resync_s=1.0, dpd_delay_s=5),
+        gateway=Gateway(public_addresses=(str(PUBLIC),), resync_s=1.0, usage_s=2.0, dpd_delay_s=5),
         web=Web(listen=(Listen(address=SERVICE, port=8443),)),
     )
     config.state_directory.mkdir(mode=0o700)
