@@ -58,7 +58,9 @@ def test_the_cloud_reads_every_field_of_a_heartbeat() -> None:
 
 
 def test_the_cloud_reads_a_heartbeat_with_nothing_in_it() -> None:
-    empty = heartbeat(uplink=NO_UPLINK, tunnel=TunnelReport(False, "", 0, ""), settings=SettingsReport(0), problems=(), modem=None)
+    empty = heartbeat(
+        uplink=NO_UPLINK, tunnel=TunnelReport(False, "", 0, ""), settings=SettingsReport(0), problems=(), modem=None
+    )
     assert protocol.Heartbeat.model_validate(empty.document()).uplink.kind == "none"
 
 
