@@ -72,6 +72,10 @@ def run(config: Config, stop: threading.Event) -> None:
             raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
         dataplane = detect(runner)
         enforcement = _enforcement(config, runner, dataplane)
+        try:
+            enforcement.hold()  # with the guard that this dataplane has
+        except LinuxError as error:
+            raise ConfigurationError("datapath.no-default-deny", reason=str(error)) from error
         log.info("start", gateway=config.gateway.name, dataplane=dataplane.value)
         routes = Routes()
         cleanup.callback(routes.close)
