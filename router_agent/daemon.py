@@ -346,6 +346,7 @@ class Agent:
             problems=self._board.current(now=now),
             lan_devices=self._lan.devices(wall_clock=time.time()),
             modem=self._mobile.view.report,
+            uplinks=self._lines.report(now),
         )
 
     def _collect_log(self, request: LogRequest) -> bytes:
