@@ -162,3 +162,41 @@ def test_events_that_come_no_more_are_noticed_and_opened_anew() -> None:
         assert world.daemon.running
         assert log.read_text().count("events-renewed") == 1
         detour.close()
+
+
+def test_commands_that_end_charon_and_close_the_gateway() -> None:
+    with _world("gc", Vpn()) as world:
+        world.start()
+        world.wait_ready()
+        tokyo = world.routers["tokyo"]
+        assert tokyo.connect()
+        wait_until("the way", lambda: tokyo.ping(WEB), timeout_s=5)
+        file = world.network.directory / "kyoten.toml"
+        file.write_text(
+            f'state_directory = "{world.config.state_directory}"\n'
+            f'runtime_directory = "{world.config.runtime_directory}"\n'
+            f'[gateway]\npublic_addresses = ["{gateway_world.PUBLIC}"]\n'
+        )
+
+        def kyoten(*words: str) -> int:
+            argv = [sys.executable, "-m", "cloudside.cli.main", "--config", str(file), "gateway", *words]
+            return world.gateway.run(argv, check=False).status
+
+        assert kyoten("close") == 3  # the daemon would bring everything up again
+        assert tokyo.ping(WEB)
+        old = world.charon_pid()
+        assert kyoten("restart-charon") == 0
+        wait_until("another charon", lambda: world.charon_pid() != old, timeout_s=10)
+        world.wait_ready()
+        # It was told that its tunnel ended, so it need not find out by itself.
+        wait_until("the router to know", lambda: not tokyo.sas(), timeout_s=1)
+        assert tokyo.connect()
+        wait_until("the way back", lambda: tokyo.ping(WEB), timeout_s=5)
+        assert world.daemon is not None
+        world.daemon.stop()
+        assert tokyo.ping(WEB)
+        assert kyoten("close") == 0
+        assert world.charon_sas() == {}
+        assert world.flip() == ""
+        assert ":FORWARD DROP" in world.rules()
+        assert kyoten("restart-charon") == 3
