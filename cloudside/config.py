@@ -120,10 +120,6 @@ class Vpn(_Section):
     hung_restart_s: Annotated[float, Field(ge=0)] = 60.0
     #: charon's worker threads. Takes a restart of charon.
     charon_threads: Annotated[int, Field(ge=8, le=256)] = 16
-    #: IKE_SA_INIT a second and address, and how many at once, before the kernel drops them; 0: no limit. Many routers
-    #: stand behind one carrier's address, and come back together.
-    init_per_source_s: Annotated[int, Field(ge=0, le=10_000)] = 100
-    init_burst: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
     @field_validator("ike_proposals")
     @classmethod

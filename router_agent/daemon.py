@@ -38,9 +38,11 @@ from router_agent.link import policy
 from router_agent.link.echo import Target, targets_of
 from router_agent.link.keeper import Lines
 from router_agent.link.names import Names
+from router_agent.link.uplinks import UplinkKind
 from router_agent.logs import collect
 from router_agent.logs import writer as log_writer
 from router_agent.mapping.routing import Mapping
+from router_agent.modem.line import MobileLine
 from router_agent.options import Options
 from router_agent.problems import Problem, ProblemBoard
 from router_agent.remote.keeper import SshKeeper
@@ -141,6 +143,16 @@ class Agent:
         #: The identity to start over with: the site has moved.
         self.successor: Identity | None = None
         self._trial = SettingsTrial(Journal(options.state), self._apply_settings)
+        self._mobile = MobileLine(
+            next((name for name, kind in options.uplinks.items() if kind is UplinkKind.MOBILE), "wwan0"),
+            options.modem,
+            state=options.state,
+            runtime=options.runtime,
+            runner=runner,
+            now=now,
+        )
+        self._lan_shut = False
+        self._timezone = ""
         self._interfaces: tuple[InterfaceState, ...] = ()
         self._versions = _versions(plane)
         self._look_at = self._check_at = self._status_at = now
@@ -151,6 +163,7 @@ class Agent:
     def start(self, now: float) -> None:
         """Shut the doors first, then everything else."""
         self._check_firewall(now)
+        self._mobile.start()
         self._trial.start(now)
         self._courier.start()
         _log.info("agent started: site %s, overlay %s", self._enrolment.site, self._enrolment.overlay)
@@ -162,6 +175,7 @@ class Agent:
             self._look_at = now + LOOK_S
             self._look(now)
         self._step_lines(now, roll)
+        self._step_mobile(now)
         if now >= self._check_at:
             self._check_at = now + self._options.check_s
             self._check_firewall(now)
@@ -214,6 +228,7 @@ class Agent:
     def stop(self) -> None:
         """End what cannot be left alone. The tunnel stays up for the next agent unless the options say otherwise."""
         self._courier.stop(wait_s=1.0)
+        self._mobile.stop(wait_s=2.0, hang_up=self._options.down_at_end)
         self._remote.stop()
         if self._options.down_at_end:
             self._lan.stop()
@@ -287,8 +302,29 @@ class Agent:
         if self._tunnel.configure(gateways, settings.dpd_s, now=now):
             _log.info("tunnel started over with new settings")
         self._lan.configure(settings.lan)
-        self._firewall.use(render(self._enrolment, self._plane, lan=self._options.lan, dhcp=self._lan.serves))
+        self._mobile.configure(settings.mobile)
+        self._set_firewall(lan_shut=self._lan_shut)
         self._look_at = self._check_at = now
+
+    def _set_firewall(self, *, lan_shut: bool) -> None:
+        self._lan_shut = lan_shut
+        lan = self._options.lan
+        self._firewall.use(render(self._enrolment, self._plane, lan=lan, dhcp=self._lan.serves, lan_shut=lan_shut))
+
+    def _step_mobile(self, now: float) -> None:
+        """Take in what the modem's thread has published."""
+        view = self._mobile.view
+        if self._board.set("mobile", *view.problems):
+            self._reporting.hurry(now)
+        timezone = self._reporting.contact.timezone
+        if timezone and timezone != self._timezone:
+            self._timezone = timezone
+            self._mobile.use_timezone(timezone)
+        shut = view.lan_shut and self._lines.uplink.kind is UplinkKind.MOBILE
+        if shut is not self._lan_shut:
+            _log.warning("the LAN's traffic is %s", "stopped: the mobile data are spent" if shut else "let through")
+            self._set_firewall(lan_shut=shut)
+            self._check_firewall(now)
 
     def _offer_settings(self, wanted: DesiredSettings, now: float) -> None:
         self._trial.offer(Version(wanted.version, wanted.values), wanted.confirm_s, now)
@@ -309,6 +345,8 @@ class Agent:
             ),
             problems=self._board.current(now=now),
             lan_devices=self._lan.devices(wall_clock=time.time()),
+            modem=self._mobile.view.report,
+            uplinks=self._lines.report(now),
         )
 
     def _collect_log(self, request: LogRequest) -> bytes:

@@ -20,12 +20,14 @@ _log = logging.getLogger(__name__)
 class Contact:
     """Monotonic seconds. ``heard_at``: last answer. ``tunnel_began_at``: when the last heartbeat that an endpoint in
     the tunnel answered was written. ``skew_s``: how far our clock was ahead of the cloud's then, None: it did not say.
-    ``renew``: the cloud wants this router to fetch another certificate."""
+    ``renew``: the cloud wants this router to fetch another certificate. ``timezone``: the site's; empty:
+    not heard yet."""
 
     heard_at: float | None = None
     tunnel_began_at: float | None = None
     skew_s: float | None = None
     renew: bool = False
+    timezone: str = ""
 
 
 class Reporting:
@@ -105,7 +107,8 @@ class Reporting:
             _log.info("the cloud answers at %s", heard.endpoint.address)
         inside = errand.began_at if heard.endpoint.in_tunnel else self.contact.tunnel_began_at
         renew = heard.answer.renew_certificate
-        self.contact = Contact(heard_at=now, tunnel_began_at=inside, skew_s=heard.skew_s, renew=renew)
+        zone = heard.answer.timezone
+        self.contact = Contact(heard_at=now, tunnel_began_at=inside, skew_s=heard.skew_s, renew=renew, timezone=zone)
         wrong = heard.clock_wrong()
         self._board.set("clock", *(() if wrong is None else (Problem.of(wrong),)))
         answer = heard.answer

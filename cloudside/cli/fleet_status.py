@@ -1,5 +1,6 @@
 """`kyoten status`: the fleet at one look, the worst first."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,6 +43,7 @@ class _Fleet:
     sites: "list[SiteRow]"
     states: Mapping[str, tuple[str, datetime | None, str]]
     troubles: Mapping[str, list[dict[str, Any]]]
+    connected: list[tuple[str, str]]
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +61,7 @@ def status(
     _json: JsonFlag = False,
 ) -> None:
     """How many sites are connected, how the gateways are, which sites are worst, and what is wrong in words."""
-    from cloudside.registry import incidents, overview, reports, sites
+    from cloudside.registry import incidents, reports, sites
     from cloudside.vpn import evidence
 
     cli = cli_of(context)
@@ -70,12 +72,12 @@ def status(
             sites.get(session, caller, site)
         fleet = _read(session, caller, silent, now=now)
         states = reports.gateways(session, caller) if caller.tenant is None else []
-        up = [row.gateway for row in overview.tunnels(session, caller) if row.up] if states else []
+        carried = Counter(gateway for _, gateway in fleet.connected)
         open_now = incidents.still_open(session, caller)
         listed = site is not None or every or len(fleet.sites) <= SMALL_FLEET
         site_rows = _listed(session, caller, silent, site, now=now) if listed else None
     tenants = _counts(fleet)
-    gateway_rows = [rows_of.gateway_row(one, now=now, silent=silent, tunnels=up.count(one.name)) for one in states]
+    gateway_rows = [rows_of.gateway_row(one, now=now, silent=silent, tunnels=carried[one.name]) for one in states]
     worst_rows = _worst(fleet, now=now)
     incident_rows = [incidents_group.row_of(incident) for incident in open_now if site in (None, incident.subject)]
     if cli.as_json:
@@ -118,19 +120,30 @@ def _print_gateways(rows: list[dict[str, Any]]) -> None:
 
 def _read(session: "Session", caller: "Caller", silent: Mapping[str, int], *, now: datetime) -> _Fleet:
     from cloudside.registry import history, overview
-    from cloudside.vpn.verdict import TunnelView, standing
+    from cloudside.vpn.verdict import State, TunnelView, standing
 
     sites = overview.sites(session, caller)
+    connected = overview.connected(session, caller)
+    recent = history.problems_of_all(session, caller, since=now - _RECENT)
+    up = {site: gateway for site, gateway in connected if gateway not in silent}
+    rest = [name for name, gateway in connected if name not in up]
     tunnels: dict[str, list[TunnelView]] = {}
-    for row in overview.tunnels(session, caller):
+    rows = overview.tunnels(session, caller, up=False)
+    # When a tunnel came up matters only where it says whether a problem is over, or nobody knows more.
+    if named := [*rest, *(name for name in recent if name in up)]:
+        rows += [row for row in overview.tunnels(session, caller, of=named) if row.up]
+    for row in rows:
         tunnels.setdefault(row.site, []).append(TunnelView(row.gateway, row.up, row.since))
     states: dict[str, tuple[str, datetime | None, str]] = {}
     for one in sites:
+        if one.site in up and one.site not in recent:
+            states[one.site] = (State.UP.value, None, up[one.site])
+            continue
         state, tunnel = standing(tunnels.get(one.site, ()), silent)
         since = None if tunnel is None else tunnel.since
         states[one.site] = (state.value, since, "" if tunnel is None else tunnel.gateway)
     troubles: dict[str, list[dict[str, Any]]] = {}
-    for name, seen in history.problems_of_all(session, caller, since=now - _RECENT).items():
+    for name, seen in recent.items():
         _, since, _ = states.get(name, ("", None, ""))
         # What kept a site out before its tunnel came up is over.
         if states.get(name, ("",))[0] != "up" or (since is not None and seen.seen_at > since):
@@ -147,7 +160,7 @@ def _read(session: "Session", caller: "Caller", silent: Mapping[str, int], *, no
         if 100 * used >= BUDGET_PERCENT * budget:
             params = {"site": name, "percent": str(100 * used // budget)}
             troubles.setdefault(name, []).append(rows_of.problem_row({"key": "cli.budget-used", "params": params}))
-    return _Fleet(sites, states, troubles)
+    return _Fleet(sites, states, troubles, connected)
 
 
 def _counts(fleet: _Fleet) -> list[dict[str, Any]]:
@@ -157,7 +170,7 @@ def _counts(fleet: _Fleet) -> list[dict[str, Any]]:
             one.tenant, {"tenant": one.tenant, "sites": 0, "up": 0, "down": 0, "never": 0, "unknown": 0, "revoked": 0}
         )
         row["sites"] += 1
-        row["revoked" if one.revoked_at is not None else fleet.states[one.site][0]] += 1
+        row["revoked" if one.revoked else fleet.states[one.site][0]] += 1
     return [counts[tenant] for tenant in sorted(counts)]
 
 
@@ -170,7 +183,7 @@ def _worst(fleet: _Fleet, *, now: datetime) -> list[dict[str, Any]]:
     rank = {"down": 0, "unknown": 1, "never": 2, "up": 3}
     rows = []
     for one in fleet.sites:
-        if one.revoked_at is not None or one.phase in ("planned", "retired"):
+        if one.revoked or one.phase in ("planned", "retired"):
             continue
         state, since, gateway = fleet.states[one.site]
         troubles = fleet.troubles.get(one.site, [])

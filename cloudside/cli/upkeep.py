@@ -27,8 +27,10 @@ def chores(cli: Cli) -> list["Chore"]:
     def lists(now: datetime) -> None:
         with cli.database.write() as session:
             renewed = revocation.renew_expiring(session, cli.config, now=now)
-        if renewed:
+        if renewed.lists:
             ring()
+        if renewed.troubles:
+            raise renewed.troubles[0]
 
     def own(now: datetime) -> None:
         with cli.database.write() as session:

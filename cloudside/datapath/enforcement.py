@@ -10,7 +10,7 @@ and compared, piece by piece, with what the rule set compiles to. What is the sa
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cloudside.datapath.admission import Admission
@@ -58,7 +58,7 @@ class Enforcement:
 
     def __init__(self, netfilter: Netfilter, doors: Doors, dataplane: Dataplane = Dataplane.USERLAND) -> None:
         self._netfilter = netfilter
-        self._doors = doors
+        self._doors = replace(doors, kernel_esp=dataplane is Dataplane.KERNEL)
         self._sides = Sides(TUNNEL_INTERFACE, doors.cloud_interface, dataplane is Dataplane.KERNEL)
         self._in_force: InForce | None = None
         self._admission = Admission(netfilter)

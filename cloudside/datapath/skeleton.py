@@ -31,7 +31,11 @@ POLICY_CHAIN = "KY-POLICY"
 INPUT_CHAIN = "KY-INPUT"
 #: Where flows of timed grants are asked whether their grant still stands.
 TIMED_CHAIN = "KY-TIMED"
-OUR_FILTER_CHAINS = (FORWARD_CHAIN, TIMED_CHAIN, INPUT_CHAIN, "KY-IN-TUNNEL", "KY-IN-CLOUD", "KY-IN-INTERNET")
+#: First messages of IKEv1.
+OLD_IKE_CHAIN = "KY-IKE1"
+OUR_FILTER_CHAINS = (
+    FORWARD_CHAIN, TIMED_CHAIN, INPUT_CHAIN, OLD_IKE_CHAIN, "KY-IN-TUNNEL", "KY-IN-CLOUD", "KY-IN-INTERNET",
+)  # fmt: skip
 #: A connection that a timed grant let in has this bit of its mark.
 TIMED_MARK = 0x40000000
 _TIMED = f"{TIMED_MARK:#x}/{TIMED_MARK:#x}"
@@ -51,6 +55,24 @@ TO_SITES_CHAIN = "KY-TO-SITES"
 TIMED_KIND = f"hash:ip,port,net family inet timeout 0 maxelem {ADMITTED_MAX}"
 
 _IKE_PORTS = "500,4500"
+#: IKEv1 has no cookies (RFC 7296 section 2.6 has): each first message, wherever it says it comes from, makes charon
+#: keep a half-open SA for 15 s, and at 5,000 of these charon refuses everybody. So as many of them a second as keep
+#: far from that, and it is IKEv1 alone that a flood of IKEv1 shuts out.
+OLD_IKE_PER_S, OLD_IKE_BURST = 50, 100
+
+
+def _old_ike(offset: int, *more: str) -> str:
+    """u32's words for a UDP packet whose IKE header begins at ``offset``: no responder's SPI yet, and version 1.x."""
+    after = "0x0>>0x16&0x3c@"
+    words = (*more, f"{offset + 8:#x}=0x0", f"{offset + 12:#x}=0x0", f"{offset + 16:#x}&0xf00000=0x100000")
+    return "&&".join(after + word for word in words)
+
+
+#: On port 4500 the header comes after four zero bytes (RFC 3947 section 4).
+_OLD_IKE = (
+    f'-p udp -m udp --dport 500 -m u32 --u32 "{_old_ike(8)}"',
+    f'-p udp -m udp --dport 4500 -m u32 --u32 "{_old_ike(12, "0x8=0x0")}"',
+)
 _PING = "-p icmp -m icmp --icmp-type 8 -j ACCEPT"
 
 
@@ -64,6 +86,8 @@ class Doors:
     site_ports: tuple[int, ...]
     cloud_ports: tuple[int, ...]
     public: tuple[tuple[Address | None, int], ...]
+    #: The kernel does ESP and says of each packet whether it came through it (`Enforcement` sets this).
+    kernel_esp: bool = False
 
 
 def doors(config: Config) -> Doors:
@@ -179,7 +203,15 @@ def skeleton_rules(wanted: Doors) -> dict[str, tuple[str, ...]]:
             f"-m conntrack --ctdir REPLY -m set --match-set {TIMED_SET} dst,src,src -j RETURN",
             "-j DROP",
         ),
+        OLD_IKE_CHAIN: (
+            f"-m limit --limit {OLD_IKE_PER_S}/sec --limit-burst {OLD_IKE_BURST} -j RETURN",
+            "-j DROP",
+        ),
         INPUT_CHAIN: (
+            # The second guard beside the interface: see linux.dataplane.arrived_match.
+            *((f"-i {TUNNEL_INTERFACE} -m policy --dir in --pol none -j DROP",) if wanted.kernel_esp else ()),
+            # Before what is established, for one source and port that is answered once is established.
+            *(f"-i {wanted.internet_interface} {match} -j {OLD_IKE_CHAIN}" for match in _OLD_IKE),
             "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
             "-m conntrack --ctstate INVALID -j DROP",
             f"-i {TUNNEL_INTERFACE} -j KY-IN-TUNNEL",

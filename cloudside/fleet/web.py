@@ -4,10 +4,12 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
+from email.utils import formatdate
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from cloudside.config import Config, Listen
@@ -81,13 +83,30 @@ def _changed_at(files: EndpointFiles) -> tuple[int, ...]:
         return ()
 
 
+def _dated(app: ASGIApp) -> ASGIApp:
+    """With the time in each answer (RFC 9110 section 6.6.1): a router compares its clock with it.
+
+    uvicorn writes it in the part of its Server that is not used here.
+    """
+
+    async def with_date(scope: Scope, receive: Receive, send: Send) -> None:
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"date", formatdate(usegmt=True).encode())]
+            await send(message)
+
+        await app(scope, receive, dated)
+
+    return with_date
+
+
 async def serve(app: FastAPI, context: ssl.SSLContext | None, listen: Sequence[Listen], stop: asyncio.Event) -> None:
     """Serve ``app`` on every address of ``listen`` as soon as the address exists, until ``stop``. No context: HTTP.
 
     Not uvicorn.Server: that binds once, exits when it cannot, and takes the process's signals.
     """
     settings = uvicorn.Config(
-        app,
+        _dated(app),
         http=tls.PeerCertificateProtocol,
         ws="none",
         lifespan="off",

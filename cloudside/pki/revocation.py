@@ -1,10 +1,12 @@
 """Revoked sites, and revocation lists that never run out. Telling the gateways (doorbell) is the caller's business."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from cloudside.config import Config
+from cloudside.errors import ConfigurationError
 from cloudside.pki import issuing, revocation_lists
 from cloudside.pki.store import KeyStore
 from cloudside.registry import certificates, routers, sites, tokens
@@ -53,20 +55,32 @@ def release_router(session: Session, config: Config, caller: Caller, *, site_id:
     return revoke_certificates(session, KeyStore.of(config), site=site, now=now)
 
 
-def renew_expiring(session: Session, config: Config, *, now: datetime) -> list[RevocationList]:
-    """Sign new lists in place of those that end soon; returns the new ones.
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """New lists, and why others that end soon could not be signed. The new ones count whatever became of the others."""
 
-    The root's list is good for a year and is renewed from a third before its end, whenever its key is here; while the
-    key is away nothing is said until ROOT_ALARM_BEFORE.
-    Raises ConfigurationError: an authority's key is missing or damaged.
+    lists: tuple[RevocationList, ...]
+    troubles: tuple[ConfigurationError, ...]
+
+
+def renew_expiring(session: Session, config: Config, *, now: datetime) -> Renewed:
+    """Sign new lists in place of those that end soon.
+
+    The root's list is good for a year and is renewed from a third before its end, whenever its key is here; that the
+    key is away is trouble only from ROOT_ALARM_BEFORE on.
     """
     store = KeyStore.of(config)
     renewed: list[RevocationList] = []
+    troubles: list[ConfigurationError] = []
     for kept in certificates.revocation_lists(session):
         is_root = kept.authority == issuing.ROOT
         if kept.next_update > now + (ROOT_RENEW_BEFORE if is_root else RENEW_BEFORE):
             continue
-        if is_root and kept.next_update > now + ROOT_ALARM_BEFORE and not store.has_root_key():
-            continue
-        renewed.append(revocation_lists.renew(session, issuing.load_authority(session, store, kept.authority), now=now))
-    return renewed
+        try:
+            signer = issuing.load_authority(session, store, kept.authority)
+            renewed.append(revocation_lists.renew(session, signer, now=now))
+        except ConfigurationError as error:
+            waits = is_root and error.key == "pki.root-absent" and kept.next_update > now + ROOT_ALARM_BEFORE
+            if not waits:
+                troubles.append(error)
+    return Renewed(tuple(renewed), tuple(troubles))

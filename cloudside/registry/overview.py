@@ -1,6 +1,6 @@
 """The fleet at one look: columns, not objects, because there are 10,000 sites and a person waits."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import String, cast, func, select
 from sqlalchemy.orm import Session
 
+from cloudside.registry import history
 from cloudside.registry.callers import Caller
-from cloudside.registry.tables import Certificate, Heartbeat, Router, Site, Tunnel
+from cloudside.registry.tables import Certificate, Heartbeat, Site, Tunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class SiteRow:
     site: str
     tenant: str
     phase: str
-    revoked_at: datetime | None
+    revoked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,16 @@ class TunnelRow:
 
 def sites(session: Session, caller: Caller) -> list[SiteRow]:
     """All sites of the caller, by name."""
-    query = select(Site.id, Site.tenant_id, Site.phase, Site.revoked_at).order_by(Site.id)
+    query = select(Site.id, Site.tenant_id, Site.phase, Site.revoked_at.is_not(None)).order_by(Site.id)
     if caller.tenant is not None:
         query = query.where(Site.tenant_id == caller.tenant)
     return [SiteRow(*row) for row in session.execute(query)]
 
 
-def tunnels(session: Session, caller: Caller, *, gateway: str | None = None) -> list[TunnelRow]:
-    """All tunnels of the caller's sites, by site and gateway."""
+def tunnels(
+    session: Session, caller: Caller, *, gateway: str | None = None, up: bool | None = None, of: Collection[str] = ()
+) -> list[TunnelRow]:
+    """Tunnels of the caller's sites, by site and gateway: all, or those of a gateway, in a state, of named sites."""
     query = (
         select(
             Tunnel.site_id, Site.tenant_id, Tunnel.gateway, Tunnel.up, Tunnel.since, Tunnel.peer, Tunnel.suite,
@@ -58,15 +61,20 @@ def tunnels(session: Session, caller: Caller, *, gateway: str | None = None) -> 
         query = query.where(Site.tenant_id == caller.tenant)
     if gateway is not None:
         query = query.where(Tunnel.gateway == gateway)
-    return [TunnelRow(*row) for row in session.execute(query)]
+    if up is not None:
+        query = query.where(Tunnel.up.is_(up))
+    if not of:
+        return [TunnelRow(*row) for row in session.execute(query)]
+    parts = (session.execute(query.where(Tunnel.site_id.in_(names))) for names in history.chunks(of))
+    return [TunnelRow(*row) for part in parts for row in part]
 
 
-def enrolled(session: Session, caller: Caller) -> frozenset[str]:
-    """Sites that have a router."""
-    query = select(Router.site_id)
+def connected(session: Session, caller: Caller) -> list[tuple[str, str]]:
+    """Site and gateway of each tunnel that is up: no more, because they are nearly all."""
+    query = select(Tunnel.site_id, Tunnel.gateway).where(Tunnel.up)
     if caller.tenant is not None:
-        query = query.join(Site, Site.id == Router.site_id).where(Site.tenant_id == caller.tenant)
-    return frozenset(session.scalars(query))
+        query = query.join(Site, Site.id == Tunnel.site_id).where(Site.tenant_id == caller.tenant)
+    return [(site, gateway) for site, gateway in session.execute(query)]
 
 
 def problems_reported(session: Session, caller: Caller) -> dict[str, tuple[datetime, list[dict[str, Any]]]]:

@@ -5,9 +5,11 @@ from datetime import datetime
 from functools import partial
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from cloudside.config import Config
 from cloudside.datapath.problems import Problem, problem
+from cloudside.errors import KyotenError
 from cloudside.vpn.charon_care import CharonCare, rules_of
 from cloudside.vpn.desired import Desired, DesiredReader, Trust
 from cloudside.vpn.looks import Looks
@@ -161,13 +163,14 @@ class TunnelsKeeper:
         found, trust = self._wanted(), self._trust
         if found is None or trust is None:
             return ()
-        if trust.credentials is not None and parts.credentials.load(trust.credentials):
-            log.info("revocation-lists-loaded", count=len(trust.credentials.revocation_lists))
+        self._teach(trust)
         if self._note_revocations(trust.revocations):
             listing = parts.charon.sas()
             self._troubles.remember(self._care.compare(self._table, listing))
             self._table = after_listing(self._table, listing)
         judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules)
+        if judgement.expelled:
+            self._learn_why()
         for number in judgement.expelled:
             parts.charon.terminate(unique_id=number)
         if judgement.expelled:
@@ -176,6 +179,21 @@ class TunnelsKeeper:
         self._troubles.remember(judgement.problems)
         self.live = judgement.live
         return ()
+
+    def _learn_why(self) -> None:
+        """Before a tunnel ends. The registry is read for the rules first and for keys and lists later; a router that is
+        cut off tries again at once, and by then charon must have the list that it is on.
+        """
+        try:
+            self._trust = self._reader.trust(now=self._now())
+        except (KyotenError, SQLAlchemyError, OSError) as error:
+            log.warning("trust-not-read", reason=str(error)[:400])  # told of by the next look at it; the tunnel ends
+        else:
+            self._teach(self._trust)
+
+    def _teach(self, trust: Trust) -> None:
+        if trust.credentials is not None and self._parts.credentials.load(trust.credentials):
+            log.info("revocation-lists-loaded", count=len(trust.credentials.revocation_lists))
 
     def _note_revocations(self, found: Mapping[str, datetime]) -> bool:
         """Whether a site's certificate was revoked since the last pass. Called when charon has the lists: until then it

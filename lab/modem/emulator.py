@@ -125,15 +125,18 @@ class Emulator:
         return data
 
     def _take(self, data: bytes) -> None:
-        if self._online:
+        if self._online and b"+++" in data:
+            self._hang_up()
+            self._send(b"\r\nOK\r\n")
+        elif self._online:
             if self._peer is not None:
                 self._peer.write(data)
-            return
-        self._typed += data
-        while b"\r" in self._typed:
-            line, _, rest = bytes(self._typed).partition(b"\r")
-            self._typed[:] = rest
-            self._command(line.decode("latin-1").strip("\n").removeprefix("+++"))
+        else:
+            self._typed += data
+            while b"\r" in self._typed:
+                line, _, rest = bytes(self._typed).partition(b"\r")
+                self._typed[:] = rest
+                self._command(line.decode("latin-1").strip("\n").removeprefix("+++"))
 
     def _command(self, command: str) -> None:
         self.commands.append(command)

@@ -142,8 +142,8 @@ class BudgetBook:
     def keep(self, now: float) -> None:
         """Write, if there is something new. A disk that is full is tried again at the next time."""
         self._kept_at = now
-        if self.ledger == self._kept:
-            return
+        if self.ledger == self._kept or not (self.ledger.used_bytes or self.ledger.epoch or self._kept.month):
+            return  # nothing new, or a router without a mobile line
         try:
             write_durably(self._path, json.dumps(asdict(self.ledger)).encode())
         except OSError as error:

@@ -102,7 +102,8 @@ class MobileLine:
         longer than ``wait_s``."""
         self._hangs_up = hang_up
         self._ended.set()
-        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
 
     def configure(self, settings: MobileSettings) -> None:
         """Settings that are in force from now on."""

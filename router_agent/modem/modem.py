@@ -38,8 +38,8 @@ _AGREE_S = 45.0
 _HANG_UP_S = 10.0
 #: A call that lasted so long was a good one.
 _GOOD_CALL_S = 60.0
-#: Between looks at the network through a control port while a call is up.
-_WATCH_S = 30.0
+#: Between looks at the network while a call is up (through a control port) or waited for.
+_WATCH_S = 15.0
 #: Guard time around the escape sequence, in seconds (V.250 leaves it to makers: one second).
 _GUARD_S = 1.1
 #: Registered nowhere for so long is worth a word.
@@ -207,12 +207,14 @@ class Modem:
                 return self._climb(now, roll)
             case State.DIALLING | State.CONNECTED:
                 return self._watch_call(now, roll, spent)
-            case State.READY | State.HELD if spent:
-                return Event.SPENT if self._view.state is State.READY else None
+            case State.READY if spent:
+                return Event.SPENT
+            case State.HELD if spent:
+                return self._watch(now)
             case State.HELD:
                 return Event.ALLOWED
             case State.READY if now < self._call_at:
-                return None
+                return self._watch(now)
             case State.READY | State.SEARCHING | State.DENIED | State.ROAMING_FORBIDDEN:
                 event = self._look_at_network(now)
                 if self._view.state is State.READY and event is Event.REGISTERED:
@@ -321,6 +323,14 @@ class Modem:
             self._searching_since = None
             return Event.STUCK
         return Event.UNREGISTERED
+
+    def _watch(self, now: float) -> Event | None:
+        """While nothing else is to be done: does it still answer, is the network still there?"""
+        if now < self._watch_at:
+            return None
+        self._watch_at = now + _WATCH_S
+        event = self._look_at_network(now)
+        return None if event is Event.REGISTERED else event
 
     def _call(self, now: float, roll: float) -> Event:
         at = self._channel(self._options.device)

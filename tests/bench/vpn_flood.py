@@ -3,8 +3,9 @@
 ``python -m tests.bench.vpn_flood`` inside a lab box prints JSON; `run` is what the bench calls.
 
 Junk is a complete, well-formed first message (RFC 7296 section 1.2) that nobody goes on with: the dearest packet that
-a stranger can send. It comes from 65,536 forged addresses in turn (``forged``), or all from one (``one``). Sender,
-gateway and sites share this machine's cores, so what the flood costs them includes making it.
+a stranger can send. It comes from 65,536 forged addresses in turn (``forged``), or all from one (``one``); ``ikev1``
+is the same for a gateway that has a class for old routers, where there are no cookies. Sender, gateway and sites share
+this machine's cores, so what the flood costs them includes making it.
 """
 
 import json
@@ -20,11 +21,12 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
+from cloudside.config import OldRouters, Vpn
 from lab.network import Host
 from linux.errors import LinuxError
 from tests.bench.vpn_world import VpnWorld, build
 
-Kind = Literal["forged", "one"]
+Kind = Literal["forged", "one", "ikev1"]
 
 #: Junk messages a second, and for how long, in seconds.
 RATE_PER_S, FLOOD_S = 5000, 20.0
@@ -54,6 +56,21 @@ def junk(number: int, source: IPv4Address, target: IPv4Address) -> bytes:
     body = association + exchange + nonce
     # Initiator's SPI, no responder's; next payload SA, version 2.0, exchange 34, flag initiator, message 0.
     message = struct.pack("!QQBBBBII", number + 1, 0, 33, 0x20, 34, 0x08, 0, 28 + len(body)) + body
+    return _packet(number, source, target, message)
+
+
+def junk_ikev1(number: int, source: IPv4Address, target: IPv4Address) -> bytes:
+    """The first message of IKEv1's main mode (RFC 2409 section 5): AES-256, SHA-256, ECDSA, group 14."""
+    attributes = ((1, 7), (14, 256), (2, 4), (3, 9), (4, 14), (11, 1), (12, 3600))
+    written = b"".join(struct.pack("!HH", 0x8000 | kind, value) for kind, value in attributes)
+    transform = struct.pack("!BBHBBH", 0, 0, 8 + len(written), 1, 1, 0) + written
+    proposal = struct.pack("!BBHBBBB", 0, 0, 8 + len(transform), 1, 1, 0, 1) + transform
+    body = struct.pack("!BBHII", 0, 0, 12 + len(proposal), 1, 1) + proposal
+    message = struct.pack("!QQBBBBII", number + 1, 0, 1, 0x10, 2, 0, 0, 28 + len(body)) + body
+    return _packet(number, source, target, message)
+
+
+def _packet(number: int, source: IPv4Address, target: IPv4Address, message: bytes) -> bytes:
     datagram = struct.pack("!HHHH", 1024 + number % 60000, _IKE_PORT, 8 + len(message), 0) + message
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, socket.IPPROTO_UDP, 0)
     return header + source.packed + target.packed + datagram
@@ -63,7 +80,8 @@ def send(kind: Kind, target: IPv4Address, rate_per_s: int, seconds: float) -> di
     """Send junk at that rate; what was reached."""
     sources = [_ONE] if kind == "one" else [_FORGED + number for number in range(65536)]
     # Made before: making a packet takes longer than sending it. Sent in turn; the SPI tells charon they are new.
-    packets = [junk(number, sources[number % len(sources)], target) for number in range(65536)]
+    make = junk_ikev1 if kind == "ikev1" else junk
+    packets = [make(number, sources[number % len(sources)], target) for number in range(65536)]
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
@@ -100,14 +118,18 @@ class Part:
 
 
 def run(*, rate_per_s: int = RATE_PER_S, seconds: float = FLOOD_S, sites: int = SITES) -> dict[str, float]:
-    """Measure in quiet, under forged junk, and under junk from one address. Needs a lab box."""
-    world = build("vf", registered=3 * sites, connecting=3 * sites)
+    """Measure in quiet and under each kind of junk. Needs a lab box."""
+    world = build("vf", registered=4 * sites, connecting=4 * sites)
+    inner = world.kyoten.world
+    inner.config = inner.config.model_copy(update={"vpn": Vpn(old_routers=OldRouters())})
     figures: dict[str, float] = {}
     try:
         world.kyoten.start()
         world.fleet.start(world.kyoten.public)
         names = [site.name for site in world.fleet.sites]
-        parts: tuple[tuple[str, Kind | None], ...] = (("quiet", None), ("forged", "forged"), ("one", "one"))
+        parts: tuple[tuple[str, Kind | None], ...] = (
+            ("quiet", None), ("forged", "forged"), ("one", "one"), ("ikev1", "ikev1"),
+        )  # fmt: skip
         for at, (name, kind) in enumerate(parts):
             mine = names[at * sites : (at + 1) * sites]
             sender = _start(world.fleet.host, kind, world.kyoten.public, rate_per_s, seconds) if kind else None
@@ -159,7 +181,7 @@ def _used_s(pid: int) -> float:
 def main(words: list[str]) -> None:
     """``send KIND TARGET RATE SECONDS``, or nothing: measure."""
     if words[:1] == ["send"]:
-        kind: Kind = "one" if words[1] == "one" else "forged"
+        kind: Kind = "one" if words[1] == "one" else "ikev1" if words[1] == "ikev1" else "forged"
         found = send(kind, IPv4Address(words[2]), int(words[3]), float(words[4]))
     else:
         found = run()

@@ -199,6 +199,10 @@ class Fleet:
         self.process: Process | None = None
         self.charon = Charon(socket_path(self.directory), timeout_s=30)
 
+    def of(self, host: Host, sites: Sequence[Site]) -> "Fleet":
+        """Some of the sites, on a host of their own or this one."""
+        return Fleet(host, sites, self._authorities, self._key)
+
     def start(self, public: IPv4Address, *, dpd_s: int = 30) -> None:
         """A fresh charon that knows all sites and where they connect to."""
         options: Section = {
@@ -309,11 +313,11 @@ def start_charon(host: Host, directory: Path, options: Section) -> Process:
     return process
 
 
-def build(name: str, *, registered: int, connecting: int) -> VpnWorld:
+def build(name: str, *, registered: int, connecting: int, mesh: bool = False) -> VpnWorld:
     """Hosts, registry with ``registered`` sites and certificates; ``connecting`` of them, spread over all tenants,
-    are in the fleet. Nothing runs yet.
+    are in the fleet. Nothing runs yet. With ``mesh`` a tenant's sites may open anything to each other.
     """
-    inventory, sources = _inventory(registered)
+    inventory, sources = _inventory(registered, mesh=mesh)
     network = Network(name)
     sites, gateway, bare, web = (network.add_host(one) for one in ("sites", "gateway", "bare", "web"))
     network.link(sites, "wan0", gateway, "wan0")
@@ -356,19 +360,19 @@ def build(name: str, *, registered: int, connecting: int) -> VpnWorld:
     return VpnWorld(network, Kyoten(world), Bare(bare, config, credentials), fleet, inventory)
 
 
-def _inventory(registered: int) -> tuple[Inventory, list[PolicySource]]:
+def _inventory(registered: int, *, mesh: bool) -> tuple[Inventory, list[PolicySource]]:
     """The rules' world of that size, and a server that every site may ping."""
     inventory, sources = in_proportion(registered)
     web = Server("web", None, WEB)
-    sources = [
-        replace(
-            one,
-            text=f"{one.text}  - {{name: web, from: [{', '.join(_names(inventory, one.tenant))}], to: web, "
-            "services: [ping, tcp/80]}\n",
-        )
-        for one in sources
+    return replace(inventory, servers=(*inventory.servers, web)), [
+        replace(one, text=one.text + _more(_names(inventory, one.tenant), mesh=mesh)) for one in sources
     ]
-    return replace(inventory, servers=(*inventory.servers, web)), sources
+
+
+def _more(names: list[str], *, mesh: bool) -> str:
+    every = ", ".join(names)
+    text = f"  - {{name: web, from: [{every}], to: web, services: [ping, tcp/80]}}\n"
+    return text + (f"  - {{name: mesh, from: [{every}], to: [{every}], services: any}}\n" if mesh else "")
 
 
 def _names(inventory: Inventory, tenant: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_charon_that_hangs_is_reported_ended_and_started_anew(record_property: C
         old = world.charon_pid()
         os.kill(old, signal.SIGSTOP)
         began = time.monotonic()
-        wait_until("the report", lambda: "vpn.charon-hung" in world.problem_keys(), timeout_s=20)
+        wait_until("the report", lambda: "vpn.charon-hung" in world.problem_keys(), timeout_s=30)
         record_property("hung_to_reported_s", round(time.monotonic() - began, 1))
         assert world.charon_pid() == old
         # The packet filter does not wait for charon: its process has not been ended yet.
@@ -113,7 +113,7 @@ def test_charon_that_hangs_is_reported_ended_and_started_anew(record_property: C
         world.put_policy("acme", CLOSED)
         wait_until("the closed policy", lambda: world.flip() != before[0], timeout_s=3)
         record_property("policy_while_hung_s", round(time.monotonic() - before[1], 2))
-        wait_until("another charon", lambda: world.charon_pid() != old, timeout_s=20)
+        wait_until("another charon", lambda: world.charon_pid() != old, timeout_s=30)
         record_property("hung_to_restarted_s", round(time.monotonic() - began, 1))
         world.wait_ready()
         world.put_policy("acme", gateway_world.ACME)
@@ -124,13 +124,13 @@ def test_charon_that_hangs_is_reported_ended_and_started_anew(record_property: C
 
 
 def test_charon_that_only_pauses_keeps_its_tunnels() -> None:
-    with _world("gp", Vpn(hung_report_s=2, hung_restart_s=30)) as world:
+    with _world("gq", Vpn(hung_report_s=2, hung_restart_s=30)) as world:
         world.start()
         world.wait_ready()
         assert world.routers["tokyo"].connect()
         before = world.charon_pid(), world.charon_sas()
         os.kill(before[0], signal.SIGSTOP)
-        wait_until("the report", lambda: "vpn.charon-hung" in world.problem_keys(), timeout_s=20)
+        wait_until("the report", lambda: "vpn.charon-hung" in world.problem_keys(), timeout_s=30)
         os.kill(before[0], signal.SIGCONT)
         wait_until("its recovery", lambda: "vpn.charon-hung" not in world.problem_keys(), timeout_s=8)
         assert (world.charon_pid(), world.charon_sas()) == before
@@ -162,3 +162,41 @@ def test_events_that_come_no_more_are_noticed_and_opened_anew() -> None:
         assert world.daemon.running
         assert log.read_text().count("events-renewed") == 1
         detour.close()
+
+
+def test_commands_that_end_charon_and_close_the_gateway() -> None:
+    with _world("gc", Vpn()) as world:
+        world.start()
+        world.wait_ready()
+        tokyo = world.routers["tokyo"]
+        assert tokyo.connect()
+        wait_until("the way", lambda: tokyo.ping(WEB), timeout_s=5)
+        file = world.network.directory / "kyoten.toml"
+        file.write_text(
+            f'state_directory = "{world.config.state_directory}"\n'
+            f'runtime_directory = "{world.config.runtime_directory}"\n'
+            f'[gateway]\npublic_addresses = ["{gateway_world.PUBLIC}"]\n'
+        )
+
+        def kyoten(*words: str) -> int:
+            argv = [sys.executable, "-m", "cloudside.cli.main", "--config", str(file), "gateway", *words]
+            return world.gateway.run(argv, check=False).status
+
+        assert kyoten("close") == 3  # the daemon would bring everything up again
+        assert tokyo.ping(WEB)
+        old = world.charon_pid()
+        assert kyoten("restart-charon") == 0
+        wait_until("another charon", lambda: world.charon_pid() != old, timeout_s=10)
+        world.wait_ready()
+        # It was told that its tunnel ended, so it need not find out by itself.
+        wait_until("the router to know", lambda: not tokyo.sas(), timeout_s=1)
+        assert tokyo.connect()
+        wait_until("the way back", lambda: tokyo.ping(WEB), timeout_s=5)
+        assert world.daemon is not None
+        world.daemon.stop()
+        assert tokyo.ping(WEB)
+        assert kyoten("close") == 0
+        assert world.charon_sas() == {}
+        assert world.flip() == ""
+        assert ":FORWARD DROP" in world.rules()
+        assert kyoten("restart-charon") == 3

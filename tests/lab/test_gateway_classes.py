@@ -8,9 +8,11 @@ import pytest
 from gateway_world import WEB, GatewayWorld, Router, pause
 
 from cloudside.config import OldRouters, Vpn
+from cloudside.vpn import suites
 from lab.network import wait_until
 from linux.charon import Charon, IkeSa
 from linux.charon_process import socket_path
+from linux.errors import CharonRefusedError
 
 OLD = OldRouters(sites=("tokyo",))
 
@@ -94,3 +96,22 @@ def test_class_that_is_switched_off_ends_its_tunnels_and_no_other(world: Gateway
     wait_until("the end of tokyo's", lambda: not _sas(world), timeout_s=3)
     assert not world.routers["tokyo"].connect(wait_s=2)
     assert world.charon_sas()["nagoya"] == nagoya
+
+
+@pytest.mark.parametrize(
+    ("cipher", "beside"),
+    [
+        *((one, "prfsha256-ecp256") for one in sorted(suites._AEAD)),
+        *((one, "sha256-ecp256") for one in sorted(suites._CBC | suites._OLD_CBC)),
+        *(("aes256", f"{one}-ecp256") for one in sorted(suites._INTEGRITY | suites._OLD_INTEGRITY)),
+        *(("aes256gcm16", f"{one}-ecp256") for one in sorted(suites._PRF | suites._OLD_PRF)),
+        *(("aes256gcm16", f"prfsha256-{one}") for one in sorted(suites._GROUPS | suites._OLD_GROUPS)),
+    ],
+)
+def test_charon_knows_every_algorithm_that_a_configuration_may_name(
+    world: GatewayWorld, cipher: str, beside: str
+) -> None:
+    charon = world.routers["nagoya"].charon
+    charon.load_connection("trial", {"version": "2", "proposals": [f"{cipher}-{beside}"]})
+    with pytest.raises(CharonRefusedError):
+        charon.load_connection("trial", {"version": "2", "proposals": [f"{cipher}x-{beside}"]})

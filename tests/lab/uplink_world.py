@@ -4,6 +4,7 @@ plc -- lan0 router wan0  -- 198.51.100.0/24 (wired)  -- internet -- gateway
                    wwan0 -- 192.0.2.0/24    (mobile) --          -- second (another gateway, the same cloud)
 """
 
+import itertools
 import re
 import subprocess
 import time
@@ -120,7 +121,7 @@ class Pinger:
 def outage_s(answers: list[float], broken_at: float) -> float:
     """From the moment the line broke to the first answer after the gap; the whole time when none came."""
     after = [at for at in answers if at > broken_at]
-    gaps = [(second - first, second) for first, second in zip(answers, answers[1:], strict=False) if second > broken_at]
+    gaps = [(second - first, second) for first, second in itertools.pairwise(answers) if second > broken_at]
     longest = max(gaps, default=(0.0, 0.0))
     if not after:
         return float("inf")

@@ -1,6 +1,7 @@
 """Tenants, sites, devices, servers, logins, incidents: right input, wrong input, another tenant's."""
 
 import io
+import json
 import re
 import tarfile
 from collections.abc import Callable
@@ -250,3 +251,72 @@ def test_a_tenants_administrator_sees_their_own_and_gives_out_nothing(world: Kyo
 def test_what_belongs_to_the_service_is_not_a_tenants(world: Kyoten, command: str) -> None:
     refused = world("--tenant", "acme", command, status=3)
     assert "operators" in refused.err
+
+
+def test_a_ticket_is_a_secret_file_that_can_be_taken_back(world: Kyoten, tmp_path: Path) -> None:
+    made = world("site", "ticket", "tokyo-1", "--valid", "12h", "--json").document
+    path = tmp_path / made["ticket"]
+    document = json.loads(path.read_text())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert set(document) == {"format", "site", "token", "endpoints", "endpoint_name", "root"}
+    assert document["token"] not in world("site", "ticket", "tokyo-1", "--force").out
+    document = world("site", "ticket", "tokyo-1", "--withdraw", "--json").document
+    assert document == {"site": "tokyo-1", "withdrawn": 1}
+    for words, key in (
+        (("tokyo-1",), "pki.ticket-exists"),
+        (("osaka-1", "--valid", "7"), "cli.bad-duration"),
+        (("osaka-1", "--valid", "91d"), "pki.ticket-validity"),
+        (("osako-1",), "registry.unknown-site"),
+    ):
+        assert world("site", "ticket", *words, "--json", status=2).error["key"] == key
+    assert not (tmp_path / "osaka-1.ticket").exists()
+
+
+def test_a_ticket_lists_endpoints_outside_the_tunnel_first(world: Kyoten, tmp_path: Path) -> None:
+    path = tmp_path / "kyoten.toml"
+    listen = '[{ address = "10.255.255.1", port = 8443 }, { address = "203.0.113.2", port = 443 }]'
+    path.write_text(f"{path.read_text()}[web]\nlisten = {listen}\n")
+    world("site", "ticket", "tokyo-1")
+    places = json.loads((tmp_path / "tokyo-1.ticket").read_text())["endpoints"]
+    assert places == [{"address": "203.0.113.2", "port": 443}, {"address": "10.255.255.1", "port": 8443}]
+
+
+def test_a_device_stands_at_one_site_until_it_is_released(world: Kyoten) -> None:
+    world("site", "enroll", "tokyo-1", "--csr", "router.csr")
+    again = ("site", "enroll", "osaka-1", "--csr", "router.csr", "--json")
+    assert world(*again, status=3).error["key"] == "pki.device-elsewhere"
+    assert world("site", "release", "tokyo-1", "--yes", "--json").document["certificates_revoked"] == 1
+    assert world(*again).document["certificates_revoked"] == 0
+
+
+def test_a_site_is_moved_after_a_question_and_the_gateway_is_told(
+    world: Kyoten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world("site", "enroll", "tokyo-1", "--csr", "router.csr")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    world("site", "move", "tokyo-1", "--size", "24", status=130)
+    assert world("site", "show", "tokyo-1", "--json").document["overlay"] == "10.0.0.0/24"
+    with Doorbell(tmp_path, "gateway").listen() as bell:
+        bell.setblocking(False)
+        moved = world("site", "move", "tokyo-1", "--size", "24", "--yes", "--json").document
+        assert bell.recv(1) == b"\0"
+    assert (moved["before"], moved["overlay"], moved["lan"]) == ("10.0.0.0/24", "10.0.2.0/24", "192.168.1.0/24")
+    # Rules and devices go with it.
+    assert "10.0.2.20" in world("device", "list", "tokyo-1").out
+    refused = world("site", "move", "tokyo-1", "--size", "28", "--yes", "--json", status=2).error
+    assert refused["key"] == "registry.move-devices-outside" and "plc" in refused["params"]["devices"]
+
+
+def test_an_authority_by_way_of_a_root_on_another_machine(world: Kyoten, tmp_path: Path) -> None:
+    pki = tmp_path / "state" / "pki"
+    root = (pki / "root.key").rename(tmp_path / "root.key")
+    refused = world("site", "enroll", "tokyo-1", "--csr", "router.csr", "--json", status=4).error
+    assert refused["key"] == "pki.root-absent" and "kyoten authority request" in refused["text"]
+    world("authority", "request", "acme", "--output", "acme.request")
+    signing = ("--root-certificate", str(pki / "root.crt"), "--root-key", str(root), "--yes")
+    world("authority", "sign", "acme.request", *signing, "--output", "acme.answer")
+    assert world("authority", "install", "acme.answer", "--json").document == {"authority": "tenant-acme"}
+    rows = {row["authority"]: row for row in world("authority", "list", "--json").document["authorities"]}
+    assert rows["tenant-acme"]["blocks"] == ["10.0.0.0/16"] and rows["root"]["list"] == 2
+    world("site", "enroll", "tokyo-1", "--csr", "router.csr")
+    assert world("--tenant", "acme", "authority", "list", "--json", status=3).error["key"] == "registry.operators-only"

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -143,3 +144,18 @@ def test_strangers_are_dropped_before_anything_is_accepted() -> None:
         assert rules[chain][0] == f"-m set ! --match-set {members} src -j DROP"
     assert rules["KY-IN-TUNNEL"][1] == f"! -d {SERVICE}/32 -j DROP"
     assert not any(rule == "-j ACCEPT" for chain in rules for rule in rules[chain])
+
+
+def test_kernel_that_does_esp_says_itself_what_came_through_it() -> None:
+    guard = "-i ipsec0 -m policy --dir in --pol none -j DROP"
+    assert skeleton_rules(replace(DOORS, kernel_esp=True))["KY-INPUT"][0] == guard
+    assert guard not in skeleton_rules(DOORS)["KY-INPUT"]
+
+
+def test_first_messages_of_ikev1_are_limited_before_anything_is_accepted() -> None:
+    rules = skeleton_rules(DOORS)
+    limited = [at for at, rule in enumerate(rules["KY-INPUT"]) if rule.endswith("-j KY-IKE1")]
+    accepted = [at for at, rule in enumerate(rules["KY-INPUT"]) if rule.endswith("-j ACCEPT")]
+    assert len(limited) == 2
+    assert max(limited) < min(accepted)
+    assert rules["KY-IKE1"][-1] == "-j DROP"

@@ -79,9 +79,11 @@ def test_site_that_was_never_enrolled_can_be_revoked(installation: Installation)
 
 def test_lists_are_renewed_before_they_end(installation: Installation) -> None:
     with installation.database.write() as session:
-        assert revocation.renew_expiring(session, installation.config, now=installation.now) == []
+        assert revocation.renew_expiring(session, installation.config, now=installation.now) == revocation.Renewed(
+            (), ()
+        )
         later = installation.now + timedelta(days=3, minutes=1)
-        renewed = revocation.renew_expiring(session, installation.config, now=later)
+        renewed = revocation.renew_expiring(session, installation.config, now=later).lists
     assert [kept.authority for kept in renewed] == ["cloud", "tenant-acme", "tenant-zenith"]
     assert _numbers(installation) == {"root": 1, "cloud": 2, "tenant-acme": 2, "tenant-zenith": 2}
     assert all(kept.next_update > later + timedelta(days=6) for kept in renewed)
@@ -91,7 +93,7 @@ def test_expired_certificates_leave_the_list(enrolled: Installation) -> None:
     with enrolled.database.write() as session:
         revocation.revoke_site(session, enrolled.config, OPERATOR, site_id="tokyo-1", now=enrolled.now)
         later = enrolled.now + timedelta(days=366)
-        renewed = revocation.renew_expiring(session, enrolled.config, now=later)
+        renewed = revocation.renew_expiring(session, enrolled.config, now=later).lists
     lists = {kept.authority: x509.load_der_x509_crl(kept.der) for kept in renewed}
     assert len(lists["tenant-acme"]) == 0
 
@@ -100,15 +102,17 @@ def test_roots_list_waits_for_its_key_until_that_is_trouble(installation: Instal
     key = installation.pki / "root.key"
     content = key.read_bytes()
     key.unlink()
+    (installation.pki / "tenant-acme.key").unlink()
     due, late = installation.now + timedelta(days=250), installation.now + timedelta(days=340)
     with installation.database.write() as session:
-        assert "root" not in {
-            kept.authority for kept in revocation.renew_expiring(session, installation.config, now=due)
-        }
-    with pytest.raises(ConfigurationError, match="root-absent"), installation.database.write() as session:
-        revocation.renew_expiring(session, installation.config, now=late)
+        early = revocation.renew_expiring(session, installation.config, now=due)
+        assert [trouble.key for trouble in early.troubles] == ["pki.key-missing"]
+        found = revocation.renew_expiring(session, installation.config, now=late)
+    # Whoever's key is here has its list: one authority's trouble is not the others'.
+    assert [kept.authority for kept in found.lists] == ["cloud", "tenant-zenith"]
+    assert [trouble.key for trouble in found.troubles] == ["pki.root-absent", "pki.key-missing"]
     key.write_bytes(content)
     key.chmod(0o600)
     with installation.database.write() as session:
         revocation.renew_expiring(session, installation.config, now=due)
-    assert _numbers(installation)["root"] == 2
+    assert _numbers(installation) == {"root": 2, "cloud": 3, "tenant-acme": 1, "tenant-zenith": 3}

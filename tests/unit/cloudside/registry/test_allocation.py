@@ -1,12 +1,16 @@
+import multiprocessing
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, ip_network
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudside.registry import sites
+from cloudside.registry import sites, tenants
 from cloudside.registry.addresses import contains, overlaps
 from cloudside.registry.allocation import first_free
 from cloudside.registry.callers import OPERATOR
@@ -75,3 +79,28 @@ def test_parallel_writers_never_get_the_same_prefix(populated: Database) -> None
     with populated.read() as session:
         prefixes = [site.overlay for site in sites.every(session, OPERATOR, tenant_id="acme")]
     assert len(set(prefixes)) == len(prefixes) == 31
+
+
+def _take_tenants(url: str, worker: int) -> None:
+    """Runs in a process of its own, as the commands of several operators do."""
+    with closing(Database(url, lock_wait_s=20)) as database:
+        for number in range(3):
+            name = f"t{worker}-{number}"
+            with database.write() as session:
+                tenants.add(session, OPERATOR, tenant_id=name, overlay=ip_network("10.0.0.0/8"), now=datetime.now(UTC))
+            with database.write() as session:
+                sites.add(session, OPERATOR, site_id=f"s{name}", tenant_id=name, now=datetime.now(UTC))
+            with database.write() as session:
+                sites.add(session, OPERATOR, site_id=f"z{name}", tenant_id="zenith", now=datetime.now(UTC))
+
+
+def test_processes_never_get_blocks_or_prefixes_that_overlap(populated: Database, populated_url: str) -> None:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(_take_tenants, populated_url, worker) for worker in range(3)]:
+            done.result()
+    with populated.read() as session:
+        blocks = [tenant.block for tenant in tenants.every(session, OPERATOR)]
+        prefixes = [site.overlay for site in sites.every(session, OPERATOR)]
+    assert (len(blocks), len(prefixes)) == (11, 20)
+    for all_of_them in (blocks, prefixes):
+        assert not [pair for pair in combinations(all_of_them, 2) if overlaps(*pair)]

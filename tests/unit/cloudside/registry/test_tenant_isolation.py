@@ -1,5 +1,8 @@
 """Another tenant's object is indistinguishable from one that does not exist, in every module that takes a caller."""
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -9,6 +12,7 @@ import pytest
 from registry_engines import Engine
 from sqlalchemy.orm import Session
 
+from cloudside import registry
 from cloudside.errors import InputError, RefusedError
 from cloudside.registry import (
     credentials,
@@ -152,3 +156,59 @@ def test_foreign_server_request_and_credential(filled: Database) -> None:
             reports.gateways(session, ACME)
         with pytest.raises(RefusedError):
             reports.record_gateway(session, ACME, name="gw1", seen_at=NOW)
+
+
+#: Functions that take a session and no caller, and why that is right. All others start at the caller's tenant.
+_WITHOUT_CALLER = {
+    "tenants.taken": "a prefix is taken whoever asks and whoever may see its owner; for checks only",
+    "routers.elsewhere": "a device id is looked for at all sites: that is how a router that was moved is noticed",
+    "tokens.find": "who has a token has proved nothing else yet; its hash names one row",
+    "certificates.by_serial": "the PKI's own records, as all of certificates: what the peer showed names one row",
+    "certificates.counting": "the PKI's own records; the subject comes from a site that was looked up for a caller",
+    "certificates.current": "the same",
+    "certificates.issued_since": "the same",
+    "certificates.record": "the same",
+    "certificates.revoke_all": "the same",
+    "certificates.keep_revocation_list": "revocation lists are public (RFC 5280 section 5)",
+    "certificates.revocation_list": "the same",
+    "certificates.revocation_lists": "the same",
+    "certificates.revoked_by": "what such a list says",
+    "certificates.last_revocations": "gateways end tunnels of all tenants",
+    "certificates.still_certified": "a prefix is taken whoever asks; for checks only",
+    "inventory.load": "the compiler of everybody's rules reads it; what a person is told of it is cut to the caller's",
+    "inventory.load_shared": "what each tenant may use",
+    "inventory.load_tenant": "the tenant is the argument; it was looked up for a caller",
+    "inventory.platform_source": "stands above all tenants; its text is shown to operators only",
+    "inventory.policy_sources": "as inventory.load",
+    "inventory.revisions": "random numbers, for daemons",
+}
+
+
+def _querying() -> dict[str, inspect.Signature]:
+    """Every public function of the registry that takes a session."""
+    found = {}
+    for module in pkgutil.iter_modules(registry.__path__):
+        if module.name in ("migrations", "tables"):
+            continue
+        loaded = importlib.import_module(f"{registry.__name__}.{module.name}")
+        for name, function in inspect.getmembers(loaded, inspect.isfunction):
+            signature = inspect.signature(function)
+            if (
+                function.__module__ == loaded.__name__
+                and not name.startswith("_")
+                and "session" in signature.parameters
+            ):
+                found[f"{module.name}.{name}"] = signature
+    return found
+
+
+def test_every_query_starts_at_a_caller_or_has_a_reason_not_to() -> None:
+    querying = _querying()
+    assert len(querying) > 50
+    assert {name for name, signature in querying.items() if "caller" not in signature.parameters} == set(
+        _WITHOUT_CALLER
+    )
+    for name, signature in querying.items():
+        if "caller" in signature.parameters:
+            # Nobody is let in by being left out.
+            assert signature.parameters["caller"].default is inspect.Parameter.empty, name

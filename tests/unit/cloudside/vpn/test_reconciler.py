@@ -96,6 +96,7 @@ class _Charon:
 
     def terminate(self, *, unique_id: int) -> None:
         self._answer()
+        self.loaded.append(f"end {unique_id}")
         self.existing.pop(unique_id, None)
 
     def close(self) -> None:
@@ -264,6 +265,20 @@ def test_revoked_site_loses_set_tunnel_route_and_flows(gateway: _Gateway, config
     assert gateway.machine.live == [ip_network("10.10.1.0/24")]
     assert gateway.machine.flows == [kept]
     assert "vpn.site-not-admitted" in _keys(report)
+
+
+def test_charon_has_the_list_before_the_tunnel_of_a_revoked_site_ends(
+    gateway: _Gateway, config: Config, database: Database
+) -> None:
+    # Its router tries again at once. Somebody else's event comes in after the rules were read and before the lists are.
+    _enrol(database, config, "osaka")
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24"), 2: _sa(2, "osaka", "10.10.2.0/24")}
+    gateway.run()
+    gateway.charon.loaded.clear()
+    with database.write() as session:
+        revocation.revoke_site(session, config, OPERATOR, site_id="osaka", now=NOW)
+    gateway.reconciler.take_up([SaEvent("ike", True, _sa(1, "tokyo", "10.10.1.0/24"))], now=NOW, changed=True)
+    assert gateway.charon.loaded == ["list", "flush", "end 2"]
 
 
 def _enrol(database: Database, config: Config, site: str) -> None:
