@@ -129,3 +129,12 @@ def test_counters_and_comments_are_no_change() -> None:
         ":INPUT DROP [3:4]\n-A INPUT -j ACCEPT\n"
     )
     assert comparable(":INPUT DROP [1:2]\n") != comparable(":INPUT ACCEPT [1:2]\n")
+
+
+def test_a_lan_that_is_shut_leaves_the_router_itself_reachable(enrolment: Enrolment) -> None:
+    open_, shut = (render(enrolment, Dataplane.USERLAND, lan="lan0", lan_shut=each).ipv4 for each in (False, True))
+    assert "-A FORWARD" in shut, "what is dropped for other reasons still is"
+    gone = set(open_.splitlines()) - set(shut.splitlines())
+    assert len(gone) == 2
+    assert all(rule.startswith("-A FORWARD") and rule.endswith("-j ACCEPT") for rule in gone)
+    assert not [line for line in shut.splitlines() if line.startswith("-A FORWARD") and line.endswith("-j ACCEPT")]
