@@ -156,10 +156,9 @@ def _read(session: "Session", caller: "Caller", silent: Mapping[str, int], *, no
         key = "cli.certificate-ends" if ends > now else "cli.certificate-ended"
         params = {"site": name, "until": f"{ends:%Y-%m-%d}"}
         troubles.setdefault(name, []).append(rows_of.problem_row({"key": key, "params": params}))
-    for name, (used, budget) in overview.data_used(session, caller).items():
-        if 100 * used >= BUDGET_PERCENT * budget:
-            params = {"site": name, "percent": str(100 * used // budget)}
-            troubles.setdefault(name, []).append(rows_of.problem_row({"key": "cli.budget-used", "params": params}))
+    for name, (used, budget) in overview.data_used(session, caller, percent=BUDGET_PERCENT).items():
+        params = {"site": name, "percent": str(100 * used // budget)}
+        troubles.setdefault(name, []).append(rows_of.problem_row({"key": "cli.budget-used", "params": params}))
     return _Fleet(sites, states, troubles, connected)
 
 

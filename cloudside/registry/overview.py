@@ -88,11 +88,11 @@ def problems_reported(session: Session, caller: Caller) -> dict[str, tuple[datet
     return {site: (at, found) for site, at, found in session.execute(query) if isinstance(found, list)}
 
 
-def data_used(session: Session, caller: Caller) -> dict[str, tuple[int, int]]:
-    """Sites whose mobile line has a budget: bytes used this month and the budget."""
+def data_used(session: Session, caller: Caller, *, percent: int) -> dict[str, tuple[int, int]]:
+    """Sites whose mobile line has used so much of its budget: bytes used this month and the budget."""
     modem = Heartbeat.report["modem"]
-    used, budget = modem["data_used_bytes"], modem["data_budget_bytes"]
-    query = select(Heartbeat.site_id, used.as_integer(), budget.as_integer()).where(budget.as_integer() > 0)
+    used, budget = modem["data_used_bytes"].as_integer(), modem["data_budget_bytes"].as_integer()
+    query = select(Heartbeat.site_id, used, budget).where(budget > 0, 100 * used >= percent * budget)
     if caller.tenant is not None:
         query = query.join(Site, Site.id == Heartbeat.site_id).where(Site.tenant_id == caller.tenant)
     return {site: (spent or 0, limit) for site, spent, limit in session.execute(query)}
