@@ -64,6 +64,8 @@ class TunnelsKeeper:
         self._answers = False
         #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
         self._revocations: dict[str, tuple[datetime, float]] | None = None
+        #: Whether charon has listed what it has, to this daemon: until then an earlier one's tunnels and routes stand.
+        self._listed = False
         #: Tunnels that carry traffic and may, by site; None: charon was not asked yet.
         self.live: Mapping[str, Live] | None = None
         resync_s, start = config.gateway.resync_s, clock()
@@ -113,6 +115,7 @@ class TunnelsKeeper:
             self._meanwhile = None
         self._troubles.remember(self._care.compare(self._table, listing))
         self._table = after_listing(self._table, listing)
+        self._listed = True
         for event in events:
             self._table = after_event(self._table, event)
         self._tend_and_route()
@@ -152,6 +155,7 @@ class TunnelsKeeper:
         if parts.process.pid is None:
             self.live = {}
             self._table = Table()
+            self._listed = True
             if self._clock() < self._start_again_at:
                 return self._troubles.of(_CHARON)
             self._start_again_at = self._clock() + START_AGAIN_S
@@ -168,6 +172,7 @@ class TunnelsKeeper:
             listing = parts.charon.sas()
             self._troubles.remember(self._care.compare(self._table, listing))
             self._table = after_listing(self._table, listing)
+            self._listed = True
         judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules)
         if judgement.expelled:
             self._learn_why()
@@ -177,7 +182,8 @@ class TunnelsKeeper:
             sas = {number: sa for number, sa in self._table.sas.items() if number not in judgement.expelled}
             self._table = Table(sas, self._table.missing)
         self._troubles.remember(judgement.problems)
-        self.live = judgement.live
+        if self._listed:
+            self.live = judgement.live
         return ()
 
     def _learn_why(self) -> None:
@@ -214,9 +220,9 @@ class TunnelsKeeper:
 
     def _route(self) -> tuple[Problem, ...]:
         found = self._wanted()
-        if found is None:
+        if found is None or self.live is None:
             return ()
-        live = [prefix for tunnel in (self.live or {}).values() for prefix in tunnel.prefixes]
+        live = [prefix for tunnel in self.live.values() for prefix in tunnel.prefixes]
         wanted = (found.blocks, tuple(live))
         if wanted != self._followed:
             self._followed = ()

@@ -125,9 +125,11 @@ class _Machine:
 
     live: list[IPv4Network] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
+    followed: list[list[IPv4Network]] = field(default_factory=list)
 
     def follow(self, blocks: object, live: list[IPv4Network]) -> int:
         self.live = list(live)
+        self.followed.append(self.live)
         return 0
 
     def read(self) -> frozenset[object]:
@@ -195,6 +197,15 @@ def test_first_pass_brings_rules_credentials_and_routes(gateway: _Gateway) -> No
     assert report.live is not None
     assert report.live.keys() == {"tokyo"}
     assert report.problems == ()
+
+
+def test_restarted_gateway_takes_no_route_away_before_it_knows_the_tunnels(gateway: _Gateway) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    gateway.reconciler.take_up([], now=NOW, changed=True, whole=True)
+    while gateway.reconciler.look(now=NOW) or gateway.reconciler.wait_s() == 0:
+        told = gateway.reconciler.report(now=NOW).live
+        assert told is None or told.keys() == {"tokyo"}
+    assert gateway.machine.followed == [[ip_network("10.10.1.0/24")]]
 
 
 def test_event_alone_is_enough_for_a_route(gateway: _Gateway) -> None:
