@@ -23,20 +23,31 @@ _RENEWED = ("site.crt", "tenant-authority.crt", "bundle.json")
 _log = structlog.get_logger()
 
 
-def look_after(session: Session, config: Config, who: Speaker, *, now: datetime) -> bool:
-    """A router has spoken: whether it should fetch another certificate. One with the right prefix ends those without.
+def is_superseding(session: Session, who: Speaker, *, now: datetime) -> bool:
+    """Whether a router speaks with a certificate for its site's new prefix while others for the old one still count."""
+    site = sites.get(session, OPERATOR, who.site_id)
+    return renewal.says(who.certificate, site) and bool(renewal.superseded(session, site, now=now))
+
+
+def is_renewal_wanted(session: Session, who: Speaker, *, now: datetime) -> bool:
+    """Whether this router should fetch another certificate now."""
+    return renewal.wants(session, who.certificate, sites.get(session, OPERATOR, who.site_id), now=now)
+
+
+def retire_superseded(database: Database, config: Config, who: Speaker, *, now: datetime) -> None:
+    """End the certificates for a prefix that a site has left, now that its router has shown the new one.
 
     Trouble of ours is not the heartbeat's: it is logged, and the next heartbeat tries again.
     """
-    site = sites.get(session, OPERATOR, who.site_id)
     try:
-        ended = renewal.retire_superseded(session, config, site, who.certificate, now=now)
-        if ended:
-            _log.info("certificates of the prefix before revoked", site=site.id, count=ended)
-        return renewal.wants(session, who.certificate, site, now=now)
+        with database.write() as session:
+            site = sites.get(session, OPERATOR, who.site_id)
+            ended = renewal.retire_superseded(session, config, site, who.certificate, now=now)
     except KyotenError as error:
-        _log.error("certificate not looked after", site=site.id, key=error.key)
-        return False
+        _log.error("certificates of the prefix before not revoked", site=who.site_id, key=error.key)
+        return
+    _log.info("certificates of the prefix before revoked", site=who.site_id, count=ended)
+    Doorbell(config.runtime_directory, "gateway", database).ring()
 
 
 def renew(

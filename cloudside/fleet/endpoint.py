@@ -101,7 +101,10 @@ def application(
                 answer = heartbeat.receive(
                     session, document, site_id=who.site_id, source=source, intervals=intervals, now=now
                 )
-                renew = certifying.look_after(session, config, who, now=now)
+                renew = certifying.is_renewal_wanted(session, who, now=now)
+                supersedes = certifying.is_superseding(session, who, now=now)
+            if supersedes:
+                certifying.retire_superseded(database, config, who, now=now)
             return answer.model_copy(update={"renew_certificate": renew}).model_dump_json()
 
         return Response(await in_thread(keep), media_type="application/json")

@@ -101,6 +101,13 @@ def renew(
     return Renewed(made, issued=True, revoked=len(surplus))
 
 
+def superseded(session: Session, site: Site, *, now: datetime) -> list[Certificate]:
+    """A site's certificates that count and are for a prefix that it has left."""
+    name = issuing.tenant_authority_name(site.tenant_id)
+    counting = certificates.counting(session, authority=name, kind="site", subject=site.id, now=now)
+    return [record for record in counting if record.overlay not in (None, site.overlay)]
+
+
 def retire_superseded(session: Session, config: Config, site: Site, shown: x509.Certificate, *, now: datetime) -> int:
     """A router has shown a certificate for its site's new prefix: those for the old one count no more. How many.
 
@@ -109,8 +116,7 @@ def retire_superseded(session: Session, config: Config, site: Site, shown: x509.
     if not says(shown, site):
         return 0
     name = issuing.tenant_authority_name(site.tenant_id)
-    counting = certificates.counting(session, authority=name, kind="site", subject=site.id, now=now)
-    old = [record for record in counting if record.overlay not in (None, site.overlay)]
+    old = superseded(session, site, now=now)
     issued_at = shown.not_valid_before_utc + BACKDATE
     revoke(session, KeyStore.of(config), authority_name=name, records=old, at=min(issued_at, now), now=now)
     return len(old)
