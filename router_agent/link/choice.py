@@ -95,6 +95,7 @@ def _preferred(
         for one in others
         if one.line.kind is prefer
         and one.health.verdict is Verdict.ALIVE
+        and one.health.silent_since is None  # it may have died since its last answer
         and one.health.well_since is not None
         and now - one.health.well_since >= hold_s
     ]

@@ -4,7 +4,8 @@ A line with a carrier may carry nothing: the provider's box is up and its other 
 itself, whatever the default route is. Any answer of any target is life. A question without an answer makes a line
 suspect, and it is asked faster; silence for `Pace.dead_after_s` makes it dead.
 
-What that costs: a probe is an ICMP echo of 36 bytes and its answer, 72 bytes.
+What that costs: a probe is an ICMP echo of 36 bytes and its answer, 72 bytes. The preferred line counts as in use: it
+is to be used again when it is well.
 
     wired in use    every 1 s     187 MB a month
     wired idle      every 5 s      37 MB a month

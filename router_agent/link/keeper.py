@@ -46,6 +46,7 @@ class Lines:
             name: _State(Line(kind, name), health.unproven(now), LineProbe(name)) for name, kind in kinds.items()
         }
         self._choice = Choice(since=now)
+        self._prefer = UplinkKind.WIRED
         self._default_routes: tuple[Route, ...] = ()
         self._heard: dict[tuple[str, Address], float] = {}
         self.switches = 0
@@ -103,6 +104,7 @@ class Lines:
         ``tunnel_down``: then each line asks all targets, so that it is known which of them answer. ``proven``: own
         address and time of the last answer through the tunnel: life of the line that has the address.
         """
+        self._prefer = prefer
         for state in self._states.values():
             self._hear(state, now, proven)
         for state in self._states.values():
@@ -150,10 +152,11 @@ class Lines:
         return self._states.get(self._choice.interface or "")
 
     def _pace(self, state: _State) -> Pace:
-        """Who stands in for a line that is not alive is asked as if it were in use."""
+        """Who stands in for a dead line, or is to be used again, is asked as if it were in use: between two
+        rare questions a line can go and come back unnoticed."""
         chosen = self._chosen()
         stands_in = chosen is not None and chosen.health.verdict is Verdict.DEAD
-        return PACES[state.line.kind, stands_in or state is chosen]
+        return PACES[state.line.kind, stands_in or state is chosen or state.line.kind is self._prefer]
 
     def _hear(self, state: _State, now: float, proven: tuple[str, float] | None) -> None:
         pace = self._pace(state)

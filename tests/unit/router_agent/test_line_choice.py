@@ -90,6 +90,7 @@ def test_the_preferred_line_is_used_again_after_three_minutes_without_a_miss() -
     assert chosen(ON_MOBILE, well(since=100), well(), 100 + HOLD_S - 1) == "wwan0"
     assert chosen(ON_MOBILE, well(since=100), well(), 100 + HOLD_S + 1) == "wan0"
     assert chosen(ON_MOBILE, replace(well(0), well_since=None), well(), 1000) == "wwan0"
+    assert chosen(ON_MOBILE, replace(well(0), silent_since=999.5), well(), 1000) == "wwan0", "not answered just now"
 
 
 def test_a_dead_line_that_is_not_preferred_is_left_for_the_other_without_waiting() -> None:
