@@ -116,7 +116,7 @@ def changes(world: VpnWorld, count: int, *, rest_s: float = REST_S) -> Figures:
     }
 
 
-def revoked(world: VpnWorld, count: int) -> Figures:
+def revoked(world: VpnWorld, count: int, *, tries_s: float = TRIES_S) -> Figures:
     """Revoke sites one after the other; each goes on trying. From before the registry's transaction until charon says
     that the tunnel ended.
     """
@@ -140,7 +140,7 @@ def revoked(world: VpnWorld, count: int) -> Figures:
             while watch.ended(site) is None and time.monotonic() < give_up:
                 time.sleep(0.01)
             tries += _try_all(world, watch, began)
-        ends = time.monotonic() + TRIES_S
+        ends = time.monotonic() + tries_s
         while time.monotonic() < ends:
             tries += _try_all(world, watch, began)
             time.sleep(TRY_EVERY_S)
