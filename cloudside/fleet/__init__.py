@@ -2,10 +2,12 @@
 
 protocol         the documents, version 1; schema writes docs/schema/agent-protocol.json from them
 settings_keys    the settings a router knows
-identity         certificate and device id -> site; identity is never a header
-tls              mutual TLS, and the way from the TLS layer to the application
+identity         certificate and device id -> site; identity is never a header. strangers: who fails, for staff
+tls              TLS, mutual but for enrolment, and the way from the TLS layer to the application
 heartbeat        keep a heartbeat, decide what the cloud wants of the router
+certifying       enrolment, renewal; attempts: how often an address may fail
 handover         bounds on a log that a router hands over
-endpoint         the HTTP application; web: its sockets, `kyoten web`
+endpoint         the HTTP application; documents: its bodies and errors; web: its sockets, `kyoten web`
+public           revocation lists and OCSP over plain HTTP
 settings_change  a person's settings change, and waiting for what becomes of it
 """

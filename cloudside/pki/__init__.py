@@ -2,12 +2,12 @@
 
 address_blocks   the IP address blocks extension, to and from DER. Pure
 authority        certificates and revocation lists from keys, times and serials. Pure
-ssh_keys         Ed25519 key pairs in OpenSSH's form. Pure
-bundle           what a router gets at enrolment, as one archive. Pure
-store            private keys and published certificates in the state directory
-issuing          signs with stored keys, records in the registry; makes tenants' authorities
-initialise       root, cloud authority, gateway and endpoint certificates of a new installation
-enrolment        a site's certificate, device id and host key, as one file
-revocation       revoked sites, revocation lists and their renewal
+requests         what a router asks for and says of itself; ssh_keys: pairs in OpenSSH's form; bundle: an archive. Pure
+store            keys and published certificates in the state directory; token_key: the root's key in a PKCS#11 token
+issuing          signs with stored keys, records in the registry; offline: below a root on another machine
+initialise       root, cloud authority, gateway and endpoint certificates, and their yearly renewal
+enrolment        a site's certificate for its router's key; tickets: over the network, for a one-time token
+renewal          the next certificate of a site; moving: the one for another prefix
+revocation       revoked sites, released routers, revocation_lists and their renewal; status: OCSP
 published        what a gateway loads into charon and the agents' endpoint into TLS
 """
