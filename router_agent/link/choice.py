@@ -95,7 +95,8 @@ def _preferred(
         for one in others
         if one.line.kind is prefer
         and one.health.verdict is Verdict.ALIVE
-        and one.health.silent_since is None  # it may have died since its last answer
+        # It may have died since its last answer. A question of this very moment cannot have one yet.
+        and (one.health.silent_since is None or one.health.silent_since >= now)
         and one.health.well_since is not None
         and now - one.health.well_since >= hold_s
     ]
