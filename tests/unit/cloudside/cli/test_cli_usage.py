@@ -48,9 +48,7 @@ def test_csv_can_be_read_by_a_program(told: Callable[..., object]) -> None:
 def test_people_see_a_table_and_when_a_month_is_not_over(told: Callable[..., object]) -> None:
     assert "1,007" in told("usage", "statement", "--month", "2026-10").out
     assert "not over" in told("usage", "statement", "--month", "2099-01").out
-    assert (
-        told("usage", "rows", "--site", "tokyo-1", "--since", "1m").out.strip() == "Nothing was used in that time."
-    )
+    assert told("usage", "rows", "--site", "tokyo-1", "--since", "1m").out.strip() == "Nothing was used in that time."
 
 
 @pytest.mark.parametrize(
