@@ -2,12 +2,17 @@
 
 from rules.compile import RuleSet
 from rules.evaluate import Lineage, between, evaluate, parts, passing
-from rules.model import Address, Expectation, Kind, Packet, Policy, Protocol, Service, TenantPolicy
+from rules.model import ICMP_STARTING, Address, Expectation, Kind, Packet, Policy, Protocol, Service, TenantPolicy
 from rules.problems import Problem, Reason, problem
 from rules.services import intersected, merged, of_family, shown, subtracted
 
 #: A protocol that no service names by itself: GRE.
 _SOME_OTHER = 47
+
+#: Messages that pass with their flow or not at all, whatever a policy opens.
+_STARTS_NOTHING = merged(
+    Service(Protocol.ICMP, kind * 256, kind * 256 + 255) for kind in range(256) if kind not in ICMP_STARTING
+)
 
 
 def check(rule_set: RuleSet, policy: Policy) -> list[Problem]:
@@ -42,6 +47,8 @@ def _blocked(rule_set: RuleSet, expected: Expectation, pairs: _Pairs) -> list[Pr
     for source, destination in pairs:
         asked = of_family(expected.services, destination[0].network.version)
         missing = subtracted(asked, passing(rule_set, source, destination)) if asked else expected.services
+        if subtracted(asked, _STARTS_NOTHING):
+            missing = subtracted(missing, _STARTS_NOTHING)
         if missing:
             ends = {"source": source[0].name, "destination": destination[0].name}
             services = ", ".join(map(shown, missing))
@@ -57,7 +64,7 @@ def _blocked(rule_set: RuleSet, expected: Expectation, pairs: _Pairs) -> list[Pr
 def _open(rule_set: RuleSet, expected: Expectation, pairs: _Pairs) -> list[Problem]:
     """The first pair of parts between which something passes, and the statements that let it."""
     for source, destination in pairs:
-        found = intersected(expected.services, passing(rule_set, source, destination))
+        found = subtracted(intersected(expected.services, passing(rule_set, source, destination)), _STARTS_NOTHING)
         if found:
             clauses = between(rule_set, source, destination)
             statements = sorted({one.statement for one in clauses if intersected(one.services, found)})

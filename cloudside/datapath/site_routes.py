@@ -9,7 +9,7 @@ Who owns what:
   a tunnel that the registry does not vouch for gets no packets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -47,11 +47,15 @@ class SiteRoutes:
         self._routes = routes
         self._runner = runner
         self._service_address = service_address
-        self._wanted: frozenset[Route] = frozenset()
-        #: What the table holds; None: nobody knows.
-        self._held: frozenset[Route] | None = None
+        #: Prefixes of tenants' blocks and of live tunnels.
+        self._blocks: frozenset[Network] = frozenset()
+        self._live: set[Network] = set()
+        #: Whether the table holds just that, as far as anybody knows.
+        self._sure = False
         #: The tunnel interface that the routes lead to. One of the same name may be another: charon's goes with charon.
         self._interface = 0
+        #: How often routes were changed: what was read before the last time says nothing any more.
+        self.changes = 0
 
     def prepare(self) -> None:
         """The service address on the loopback, the rule that leads to our table, forwarding switched on. Idempotent."""
@@ -65,42 +69,56 @@ class SiteRoutes:
 
         Without the tunnel interface (charon is away) there are no routes to sites, only the unreachable blocks.
         """
-        interface = self._tunnel_interface()
-        if interface != self._interface:
-            self._held = None
-        if interface and interface != self._interface:
-            # Strict reverse-path filtering would drop a site's first packets; anti-spoofing is the rule set's.
-            Path(f"/proc/sys/net/ipv4/conf/{TUNNEL_INTERFACE}/rp_filter").write_text("0")
-        self._interface = interface
-        self._wanted = wanted_routes(blocks, live if interface else (), self._service_address)
-        return self._change(self.read() if self._held is None else self._held)
+        self._look_at_interface()
+        self._blocks, self._live = frozenset(blocks), set(live)
+        return self._settle(self.read())
+
+    def adjust(self, come: Collection[Network], gone: Collection[Network]) -> bool:
+        """Tunnels of these prefixes came up and went away since; the rest is as it was. False, with nothing done: it
+        has to be found out how the table is, by `follow`.
+        """
+        if not self._sure or not self._look_at_interface():
+            return False
+        self._live -= set(gone)
+        self._live |= set(come)
+        if self._interface and (come or gone):
+            self._change(self._site_routes(come), self._site_routes(gone))
+        return True
 
     def read(self) -> frozenset[Route]:
         """What the table really holds. May be called by another thread."""
         return list_routes(self._runner, TABLE, version=self._service_address.version)
 
     def judge(self, found: frozenset[Route]) -> int:
-        """Mend what is not as the last `follow` left it; returns how many routes that were."""
-        return self._change(found)
+        """Mend what is not as it was left; returns how many routes that were."""
+        return self._settle(found) if self._sure else 0
 
-    def _change(self, found: frozenset[Route]) -> int:
-        wanted = self._wanted
-        self._held = None
-        for route in sorted(wanted - found, key=_order):
-            self._routes.replace_route(route)
+    def _settle(self, found: frozenset[Route]) -> int:
+        live = self._live if self._interface else ()
+        wanted = wanted_routes(self._blocks, live, self._service_address)
         kept = {route.prefix for route in wanted}
-        for route in sorted(found - wanted, key=_order):
-            if route.prefix not in kept:  # else its place was taken just now
-                self._routes.delete_route(route)
-        self._held = wanted
+        # What is wanted takes the place of what has its prefix.
+        self._change(wanted - found, {route for route in found - wanted if route.prefix not in kept})
         return len(wanted ^ found)
 
-    def _tunnel_interface(self) -> int:
-        """The number of the tunnel interface; 0: there is none, or it is down."""
-        for interface in self._routes.interfaces():
-            if interface.name == TUNNEL_INTERFACE and interface.up:
-                return interface.index
-        return 0
+    def _change(self, new: Collection[Route], old: Collection[Route]) -> None:
+        self._sure = False
+        if new or old:
+            self.changes += 1
+            self._routes.change_routes(sorted(new, key=_order), sorted(old, key=_order))
+        self._sure = True
+
+    def _site_routes(self, prefixes: Iterable[Network]) -> frozenset[Route]:
+        return wanted_routes((), prefixes, self._service_address)
+
+    def _look_at_interface(self) -> bool:
+        """Whether the tunnel interface is the one that it was."""
+        found = self._routes.index_if_up(TUNNEL_INTERFACE)
+        same, self._interface = found == self._interface, found
+        if found and not same:
+            # Strict reverse-path filtering would drop a site's first packets; anti-spoofing is the rule set's.
+            Path(f"/proc/sys/net/ipv4/conf/{TUNNEL_INTERFACE}/rp_filter").write_text("0")
+        return same
 
 
 def _order(route: Route) -> tuple[int, int, int]:

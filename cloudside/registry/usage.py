@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import CursorResult, Select, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -158,8 +158,8 @@ def prune(session: Session, caller: Caller, *, before: datetime) -> int:
     caller.require_operator()
     gone = 0
     for table in (SiteUsage, MembershipUsage):
-        done = session.connection().execute(delete(table).where(table.hour < before))
-        gone += done.rowcount
+        done = session.execute(delete(table).where(table.hour < before))
+        gone += done.rowcount if isinstance(done, CursorResult) else 0
     return gone
 
 

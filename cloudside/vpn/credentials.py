@@ -32,13 +32,17 @@ class CredentialLoader:
         self._config = config
         self._dataplane = dataplane
         self._loaded: set[str] = set()
+        self._whole: GatewayCredentials | None = None
 
     def forget(self) -> None:
         """charon is a new process: it knows nothing."""
         self._loaded.clear()
+        self._whole = None
 
     def load(self, credentials: GatewayCredentials) -> bool:
         """Give charon what it lacks; True when a revocation list was among it. Loading ends no live tunnel."""
+        if credentials is self._whole:
+            return False
         for pem in (credentials.root, *credentials.authorities):
             if self._is_new("authority", pem.encode()):
                 self._charon.load_authority(pem)
@@ -54,6 +58,7 @@ class CredentialLoader:
             self._charon.load_private_key(credentials.private_key)
             self._keep("key", credentials.private_key.encode())
         self._load_connections(credentials)
+        self._whole = credentials
         return bool(revoked)
 
     def _load_connections(self, credentials: GatewayCredentials) -> None:

@@ -62,6 +62,11 @@ class Events:
             except queue.Empty:
                 return taken
 
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` would give something."""
+        return not self._queue.empty()
+
     def broke(self) -> bool:
         """Whether the stream broke or was opened since the last call: then events may be missing."""
         broken = self._broken.is_set()

@@ -50,6 +50,9 @@ CHARON_ANSWERS_S = 5.0
 
 #: How long a wait may last at most, in seconds: then somebody looks whether to stop.
 LOOK_UP_S = 0.2
+#: Seconds after a batch of events in which more of them gather: when a thousand sites come at once, each batch costs
+#: what all tunnels cost. The first event after a pause waits for nothing.
+GATHER_S = 0.03
 #: Seconds between two times that what is held is taken out of the garbage collector's sight.
 FREEZE_S = 60.0
 #: Seconds that a thread may go on while another one waits for the interpreter: what reads the kernel back must not hold
@@ -171,14 +174,17 @@ def _loop(
     freeze_at = report_at = time.monotonic()
     told: Report | None = None
     rung, whole = True, True
+    gather_until = 0.0
     while not stop.is_set():
-        happened, broke = events.take(), events.broke()
+        happened = events.take() if time.monotonic() >= gather_until else []
+        broke = events.broke()
         now = datetime.now(UTC)
         # A statement begins or ends to hold: that is a change of the policy like another.
         rung = rung or (reconciler.next_change is not None and reconciler.next_change <= now)
         if rung or happened:
             reconciler.take_up(happened, now=now, changed=rung, whole=whole)
             whole = False
+            gather_until = time.monotonic() + GATHER_S
         if broke:
             reconciler.listen_again()
         looked = reconciler.look(now=now)
@@ -192,7 +198,10 @@ def _loop(
             if told is None or clock >= report_at or replace(report, at=told.at) != told:
                 reporter.submit(report)
                 told, report_at = report, clock + config.gateway.resync_s
-        ready, _, _ = select.select([doorbell, woken], [], [], min(LOOK_UP_S, reconciler.wait_s()))
+        wait_s = min(LOOK_UP_S, reconciler.wait_s())
+        if events.waiting:
+            wait_s = min(wait_s, max(0.0, gather_until - time.monotonic()))
+        ready, _, _ = select.select([doorbell, woken], [], [], wait_s)
         rung = doorbell in ready
         for listener in ready:
             _drain(listener)

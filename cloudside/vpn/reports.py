@@ -31,6 +31,8 @@ __all__ = ["Accounts", "Report", "Reporter", "write_counts"]
 
 log = structlog.get_logger("kyoten.gateway")
 
+#: Seconds at least between two reports: while a thousand sites come at once each would tell of a few more.
+APART_S = 0.25
 #: Seconds between tellings of what was counted: as much is lost when the process is killed.
 FLUSH_S = 10.0
 
@@ -92,6 +94,7 @@ class Reporter:
         self._flush_at = clock() + FLUSH_S
         self._looked_back = accounts is None
         self._next: Report | None = None
+        self._report_at = clock()
         self._stopped = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
@@ -118,7 +121,9 @@ class Reporter:
         wait_s = None if self._accounts is None else max(0.0, self._flush_at - self._clock())
         with self._condition:
             self._condition.wait_for(lambda: self._next is not None or self._stopped, wait_s)
+            self._condition.wait_for(lambda: self._stopped, max(0.0, self._report_at - self._clock()))
             report, self._next = self._next, None
+            self._report_at = self._clock() + APART_S
             return report, self._stopped
 
     def _run(self) -> None:

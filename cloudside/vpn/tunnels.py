@@ -7,6 +7,8 @@ So an SA is there from its event on, and gone by its event or when two listings 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from cloudside.config import Network
 from cloudside.datapath.problems import Problem, problem
@@ -26,10 +28,18 @@ class Table:
     missing: frozenset[int] = frozenset()
 
 
-def after_event(table: Table, event: SaEvent) -> Table:
-    """The table after an event."""
-    sa = event.sa
+def after_events(table: Table, events: Iterable[SaEvent]) -> Table:
+    """The table after these events, in their order."""
     sas = dict(table.sas)
+    told: set[int] = set()
+    for event in events:
+        _note(sas, event)
+        told.add(event.sa.unique_id)
+    return Table(sas, table.missing - told)
+
+
+def _note(sas: dict[int, IkeSa], event: SaEvent) -> None:
+    sa = event.sa
     if event.kind == "ike" and not event.up:
         sas.pop(sa.unique_id, None)
     elif event.kind == "child":
@@ -42,7 +52,6 @@ def after_event(table: Table, event: SaEvent) -> Table:
     else:
         known = sas.get(sa.unique_id, sa)  # its children came up a moment before it did
         sas[sa.unique_id] = replace(sa, children=known.children)
-    return Table(sas, table.missing - {sa.unique_id})
 
 
 def after_listing(table: Table, listing: Iterable[IkeSa]) -> Table:
@@ -89,13 +98,22 @@ class Live:
 _RULES = Rules()
 
 
+class Accepted(NamedTuple):
+    """An IKE_SA that was found to be in order, with the prefix that it was held against."""
+
+    sa: IkeSa
+    prefix: Network
+    live: Live
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``live`` by site; ``expelled`` IKE_SAs that must end, and why."""
+    """``live`` by site; ``expelled`` IKE_SAs that must end, and why; ``accepted`` is for the next judgement."""
 
     live: Mapping[str, Live]
     expelled: tuple[int, ...]
     problems: tuple[Problem, ...]
+    accepted: Mapping[int, Accepted] = field(default_factory=dict)
 
 
 def judge(
@@ -103,6 +121,7 @@ def judge(
     prefixes: Mapping[str, Network],
     revoked_s: Mapping[str, float] | None = None,
     rules: Rules = _RULES,
+    before: Mapping[int, Accepted] = MappingProxyType({}),
 ) -> Judgement:
     """Hold live tunnels against the registry. ``prefixes``: site -> overlay prefix, for sites that may be here.
     ``revoked_s``: site -> seconds since a certificate of its was revoked, for sites where that happened.
@@ -111,11 +130,25 @@ def judge(
     certificate and registry disagree, and the registry is the truth. So does one that is older than the revocation:
     its peer, a router that was replaced, may not prove itself any more, and rekeying never asks it to (RFC 7296 2.8).
     So does one by an old IKE version that its site is not permitted, and one of a router that makes SAs without end.
+
+    ``before``: what the last judgement, by the same ``rules``, accepted. Of thousands of tunnels a few have changed;
+    what did not is the very same object.
     """
     live: dict[str, Live] = {}
+    accepted: dict[int, Accepted] = {}
     expelled: list[int] = []
     problems: dict[Problem, None] = {}
     for number, sa in sorted(table.sas.items()):
+        known = before.get(number)
+        if (
+            known is not None
+            and known.sa is sa
+            and prefixes.get(sa.remote_id) is known.prefix
+            and (revoked_s is None or sa.remote_id not in revoked_s)
+        ):
+            accepted[number] = known
+            _join(live, known.live)
+            continue
         if sa.state not in _ALIVE:
             continue
         prefix = prefixes.get(sa.remote_id)
@@ -145,18 +178,19 @@ def judge(
             shown = ", ".join(map(str, foreign))
             problems[problem("vpn.foreign-prefix", site=sa.remote_id, carried=shown, prefix=str(prefix))] = None
         elif carried:
-            before = live.get(sa.remote_id)
             suite = f"{sa.suite} {children[0].suite}".strip()
-            known = before.prefixes if before is not None else ()
-            live[sa.remote_id] = Live(
-                sa.remote_id,
-                tuple(dict.fromkeys((*known, *carried))),
-                sa.remote_host,
-                suite,
-                sa.established_s,
-                sa.ike_version,
-            )
-    return Judgement(live, tuple(expelled), tuple(problems))
+            one = Live(sa.remote_id, carried, sa.remote_host, suite, sa.established_s, sa.ike_version)
+            accepted[number] = Accepted(sa, prefix, one)
+            _join(live, one)
+    return Judgement(live, tuple(expelled), tuple(problems), accepted)
+
+
+def _join(live: dict[str, Live], one: Live) -> None:
+    """A site may have two IKE_SAs for a moment: the newer one counts, with what both carry."""
+    older = live.get(one.site)
+    if older is not None:
+        one = replace(one, prefixes=tuple(dict.fromkeys((*older.prefixes, *one.prefixes))))
+    live[one.site] = one
 
 
 def _inside(network: Network, prefix: Network) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from cloudside.config import Config
+from cloudside.config import Config, Network
 from cloudside.datapath.problems import Problem, problem
 from cloudside.errors import KyotenError
 from cloudside.vpn.charon_care import CharonCare, rules_of
@@ -15,7 +15,7 @@ from cloudside.vpn.desired import Desired, DesiredReader, Trust
 from cloudside.vpn.looks import Looks
 from cloudside.vpn.parts import Parts
 from cloudside.vpn.troubles import Looking, Troubles
-from cloudside.vpn.tunnels import Live, Table, after_event, after_listing, judge
+from cloudside.vpn.tunnels import Accepted, Live, Table, after_events, after_listing, judge
 from linux.charon import IkeSa, SaEvent
 from linux.errors import CharonUnavailableError
 
@@ -58,7 +58,11 @@ class TunnelsKeeper:
         self._table = Table()
         #: What came in while charon's listing was on its way; None: none is.
         self._meanwhile: list[SaEvent] | None = None
-        self._followed: tuple[object, ...] = ()
+        self._blocks: tuple[Network, ...] | None = None
+        #: What was in order at the last look, by IKE_SA.
+        self._accepted: Mapping[int, Accepted] = {}
+        #: Whose prefixes the routes lead to; None: nobody knows.
+        self._routed: Mapping[str, Live] | None = None
         self._start_again_at = 0.0
         #: Whether charon answered when it was last tended.
         self._answers = False
@@ -78,10 +82,10 @@ class TunnelsKeeper:
 
     def take_up(self, events: Sequence[SaEvent]) -> None:
         """What charon tells of its own accord."""
+        self._table = after_events(self._table, events)
+        if self._meanwhile is not None:
+            self._meanwhile += events
         for event in events:
-            self._table = after_event(self._table, event)
-            if self._meanwhile is not None:
-                self._meanwhile.append(event)
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
         self._troubles.remember(self._care.note(events))
         self._tend_and_route()
@@ -116,8 +120,7 @@ class TunnelsKeeper:
         self._troubles.remember(self._care.compare(self._table, listing))
         self._table = after_listing(self._table, listing)
         self._listed = True
-        for event in events:
-            self._table = after_event(self._table, event)
+        self._table = after_events(self._table, events)
         self._tend_and_route()
         return self._troubles.of(_CHARON)
 
@@ -129,11 +132,11 @@ class TunnelsKeeper:
             return self._parts.lister.sas()  # the connection may have been that to a charon which is gone
 
     def _look_at_routes(self) -> Looking:
-        before = self._followed
-        if before:
-            found = yield self._parts.site_routes.read
-            if before is self._followed:
-                self._parts.site_routes.judge(found)
+        routes = self._parts.site_routes
+        before = routes.changes
+        found = yield routes.read
+        if routes.changes == before:
+            routes.judge(found)
         return self._route()
 
     def _look_after_charon(self) -> tuple[Problem, ...]:
@@ -173,7 +176,8 @@ class TunnelsKeeper:
             self._troubles.remember(self._care.compare(self._table, listing))
             self._table = after_listing(self._table, listing)
             self._listed = True
-        judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules)
+        judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules, self._accepted)
+        self._accepted = judgement.accepted
         if judgement.expelled:
             self._learn_why()
         for number in judgement.expelled:
@@ -219,13 +223,22 @@ class TunnelsKeeper:
         return {site: clock - since for site, (_, since) in (self._revocations or {}).items()}
 
     def _route(self) -> tuple[Problem, ...]:
-        found = self._wanted()
-        if found is None or self.live is None:
+        found, live = self._wanted(), self.live
+        if found is None or live is None:
             return ()
-        live = [prefix for tunnel in self.live.values() for prefix in tunnel.prefixes]
-        wanted = (found.blocks, tuple(live))
-        if wanted != self._followed:
-            self._followed = ()
-            self._parts.site_routes.follow(*wanted)
-            self._followed = wanted
+        routes, before = self._parts.site_routes, self._routed
+        self._routed = None
+        if found.blocks == self._blocks and before is not None:
+            # The usual case: of thousands of tunnels a few came or went.
+            changed = [site for site, one in live.items() if before.get(site) is not one]
+            come = {prefix for site in changed for prefix in live[site].prefixes}
+            left = [before[site] for site in changed if site in before]
+            left += [before[site] for site in before.keys() - live.keys()]
+            gone = {prefix for one in left for prefix in one.prefixes} - come
+            done = routes.adjust(come, gone)
+        else:
+            done = False
+        if not done:
+            routes.follow(found.blocks, [prefix for tunnel in live.values() for prefix in tunnel.prefixes])
+        self._routed, self._blocks = live, found.blocks
         return ()

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from rules.compile import compile_policy
 from rules.expect import check, unmet
-from rules.model import Inventory, Policy
+from rules.model import Inventory, PlatformSource, Policy, PolicySource, Server, Site
+from rules.parse import parse_stored
 from rules.problems import PolicyError
 
 Read = Callable[[str], Policy]
@@ -96,3 +98,27 @@ def test_what_is_no_expectation(read: Read, sentence: str, kind: str) -> None:
     with pytest.raises(PolicyError) as caught:
         read(RULES + f"  - {sentence}\n")
     assert [(found.place, found.kind) for found in caught.value.problems] == [("acme.yaml:11:5", "rules." + kind)]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "broken"),
+    [
+        ("a cannot reach s1 icmp/echo-request, icmp/255", False),
+        ("a can reach s1 icmp/13, icmp/255", False),
+        ("a cannot reach s1 icmp/13, icmp/255", True),
+        ("a can reach s1 icmp/8, icmp/255", True),
+        ("a cannot reach s1 icmp/3", False),
+    ],
+)
+def test_messages_that_start_no_flow_are_not_asked_about(sentence: str, broken: bool) -> None:
+    world = Inventory(
+        {"acme": ip_network("10.1.0.0/16")},
+        (Site("a", "acme", ip_network("10.1.0.0/22")),),
+        (),
+        (Server("s1", "acme", ip_address("10.9.0.2")),),
+    )
+    text = f"tenant: acme\nallow: [{{from: a, to: s1, services: any}}]\nexpect: ['{sentence}']\n"
+    forbidding = PlatformSource("platform.yaml", "forbidden: [icmp/8]\n")
+    policy, problems = parse_stored([PolicySource("acme", "acme.yaml", text)], world, forbidding)
+    assert [one.kind for one in problems if one.kind.startswith("rules.expect")] == []
+    assert bool(unmet(compile_policy(policy, world), policy.tenants["acme"])) is broken

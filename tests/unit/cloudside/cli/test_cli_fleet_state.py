@@ -20,6 +20,13 @@ Kyoten = Callable[..., Any]
 NOW = datetime.now(UTC)
 
 
+@pytest.fixture(autouse=True)
+def _fresh_now() -> None:
+    """A gateway that has not reported since this file was imported would count as silent."""
+    global NOW
+    NOW = datetime.now(UTC)
+
+
 @pytest.fixture
 def database(world: Kyoten, tmp_path: Path) -> Iterator[Database]:
     opened = Database(f"sqlite:///{tmp_path / 'state' / 'registry.sqlite'}")

@@ -1,10 +1,11 @@
+from collections.abc import Collection
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from cloudside.datapath.site_routes import TABLE, SiteRoutes, wanted_routes
-from linux.routes import InterfaceState, Route, RouteKind
+from linux.routes import Route, RouteError, RouteKind
 
 SERVICE = ip_address("10.255.255.1")
 
@@ -28,19 +29,19 @@ class _Kernel:
     def __init__(self) -> None:
         self.table: dict[object, Route] = {}
         self.index = 7
+        self.fails = False
         self.read = self.written = 0
 
-    def interfaces(self) -> tuple[InterfaceState, ...]:
-        lo = InterfaceState("lo", True, True, ())
-        return (lo, InterfaceState("ipsec0", True, True, (), self.index)) if self.index else (lo,)
+    def index_if_up(self, interface: str) -> int:
+        return self.index if interface == "ipsec0" else 0
 
-    def replace_route(self, route: Route) -> None:
-        self.table[route.prefix] = route
-        self.written += 1
-
-    def delete_route(self, route: Route) -> None:
-        self.table.pop(route.prefix, None)
-        self.written += 1
+    def change_routes(self, new: Collection[Route], old: Collection[Route]) -> None:
+        if self.fails:
+            raise RouteError("made to fail")
+        self.table.update({route.prefix: route for route in new})
+        for route in old:
+            self.table.pop(route.prefix, None)
+        self.written += len(new) + len(old)
 
 
 class _Routes(SiteRoutes):
@@ -62,25 +63,40 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
 BLOCK, ONE, TWO = ip_network("10.10.0.0/16"), ip_network("10.10.1.0/24"), ip_network("10.10.2.0/24")
 
 
-def test_the_table_is_read_once_and_then_remembered(kernel: _Kernel) -> None:
+def test_what_comes_and_goes_is_set_without_reading(kernel: _Kernel) -> None:
     routes = _Routes(kernel)
+    assert not routes.adjust([ONE], [])  # nobody has looked yet
     routes.follow([BLOCK], [ONE])
-    routes.follow([BLOCK], [ONE, TWO])
-    routes.follow([BLOCK], [TWO])
+    assert routes.adjust([TWO], [])
+    assert routes.adjust([], [ONE])
     assert kernel.table.keys() == {BLOCK, TWO}
     assert (kernel.read, kernel.written) == (1, 4)
 
 
-def test_routes_come_back_with_another_interface(kernel: _Kernel) -> None:
+def test_another_interface_has_to_be_followed(kernel: _Kernel) -> None:
     routes = _Routes(kernel)
     routes.follow([BLOCK], [ONE])
     kernel.index = 0
     del kernel.table[ONE]  # the kernel takes a route away with its interface
+    assert not routes.adjust([], [])
     routes.follow([BLOCK], [ONE])
     assert kernel.table.keys() == {BLOCK}
     kernel.index = 8
-    routes.follow([BLOCK], [ONE])
-    assert kernel.table.keys() == {BLOCK, ONE}
+    assert not routes.adjust([TWO], [])
+    routes.follow([BLOCK], [ONE, TWO])
+    assert kernel.table.keys() == {BLOCK, ONE, TWO}
+
+
+def test_after_a_failure_nobody_is_sure(kernel: _Kernel) -> None:
+    routes = _Routes(kernel)
+    routes.follow([BLOCK], [])
+    kernel.fails = True
+    with pytest.raises(RouteError):
+        routes.adjust([ONE], [])
+    kernel.fails = False
+    assert not routes.adjust([TWO], [])
+    routes.follow([BLOCK], [ONE, TWO])
+    assert kernel.table.keys() == {BLOCK, ONE, TWO}
 
 
 def test_a_foreign_change_is_found_and_mended(kernel: _Kernel) -> None:

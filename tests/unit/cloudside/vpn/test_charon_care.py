@@ -5,7 +5,7 @@ import pytest
 
 from cloudside.config import Vpn
 from cloudside.vpn.charon_care import CharonCare
-from cloudside.vpn.tunnels import Table, after_event, after_listing
+from cloudside.vpn.tunnels import Table, after_events, after_listing
 from linux.charon import ChildSa, IkeSa, SaEvent
 from linux.errors import CharonUnavailableError
 
@@ -182,7 +182,7 @@ def test_event_that_was_still_in_the_queue_is_no_loss(world: _World) -> None:
     table, _ = _listed(world, Table(), _sa(1))
     event = SaEvent("ike", True, _sa(1))
     world.care.note([event])
-    table = after_event(table, event)
+    table = after_events(table, [event])
     for _ in range(4):
         assert _listed(world, table, _sa(1))[1] == []
     assert world.events.renewed == 0

@@ -127,10 +127,17 @@ class _Machine:
     flows: list[Flow] = field(default_factory=list)
     followed: list[list[IPv4Network]] = field(default_factory=list)
 
+    changes: int = 0
+
     def follow(self, blocks: object, live: list[IPv4Network]) -> int:
         self.live = list(live)
         self.followed.append(self.live)
         return 0
+
+    def adjust(self, come: set[IPv4Network], gone: set[IPv4Network]) -> bool:
+        assert gone <= set(self.live)
+        self.live = [*(one for one in self.live if one not in gone | come), *sorted(come)]
+        return True
 
     def read(self) -> frozenset[object]:
         return frozenset()

@@ -3,7 +3,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from cloudside.vpn.tunnels import Rules, Table, after_event, after_listing, judge, unannounced
+from cloudside.vpn.tunnels import Rules, Table, after_events, after_listing, judge, unannounced
 from linux.charon import ChildSa, IkeSa, SaEvent
 
 PREFIXES = {"tokyo": ip_network("10.10.1.0/24"), "osaka": ip_network("10.10.2.0/24")}
@@ -25,24 +25,24 @@ def _up(*sas: IkeSa) -> Table:
 def test_tunnel_is_live_from_its_child_event_on() -> None:
     connecting = _sa(1, "tokyo", "10.10.1.0/24", state="ESTABLISHED")
     installing = replace(connecting, children=(replace(connecting.children[0], state="INSTALLING"),))
-    table = after_event(Table(), SaEvent("child", True, installing))
-    table = after_event(table, SaEvent("ike", True, _sa(1)))
+    table = after_events(Table(), [SaEvent("child", True, installing)])
+    table = after_events(table, [SaEvent("ike", True, _sa(1))])
     live = judge(table, PREFIXES).live["tokyo"]
     assert (live.prefixes, live.peer, live.suite) == ((ip_network("10.10.1.0/24"),), "198.51.100.7", "IKE AES")
 
 
 def test_child_that_came_before_its_ike_sa_was_established_counts_when_it_is() -> None:
     early = _sa(1, "tokyo", "10.10.1.0/24", state="CONNECTING")
-    table = after_event(Table(), SaEvent("child", True, early))
+    table = after_events(Table(), [SaEvent("child", True, early)])
     assert judge(table, PREFIXES).live == {}
-    table = after_event(table, SaEvent("ike", True, _sa(1)))
+    table = after_events(table, [SaEvent("ike", True, _sa(1))])
     assert judge(table, PREFIXES).live.keys() == {"tokyo"}
 
 
 def test_tunnel_is_gone_with_its_child_or_its_ike_sa() -> None:
     sa = _sa(1, "tokyo", "10.10.1.0/24")
-    assert judge(after_event(_up(sa), SaEvent("child", False, sa)), PREFIXES).live == {}
-    assert after_event(_up(sa), SaEvent("ike", False, sa)).sas == {}
+    assert judge(after_events(_up(sa), [SaEvent("child", False, sa)]), PREFIXES).live == {}
+    assert after_events(_up(sa), [SaEvent("ike", False, sa)]).sas == {}
 
 
 def test_one_listing_without_an_sa_that_is_in_work_does_not_drop_it_two_do() -> None:
@@ -56,7 +56,7 @@ def test_one_listing_without_an_sa_that_is_in_work_does_not_drop_it_two_do() -> 
 
 def test_sign_of_life_between_two_listings_keeps_the_sa() -> None:
     sa = _sa(1, "tokyo", "10.10.1.0/24")
-    once = after_event(after_listing(_up(sa), []), SaEvent("child", True, sa))
+    once = after_events(after_listing(_up(sa), []), [SaEvent("child", True, sa)])
     assert after_listing(once, []).sas.keys() == {1}
 
 
@@ -129,12 +129,43 @@ def test_children_are_counted_by_events_too_and_one_that_goes_leaves_the_others(
     sa = _with_children(3)
     table = Table()
     for child in sa.children:
-        table = after_event(table, SaEvent("child", True, replace(sa, children=(child,))))
+        table = after_events(table, [SaEvent("child", True, replace(sa, children=(child,)))])
     assert len(table.sas[7].children) == 3
-    table = after_event(table, SaEvent("child", False, replace(sa, children=sa.children[:1])))
+    table = after_events(table, [SaEvent("child", False, replace(sa, children=sa.children[:1]))])
     assert [child.unique_id for child in table.sas[7].children] == [1, 2]
 
 
 def test_sa_that_only_a_listing_tells_of_was_not_announced() -> None:
     known, older, half = _sa(1), replace(_sa(2), established_s=29), _sa(3, state="CONNECTING")
     assert unannounced(_up(known), [known, older, half, _sa(4)], younger_than_s=30) == (4,)
+
+
+def test_what_was_accepted_and_has_not_changed_is_not_looked_at_again() -> None:
+    tokyo, osaka = _sa(1, "tokyo", "10.10.1.0/24"), _sa(2, "osaka", "10.10.2.0/24")
+    table = Table({1: tokyo, 2: osaka})
+    first = judge(table, PREFIXES)
+    again = judge(table, PREFIXES, before=first.accepted)
+    assert again == first
+    assert all(again.live[site] is one for site, one in first.live.items())
+
+
+def test_an_accepted_tunnel_is_judged_anew_when_anything_about_it_changed() -> None:
+    tokyo = _sa(1, "tokyo", "10.10.1.0/24")
+    table = Table({1: tokyo})
+    before = judge(table, PREFIXES).accepted
+    elsewhere = {**PREFIXES, "tokyo": ip_network("10.10.7.0/24")}
+    assert judge(table, elsewhere, before=before).expelled == (1,)
+    assert judge(table, {}, before=before).expelled == (1,)
+    assert judge(table, PREFIXES, {"tokyo": 0.5}, before=before).expelled == (1,)
+    grown = replace(tokyo, children=(*tokyo.children, *_sa(1, "tokyo", "10.99.0.0/24").children))
+    assert judge(Table({1: grown}), PREFIXES, before=before).expelled == (1,)
+
+
+def test_two_tunnels_of_a_site_carry_what_both_do() -> None:
+    older, newer = _sa(1, "tokyo", "10.10.1.0/25"), _sa(2, "tokyo", "10.10.1.128/25")
+    first = judge(Table({1: older}), PREFIXES)
+    both = judge(Table({1: older, 2: newer}), PREFIXES, before=first.accepted)
+    assert set(map(str, both.live["tokyo"].prefixes)) == {"10.10.1.0/25", "10.10.1.128/25"}
+    assert judge(Table({2: newer}), PREFIXES, before=both.accepted).live["tokyo"].prefixes == (
+        ip_network("10.10.1.128/25"),
+    )
