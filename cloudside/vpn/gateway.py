@@ -52,7 +52,7 @@ CHARON_ANSWERS_S = 5.0
 LOOK_UP_S = 0.2
 #: Seconds after a batch of events in which more of them gather: when a thousand sites come at once, each batch costs
 #: what all tunnels cost. The first event after a pause waits for nothing.
-GATHER_S = 0.03
+GATHER_S = 0.1
 #: Seconds between two times that what is held is taken out of the garbage collector's sight.
 FREEZE_S = 60.0
 #: Seconds that a thread may go on while another one waits for the interpreter: what reads the kernel back must not hold

@@ -32,7 +32,7 @@ __all__ = ["Accounts", "Report", "Reporter", "write_counts"]
 log = structlog.get_logger("kyoten.gateway")
 
 #: Seconds at least between two reports: while a thousand sites come at once each would tell of a few more.
-APART_S = 0.25
+APART_S = 1.0
 #: Seconds between tellings of what was counted: as much is lost when the process is killed.
 FLUSH_S = 10.0
 

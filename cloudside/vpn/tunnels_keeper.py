@@ -64,6 +64,8 @@ class TunnelsKeeper:
         #: Whose prefixes the routes lead to; None: nobody knows.
         self._routed: Mapping[str, Live] | None = None
         self._start_again_at = 0.0
+        #: Until when events are expected to go on, and when charon is listed all the same.
+        self._quiet_at = self._list_at = 0.0
         #: Whether charon answered when it was last tended.
         self._answers = False
         #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
@@ -72,7 +74,8 @@ class TunnelsKeeper:
         self._listed = False
         #: Tunnels that carry traffic and may, by site; None: charon was not asked yet.
         self.live: Mapping[str, Live] | None = None
-        resync_s, start = config.gateway.resync_s, clock()
+        self._resync_s = resync_s = config.gateway.resync_s
+        start = clock()
         for name, part, look in (
             ("trust", "vpn.trust-failed", self._look_at_trust),
             ("charon", _CHARON, self._look_at_charon),
@@ -89,7 +92,8 @@ class TunnelsKeeper:
             log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
         self._troubles.remember(self._care.note(events))
         self._tend_and_route()
-        self._looks.soon("charon", self._clock() + SETTLE_S)
+        self._quiet_at = self._clock() + SETTLE_S
+        self._looks.soon("charon", self._quiet_at)
 
     def _tend_and_route(self) -> None:
         self._troubles.step(_CHARON, self._look_after_charon)
@@ -102,7 +106,14 @@ class TunnelsKeeper:
         return self._trust.problems
 
     def _look_at_charon(self) -> Looking:
-        """How it really is, by its own listing."""
+        """How it really is, by its own listing. While sites come by the hundred that is only now and then: to be
+        listed keeps charon busy.
+        """
+        now = self._clock()
+        if now < self._quiet_at and now < self._list_at:
+            self._looks.soon("charon", min(self._quiet_at, self._list_at))
+            return self._troubles.of(_CHARON)
+        self._list_at = now + self._resync_s
         self._troubles.step(_CHARON, self._look_after_charon)
         if not self._answers or self._parts.process.pid is None:
             return self._troubles.of(_CHARON)
