@@ -7,7 +7,8 @@ callers                on whose behalf a query runs: every query starts there an
 tenants, sites, devices, servers, policies, settings     what operators and customers state
 platform_policies, grants     the file above all policies; reachability for a limited time
 routers, reports, log_requests, credentials              what the fleet reports and proves itself with
-certificates           what the PKI issued and revoked
+reports, history, overview, usage, counters      what gateways saw: tunnels, ups and downs, bytes and hours
+certificates, tokens   what the PKI issued and revoked
 names, addresses, allocation     pure: valid names, LAN to overlay, first free prefix
 inventory, revisions   what the rules need to know, as rules.model; which tenants' changed since
 """

@@ -1,13 +1,15 @@
 """The VPN server: charon kept as the registry says, its tunnels followed, the datapath told.
 
-connections   the one wildcard connection, charon's own settings. Pure
-desired       what the registry wants: inventory, rule set, credentials
-tunnels       live tunnels from events and listings, and which of them must go. Pure
-credentials   what charon has to know, loaded once and again when it changes
-events        charon's events, on a thread of their own
-causes        why tunnels fail, from charon's log. Pure; witness reads it
-ledger        what a report changes in the registry: states, history, problems of sites
-reports       what is told to the registry, on a thread of its own
-reconciler    one pass: desired against actual
-gateway       the daemon `kyoten gateway`
+connections, suites     the wildcard connections, one a class, and charon's own settings. Pure
+desired, parts          what the registry wants; what the keepers work with
+rules_keeper            registry -> packet filter; looks whether it is still so
+tunnels_keeper          charon, live tunnels, routes along them; tunnels: which must go. Pure
+looks, troubles         looking again in short pieces; what is wrong, by part
+charon_care             hung or deaf charon (health, contests); credentials: what it has to know
+events                  charon's events, on a thread of their own
+reports, ledger         what is told to the registry, on a thread of its own: states, history, problems
+usage                   bytes and hours told, with a cursor
+causes, witness         why tunnels fail, from charon's log
+verdict, evidence, inspection, diagnosis, availability   answers about a site
+reconciler, gateway     the keepers put together; the daemon `kyoten gateway`
 """
