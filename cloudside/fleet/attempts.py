@@ -12,6 +12,8 @@ Address = IPv4Address | IPv6Address
 #: Failures that an address has in hand, and seconds until it gets one of them back.
 FAILURES_AT_ONCE = 10
 ONE_MORE_AFTER_S = 30.0
+#: Nobody waits longer; more is pending only when our clock was set back.
+PENDING_MAX_S = 7200.0
 #: Addresses remembered; the longest unheard of is forgotten first.
 ADDRESSES_MAX = 10_000
 
@@ -28,16 +30,19 @@ class Attempts:
 
     def wait_s(self, address: Address, now_s: float) -> float:
         """Seconds until this address may try again; 0: now."""
-        pending_s = self._clear_at.get(_of(address), now_s) - now_s
-        return max(0.0, pending_s - (FAILURES_AT_ONCE - 1) * ONE_MORE_AFTER_S)
+        return max(0.0, self._pending_s(_of(address), now_s) - (FAILURES_AT_ONCE - 1) * ONE_MORE_AFTER_S)
 
     def failed(self, address: Address, now_s: float) -> None:
         """Count a failure."""
         key = _of(address)
-        self._clear_at[key] = max(self._clear_at.get(key, now_s), now_s) + ONE_MORE_AFTER_S
+        self._clear_at[key] = now_s + self._pending_s(key, now_s) + ONE_MORE_AFTER_S
         self._clear_at.move_to_end(key)
         if len(self._clear_at) > ADDRESSES_MAX:
             self._clear_at.popitem(last=False)
+
+    def _pending_s(self, key: IPv4Network | IPv6Network, now_s: float) -> float:
+        pending_s = self._clear_at.get(key, now_s) - now_s
+        return pending_s if 0 < pending_s <= PENDING_MAX_S else 0.0
 
 
 def _of(address: Address) -> IPv4Network | IPv6Network:

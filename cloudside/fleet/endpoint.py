@@ -153,7 +153,7 @@ def application(
     @app.exception_handler(KyotenError)
     async def keyed(request: Request, error: KyotenError) -> Response:
         path, status = request.url.path, error.http_status
-        _log.info("refused", path=path, status=status, key=error.key, **error.params)
+        _log.info("refused", path=path, status=status, key=error.key, params=dict(error.params))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, RefusedError):
             return problem_response(path, status, "fleet.cloud-trouble", {})
         retry_s = error.seconds if isinstance(error, TooManyError) else 10

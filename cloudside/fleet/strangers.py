@@ -42,16 +42,18 @@ class Strangers:
     """Which of them are to be written down, so that a router in a loop is no load. One for the process."""
 
     def __init__(self) -> None:
-        self._noted: dict[Stranger, datetime] = {}
+        #: By kind and sites. Not by device id: a router that makes one up for each call would be news each time.
+        self._noted: dict[tuple[str, str, str], datetime] = {}
 
     def is_news(self, stranger: Stranger, now: datetime) -> bool:
         """Whether to call `note` now; remembers that it was."""
-        before = self._noted.get(stranger)
+        key = (stranger.kind, stranger.site, stranger.other)
+        before = self._noted.get(key)
         if before is not None and before <= now < before + NOTED_EVERY:
             return False
         if len(self._noted) >= _KEPT_MAX:
             self._noted.clear()
-        self._noted[stranger] = now
+        self._noted[key] = now
         return True
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError
-from cloudside.pki import address_blocks, issuing
+from cloudside.pki import address_blocks, issuing, revocation_lists
 from cloudside.pki.authority import IPSEC_IKE, SERVER_AUTH, Address, Authority, Leaf, is_due
 from cloudside.pki.ssh_keys import make_pair, public_line
 from cloudside.pki.store import KeyStore, read_secret, write_secret
@@ -138,14 +138,18 @@ def _literal_addresses(texts: tuple[str, ...]) -> list[Address]:
 def _ensure_leaf(
     session: Session, store: KeyStore, cloud: Authority, *, name: str, kind: str, leaf: Leaf, now: datetime
 ) -> bool:
-    record = certificates.current(session, authority=cloud.name, kind=kind, subject=leaf.common_name)
-    if record is not None:
-        key = store.read_key(name)
+    known = certificates.current(session, authority=cloud.name, kind=kind, subject=leaf.common_name)
+    key = store.read_or_make_key(name) if known is None else store.read_key(name)
+    found = certificates.counting(session, authority=cloud.name, kind=kind, subject=leaf.common_name, now=now)
+    # Made while our clock was ahead: nobody else takes it yet, and being the newest it would hide those that count.
+    early = [record for record in found if record.not_before > now]
+    revocation_lists.revoke(session, cloud, early, at=now, now=now)
+    # Several machines share the endpoint's name: this one's need not be the newest.
+    for record in reversed(found):
         certificate = issuing.parse(record)
-        if key.public_key() == certificate.public_key() and _says(certificate, leaf, now):
+        if record not in early and key.public_key() == certificate.public_key() and _says(certificate, leaf, now):
             store.publish(name, (certificate, cloud.certificate))
-            return False
-    key = store.read_or_make_key(name)
+            return bool(early)
     certificate = issuing.issue(session, cloud, leaf, kind=kind, key=key.public_key(), now=now)
     store.publish(name, (certificate, cloud.certificate))
     return True

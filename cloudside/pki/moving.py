@@ -41,6 +41,9 @@ def move_site(
     site = moved.site
     name = issuing.tenant_authority_name(site.tenant_id)
     counting = certificates.counting(session, authority=name, kind="site", subject=site.id, now=now)
+    for record in counting:
+        if record.overlay is None:  # older than the column; no site had moved then
+            record.overlay = moved.overlay_before
     if counting:
         tenant = tenants.get(session, OPERATOR, site.tenant_id)
         authority = issuing.ensure_tenant_authority(session, KeyStore.of(config), tenant=tenant, now=now)

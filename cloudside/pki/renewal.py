@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.orm import Session
 
 from cloudside.config import Config
-from cloudside.errors import KyotenError
+from cloudside.errors import KyotenError, RefusedError
 from cloudside.pki import address_blocks, enrolment, issuing, revocation_lists
 from cloudside.pki.authority import BACKDATE, is_due
 from cloudside.pki.store import KeyStore
@@ -73,10 +73,14 @@ def renew(
 ) -> Renewed:
     """The next certificate of a router that has proved itself with ``shown``. The session must be a writing one.
 
-    Repeating it with the same key gives the same certificate. Raises RefusedError: the site is revoked or retired.
-    TooOftenError: it had too many today. ConfigurationError: an authority is missing.
+    Repeating it with the same key gives the same certificate. Raises RefusedError: the site is revoked or retired, or
+    ``shown`` is revoked. TooOftenError: it had too many today. ConfigurationError: an authority is missing.
     """
     enrolment.require_enrollable(site)
+    # Looked at before, but its request may have taken a minute to come in: another router may be the site's by now.
+    used = certificates.by_serial(session, issuing.serial_text(shown.serial_number))
+    if used is None or used.revoked_at is not None:
+        raise RefusedError("fleet.certificate-refused")
     name = issuing.tenant_authority_name(site.tenant_id)
     issuer = issuing.load_authority_certificate(session, name)
     if not is_wanted(shown, site, issuer, now):
@@ -144,11 +148,7 @@ def revoke(
     """Mark certificates revoked since ``at`` and sign the authority's next list, if there are any."""
     if not records:
         return
-    authority = issuing.load_authority(session, store, authority_name)
-    for record in records:
-        record.revoked_at = at
-    session.flush()
-    revocation_lists.renew(session, authority, now=now)
+    revocation_lists.revoke(session, issuing.load_authority(session, store, authority_name), records, at=at, now=now)
 
 
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

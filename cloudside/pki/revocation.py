@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError
 from cloudside.pki import issuing, revocation_lists
+from cloudside.pki.authority import REVOCATION_LIST_LIFETIME, ROOT_LIST_LIFETIME
 from cloudside.pki.store import KeyStore
 from cloudside.registry import certificates, routers, sites, tokens
 from cloudside.registry.callers import Caller
@@ -18,6 +19,8 @@ RENEW_BEFORE = timedelta(days=4)
 #: The root's own, and when its absent key becomes trouble.
 ROOT_RENEW_BEFORE = timedelta(days=122)
 ROOT_ALARM_BEFORE = timedelta(days=30)
+#: Machines' clocks may differ by this much; a root's machine has its own.
+CLOCKS_DIFFER = timedelta(days=1)
 
 
 def revoke_site(session: Session, config: Config, caller: Caller, *, site_id: str, now: datetime) -> Site:
@@ -67,14 +70,16 @@ def renew_expiring(session: Session, config: Config, *, now: datetime) -> Renewe
     """Sign new lists in place of those that end soon.
 
     The root's list is good for a year and is renewed from a third before its end, whenever its key is here; that the
-    key is away is trouble only from ROOT_ALARM_BEFORE on.
+    key is away is trouble only from ROOT_ALARM_BEFORE on. A list that is good for longer than any of ours was signed by
+    a clock that was ahead. It lacks what was revoked and had ended by that clock, so it is signed again.
     """
     store = KeyStore.of(config)
     renewed: list[RevocationList] = []
     troubles: list[ConfigurationError] = []
     for kept in certificates.revocation_lists(session):
         is_root = kept.authority == issuing.ROOT
-        if kept.next_update > now + (ROOT_RENEW_BEFORE if is_root else RENEW_BEFORE):
+        latest = now + CLOCKS_DIFFER + (ROOT_LIST_LIFETIME if is_root else REVOCATION_LIST_LIFETIME)
+        if now + (ROOT_RENEW_BEFORE if is_root else RENEW_BEFORE) < kept.next_update <= latest:
             continue
         try:
             signer = issuing.load_authority(session, store, kept.authority)

@@ -1,5 +1,6 @@
-"""Signs an authority's next revocation list from what the registry says is revoked."""
+"""Revokes certificates, and signs an authority's next revocation list from what the registry says is revoked."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography.hazmat.primitives import serialization
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Session
 from cloudside.pki.authority import REVOCATION_LIST_LIFETIME, ROOT_LIST_LIFETIME, Authority, make_revocation_list
 from cloudside.pki.store import ROOT_KEY
 from cloudside.registry import certificates
-from cloudside.registry.tables import RevocationList
+from cloudside.registry.tables import Certificate, RevocationList
 
 
 def renew(session: Session, issuer: Authority, *, now: datetime) -> RevocationList:
@@ -28,6 +29,16 @@ def renew(session: Session, issuer: Authority, *, now: datetime) -> RevocationLi
         der=made.public_bytes(serialization.Encoding.DER),
         next_update=made.next_update_utc or now,
     )
+
+
+def revoke(session: Session, issuer: Authority, records: Sequence[Certificate], *, at: datetime, now: datetime) -> None:
+    """Mark an authority's certificates revoked since ``at`` and sign its next list, if there are any."""
+    if not records:
+        return
+    for record in records:
+        record.revoked_at = at
+    session.flush()
+    renew(session, issuer, now=now)
 
 
 def next_number(session: Session, authority: str) -> int:

@@ -44,7 +44,9 @@ def answer(session: Session, config: Config, request: bytes, *, now: datetime) -
         asked = ocsp.load_der_ocsp_request(request)
         issuer = _issuer(session, asked)
         nonce = _nonce(asked)
-    except (ValueError, NotImplementedError, UnsupportedAlgorithm):
+        if asked.serial_number < 0:  # RFC 5280 section 4.1.2.2; it could not be named in an answer
+            raise ValueError("negative serial")
+    except (ValueError, NotImplementedError, UnsupportedAlgorithm, x509.DuplicateExtension):
         return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
     if issuer is None:
         return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)

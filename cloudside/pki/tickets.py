@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from cloudside.config import Config
 from cloudside.errors import InputError, RefusedError
-from cloudside.pki import enrolment, issuing
+from cloudside.pki import enrolment, issuing, renewal
 from cloudside.pki.bundle import FORMAT
 from cloudside.pki.initialise import ENDPOINT_NAME
 from cloudside.pki.requests import Applicant
@@ -121,6 +121,12 @@ def _again(
     router = routers.get(session, OPERATOR, site.id)
     if certificate.public_key() != applicant.key or not routers.proves_device_id(router, applicant.device_id):
         raise refused
+    if not renewal.says(certificate, site):  # the site has moved since: issued then for the same key
+        name = issuing.tenant_authority_name(site.tenant_id)
+        counting = certificates.counting(session, authority=name, kind="site", subject=site.id, now=now)
+        fitting = [one for one in counting if one.overlay == site.overlay and issuing.site_key(one) == applicant.key]
+        if fitting:
+            issued, certificate = fitting[-1], issuing.parse(fitting[-1])
     router.ssh_host_key = f"{applicant.ssh_host_key} {site.id}"
     session.flush()
     return Redeemed(enrolment.files(session, config, site, certificate), issued.serial, 0, again=True)

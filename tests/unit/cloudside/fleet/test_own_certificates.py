@@ -3,11 +3,13 @@
 import asyncio
 import ssl
 from datetime import timedelta
+from ipaddress import ip_address
 
 import pytest
 from cryptography import x509
 from fleet_cloud import NOW, Cloud, until_listening
 
+from cloudside import config as configuration
 from cloudside.fleet import web
 from cloudside.pki import initialise, published
 from cloudside.registry import certificates
@@ -55,3 +57,28 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(cloud: Cloud, mo
             await asyncio.sleep(0.05)
     stop.set()
     await asyncio.wait_for(serving, 10)
+
+
+def test_those_made_while_the_clock_was_ahead_are_given_up_for_those_that_count(cloud: Cloud) -> None:
+    with cloud.database.read() as session:
+        before = published.load_gateway(session, cloud.config, now=NOW).certificate
+    assert _renew(cloud, 400) == ["gateway-gw1", "endpoint"]
+    assert _renew(cloud, 0) == ["gateway-gw1", "endpoint"]
+    assert _renew(cloud, 0) == []
+    with cloud.database.read() as session:
+        assert published.load_gateway(session, cloud.config, now=NOW).certificate == before
+    shown = x509.load_pem_x509_certificates(published.endpoint_files(cloud.config).chain.read_bytes())[0]
+    assert shown.not_valid_before_utc <= NOW
+
+
+def test_two_machines_keep_their_own_endpoint_certificates(cloud: Cloud) -> None:
+    other = cloud.config.model_copy(
+        update={
+            "gateway": cloud.config.gateway.model_copy(update={"name": "gw2"}),
+            "web": configuration.Web(listen=(configuration.Listen(address=ip_address("127.0.0.2"), port=8443),)),
+        }
+    )
+    with cloud.database.write() as session:
+        assert initialise.renew_own(session, other, now=NOW) == ["gateway-gw2", "endpoint"]
+        for config in (cloud.config, other, cloud.config):
+            assert initialise.renew_own(session, config, now=NOW + timedelta(hours=1)) == []

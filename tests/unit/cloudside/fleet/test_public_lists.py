@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
 from fleet_cloud import NOW, Cloud, Enrolled, free_port, until_listening
+from pyasn1.codec.der import decoder, encoder
+from pyasn1_modules import rfc6960
 
 from cloudside import config as configuration
 from cloudside.fleet import public, web
@@ -145,6 +147,26 @@ async def test_junk_is_called_malformed(place: tuple[Cloud, Enrolled, str], junk
     encoded = quote(base64.b64encode(junk).decode(), safe="")
     _, body, _ = await _get(f"{url}/ocsp/{encoded or '-'}")
     assert ocsp.load_der_ocsp_response(body).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+
+
+def _distorted(request: bytes, how: str) -> bytes:
+    """The same request with two nonces, or about a negative serial."""
+    decoded, _ = decoder.decode(request, asn1Spec=rfc6960.OCSPRequest())
+    if how == "negative":
+        decoded["tbsRequest"]["requestList"][0]["reqCert"]["serialNumber"] = -5
+    else:
+        for place in range(2):
+            extension = decoded["tbsRequest"]["requestExtensions"][place]
+            extension["extnID"] = rfc6960.id_pkix_ocsp_nonce
+            extension["extnValue"] = b"\x04\x02ab"
+    return bytes(encoder.encode(decoded))
+
+
+@pytest.mark.parametrize("how", ["negative", "two nonces"])
+async def test_what_could_not_be_answered_is_called_malformed(place: tuple[Cloud, Enrolled, str], how: str) -> None:
+    _, tokyo, url = place
+    answer = await _by_get(url, _distorted(_request(tokyo), how))
+    assert answer.response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
 
 
 async def test_lists_are_where_certificates_say_and_openssl_takes_them(

@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import timedelta
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fleet_cloud import NOW, Answer, Cloud, Endpoint, Enrolled, heartbeat_document
+from structlog.testing import capture_logs
 
 from cloudside.fleet import strangers
-from cloudside.pki import address_blocks, revocation, tickets
-from cloudside.registry import incidents, routers, sites, tokens
+from cloudside.fleet.attempts import FAILURES_AT_ONCE, ONE_MORE_AFTER_S, Attempts
+from cloudside.pki import address_blocks, moving, revocation, tickets
+from cloudside.registry import audit, incidents, routers, sites, tokens
 from cloudside.registry.callers import OPERATOR
 from router_agent.enrolment import certificates as router_certificates
 from router_agent.enrolment import ticket as router_ticket
@@ -140,6 +142,20 @@ async def test_a_database_that_is_down_costs_a_try_and_not_the_token(
     assert (await _post(endpoint, router.document(token))).status == 200
 
 
+async def test_trouble_of_ours_with_a_path_in_it_is_logged_and_not_told(
+    cloud: Cloud, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    token = _ticket(cloud, tmp_path)
+    public = cloud.config.state_directory / "ssh" / "operator_ed25519.pub"
+    public.unlink()
+    with capture_logs() as logs:
+        answer = await _post(endpoint, Router().document(token))
+    assert (answer.status, answer.document["error"]) == (500, "fleet.cloud-trouble")
+    assert [(line["key"], line["params"]) for line in logs if line["event"] == "refused"] == [
+        ("pki.key-missing", {"path": str(public)})
+    ]
+
+
 async def test_unknown_expired_withdrawn_and_anothers_token_are_one_answer(
     cloud: Cloud, endpoint: Endpoint, tmp_path: Path
 ) -> None:
@@ -251,7 +267,9 @@ async def test_two_routers_with_one_token_at_the_same_time_are_one(
 ) -> None:
     token = _ticket(cloud, tmp_path)
     answers = await asyncio.gather(*(_post(endpoint, Router().document(token)) for _ in range(4)))
-    assert sorted(answer.status for answer in answers) == [200, 403, 403, 403]
+    statuses = sorted(answer.status for answer in answers)
+    # 503: the fixture's registry waits 0.2 s for its lock, which a loaded machine may need for a signature.
+    assert statuses.count(200) == 1 and set(statuses) <= {200, 403, 503}
 
 
 async def test_a_revoked_or_retired_site_takes_no_router(cloud: Cloud, endpoint: Endpoint, tmp_path: Path) -> None:
@@ -279,6 +297,45 @@ async def test_a_moved_or_unknown_device_is_one_incident_each_and_ends_when_it_i
         with cloud.database.write() as session:
             strangers.close_quiet(session, later)
         assert len(_open(cloud)) == left
+
+
+async def test_a_router_that_makes_up_device_ids_is_written_down_once_in_a_while(
+    cloud: Cloud, endpoint: Endpoint, tokyo: Enrolled
+) -> None:
+    def written() -> int:
+        with cloud.database.read() as session:
+            return audit.head(session, OPERATOR).number
+
+    before = written()
+    for _ in range(5):
+        made_up = secrets.token_hex(32)
+        beat = await endpoint.post("/agent/v1/heartbeat", heartbeat_document(), router=tokyo, device_id=made_up)
+        assert beat.status == 403
+    assert written() == before + 1
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+    attempts, address = Attempts(), ip_address("198.51.100.7")
+    year_s = 365 * 86_400.0
+    for _ in range(FAILURES_AT_ONCE):
+        attempts.failed(address, year_s)
+    assert 0 < attempts.wait_s(address, year_s) <= ONE_MORE_AFTER_S
+    assert attempts.wait_s(address, 0.0) == 0.0
+    attempts.failed(address, 0.0)
+    assert attempts.wait_s(address, 0.0) == 0.0
+
+
+async def test_a_site_that_moved_before_the_answer_came_through_gets_one_that_fits(
+    cloud: Cloud, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    token, router = _ticket(cloud, tmp_path), Router()
+    assert (await _post(endpoint, router.document(token))).status == 200
+    with cloud.database.write() as session:
+        moved = moving.move_site(session, cloud.config, OPERATOR, site_id="tokyo-1", length=25, now=NOW)
+    answer = await _post(endpoint, router.document(token))
+    assert answer.status == 200
+    made = x509.load_pem_x509_certificate(answer.document["files"]["site.crt"].encode())
+    assert address_blocks.read(made) == (moved.site.overlay,)
 
 
 async def test_what_the_router_gets_passes_its_own_check(cloud: Cloud, endpoint: Endpoint, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Renewal by the router: when, how often, what ends with it; and a site's move to another prefix."""
 
+import asyncio
 import json
+import ssl
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from fleet_cloud import NOW, Answer, Cloud, Endpoint, Enrolled, heartbeat_document
+from sqlalchemy import select
 
 from cloudside.errors import InputError
 from cloudside.pki import address_blocks, moving, renewal, revocation
@@ -106,6 +109,30 @@ async def test_a_revoked_site_or_certificate_is_never_renewed(
     assert _counting(cloud) == []
 
 
+async def test_a_router_that_was_replaced_while_its_request_came_in_gets_nothing(
+    cloud: Cloud, endpoint: Endpoint, tokyo: Enrolled, tmp_path: Path
+) -> None:
+    cloud.now = DUE
+    (tmp_path / "second").mkdir()
+    context = ssl.create_default_context(cafile=str(endpoint.root))
+    context.load_cert_chain(tokyo.directory / "chain.crt", tokyo.directory / "site.key")
+    body = json.dumps({"csr": make_request("tokyo-1").csr_pem.decode()}).encode()
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", endpoint.port, ssl=context, server_hostname="agent.kyoten"
+    )
+    head = f"POST {PATH} HTTP/1.1\r\nHost: agent.kyoten\r\nAuthorization: KyotenDevice {tokyo.device_id}\r\n"
+    # "100 Continue" comes when the body is wanted: both factors have been looked at by then.
+    writer.write(f"{head}Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+    async with asyncio.timeout(5):
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        await asyncio.to_thread(cloud.enrol, "tokyo-1", tmp_path / "second", now=DUE)
+        writer.write(body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert len(_counting(cloud)) == 1
+
+
 async def test_a_request_must_prove_its_key_and_needs_the_second_factor(
     cloud: Cloud, endpoint: Endpoint, tokyo: Enrolled
 ) -> None:
@@ -200,6 +227,20 @@ def test_a_prefix_that_a_certificate_still_speaks_for_is_nobody_elses(cloud: Clo
         assert renewal.retire_left_behind(session, cloud.config, now=later) == ["tokyo-1"]
         assert str(sites.add(session, OPERATOR, site_id="nara-1", tenant_id="acme", now=later).overlay) == "10.0.0.0/24"
     assert _move(cloud, overlay="10.0.8.0/24").site.overlay == ip_network("10.0.8.0/24")
+
+
+def test_a_certificate_older_than_the_record_of_prefixes_ends_with_its_prefix_too(
+    cloud: Cloud, tokyo: Enrolled
+) -> None:
+    with cloud.database.write() as session:
+        for record in session.scalars(select(Certificate).where(Certificate.subject == "tokyo-1")):
+            record.overlay = None
+    _move(cloud, overlay="10.0.7.0/24")
+    with pytest.raises(InputError, match="overlay-overlaps"), cloud.database.write() as session:
+        sites.add(session, OPERATOR, site_id="nara-1", tenant_id="acme", overlay="10.0.0.0/24", now=NOW)
+    with cloud.database.write() as session:
+        later = NOW + renewal.GRACE + timedelta(seconds=1)
+        assert renewal.retire_left_behind(session, cloud.config, now=later) == ["tokyo-1"]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,20 @@ def test_expired_certificates_leave_the_list(enrolled: Installation) -> None:
     assert len(lists["tenant-acme"]) == 0
 
 
+def test_a_list_signed_while_the_clock_was_years_ahead_is_signed_again(enrolled: Installation) -> None:
+    ahead = enrolled.now + timedelta(days=800)
+    with enrolled.database.write() as session:
+        revocation.revoke_site(session, enrolled.config, OPERATOR, site_id="tokyo-1", now=enrolled.now)
+        lost = revocation.renew_expiring(session, enrolled.config, now=ahead).lists
+        mended = revocation.renew_expiring(session, enrolled.config, now=enrolled.now).lists
+        assert revocation.renew_expiring(session, enrolled.config, now=enrolled.now).lists == ()
+    assert [kept.authority for kept in lost] == ["cloud", "root", "tenant-acme", "tenant-zenith"]
+    assert [kept.authority for kept in mended] == [kept.authority for kept in lost]
+    with enrolled.database.read() as session:
+        kept = certificates.revocation_list(session, "tenant-acme")
+    assert kept is not None and len(x509.load_der_x509_crl(kept.der)) == 1
+
+
 def test_roots_list_waits_for_its_key_until_that_is_trouble(installation: Installation) -> None:
     key = installation.pki / "root.key"
     content = key.read_bytes()
@@ -114,5 +128,5 @@ def test_roots_list_waits_for_its_key_until_that_is_trouble(installation: Instal
     key.write_bytes(content)
     key.chmod(0o600)
     with installation.database.write() as session:
-        revocation.renew_expiring(session, installation.config, now=due)
+        revocation.renew_expiring(session, installation.config, now=late)
     assert _numbers(installation) == {"root": 2, "cloud": 3, "tenant-acme": 1, "tenant-zenith": 3}
