@@ -4,7 +4,7 @@ Authorities are named ``root``, ``cloud`` and ``tenant-<tenant>``. What a certif
 business; this is its record.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -87,14 +87,30 @@ def revoke_all(session: Session, *, authority: str, kind: str, subject: str, now
     return found
 
 
-def last_revocations(session: Session, *, kind: str, now: datetime) -> dict[str, datetime]:
-    """When a certificate of each subject was last revoked, of those that have not expired."""
-    query = (
-        select(Certificate.subject, func.max(Certificate.revoked_at))
-        .where(Certificate.kind == kind, Certificate.revoked_at.is_not(None), Certificate.not_after >= now)
+def last_revocations(session: Session, *, kind: str, now: datetime, backdated: timedelta) -> dict[str, datetime]:
+    """When a certificate of each subject was last taken away, of those that have not expired.
+
+    One that was put aside because the subject had a newer one already took nothing away: a renewed certificate's
+    predecessor, that of a prefix which was left. ``backdated``: how long before its making a certificate begins.
+    """
+    of_kind = select(Certificate).where(Certificate.kind == kind, Certificate.not_after >= now)
+    revoked = list(session.scalars(of_kind.where(Certificate.revoked_at.is_not(None))))
+    if not revoked:
+        return {}
+    begun = (
+        select(Certificate.subject, func.min(Certificate.not_before))
+        .where(Certificate.kind == kind, Certificate.not_after >= now, Certificate.revoked_at.is_(None))
+        .where(Certificate.subject.in_({one.subject for one in revoked}))
         .group_by(Certificate.subject)
     )
-    return {subject: at for subject, at in session.execute(query) if at is not None}
+    # Certificates tell whole seconds: one made in the same second came after, in place of what was revoked.
+    made = {subject: begins + backdated + timedelta(seconds=1) for subject, begins in session.execute(begun)}
+    found: dict[str, datetime] = {}
+    for one in revoked:
+        at = one.revoked_at
+        if at is not None and not (one.subject in made and made[one.subject] <= at):
+            found[one.subject] = max(at, found.get(one.subject, at))
+    return found
 
 
 def revoked_by(session: Session, *, authority: str, now: datetime) -> list[Certificate]:

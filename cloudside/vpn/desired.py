@@ -8,6 +8,7 @@ from cloudside.config import Config, Network
 from cloudside.datapath.problems import Problem, of, problem
 from cloudside.errors import ConfigurationError
 from cloudside.pki import published
+from cloudside.pki.authority import BACKDATE
 from cloudside.pki.published import GatewayCredentials
 from cloudside.registry import certificates, grants
 from cloudside.registry.callers import OPERATOR
@@ -89,7 +90,7 @@ class DesiredReader:
         certificates to be parsed. Raises UnavailableError or ConfigurationError (the registry).
         """
         with self._database.read() as session:
-            revocations = certificates.last_revocations(session, kind="site", now=now)
+            revocations = certificates.last_revocations(session, kind="site", now=now, backdated=BACKDATE)
             ended = [kept.authority for kept in certificates.revocation_lists(session) if kept.next_update <= now]
             troubles = [problem("vpn.revocation-list-ended", authority=authority) for authority in ended]
             credentials: GatewayCredentials | None = None

@@ -145,6 +145,8 @@ def test_events_that_come_no_more_are_noticed_and_opened_anew() -> None:
         world.daemon = world.gateway.start("gateway", argv)
         log = world.daemon.log
         world.wait_ready()
+        wait_until("the stream", lambda: detour.connections >= 1, timeout_s=5)
+        pause(0.5)  # until charon has heard what is wanted of it
         assert world.routers["tokyo"].connect()
         wait_until("tokyo's event", lambda: "site=tokyo" in log.read_text(), timeout_s=3)
         pause(2.5)  # what came up with the stream is not held against it
