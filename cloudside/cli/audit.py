@@ -110,6 +110,8 @@ def row_of(entry: "AuditEntry") -> dict[str, Any]:
 
 def _changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
     """One line for each column: what it was and what it is. What was and is nothing is left out."""
+    if not all(isinstance(value, dict | None) for value in (before, after)):  # tampered with: still to be looked at
+        return _short({"before": before, "after": after})
     lines = []
     for name in sorted({**(before or {}), **(after or {})}):
         old, new = (before or {}).get(name), (after or {}).get(name)
@@ -131,7 +133,7 @@ def _moment(given: str, now: datetime) -> datetime:
     try:
         found = datetime.fromisoformat(given.strip())
     except ValueError:
-        raise InputError("cli.bad-moment", text=given[:40]) from None
+        raise InputError("cli.bad-moment-or-ago", text=given[:40]) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
@@ -149,8 +151,10 @@ def _lines(witness: Path | None) -> list[str]:
         return []
     try:
         lines = [line for line in witness.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("cli.audit-witness-unreadable", path=str(witness), reason=str(error)) from None
+    except OSError as error:
+        raise InputError("cli.audit-witness-unreadable", path=str(witness), reason=str(error.strerror)) from None
+    except UnicodeDecodeError:
+        raise InputError("cli.audit-witness-unreadable", path=str(witness), reason="no text") from None
     if not lines:
         raise InputError("cli.audit-witness-unreadable", path=str(witness), reason="empty")
     return lines

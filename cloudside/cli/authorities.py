@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from cloudside.cli.context import JsonFlag, operators_cli_of
-from cloudside.cli.output import done, show_rows
+from cloudside.cli.output import confirm, done, show_rows
 from cloudside.errors import InputError
-from cloudside.messages import text
 
 app = typer.Typer(no_args_is_help=True, help="Authorities, and a root that is kept on another machine.")
 
@@ -84,7 +83,7 @@ def sign(
     wanted = offline.read(_content(asked))
     name, block = str(wanted.get("name") or "-")[:80], str(wanted.get("block") or "-")[:80]
     if not yes:
-        typer.confirm(text("cli.confirm-sign", {"authority": name, "block": block}), abort=True, err=True)
+        confirm(cli, "cli.confirm-sign", authority=name, block=block)
     try:
         certificate = x509.load_pem_x509_certificate(_content(root_certificate))
     except ValueError:

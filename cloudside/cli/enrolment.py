@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
-from cloudside.cli.output import done
+from cloudside.cli.output import confirm, done
 from cloudside.errors import InputError
-from cloudside.messages import text
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _DURATION = re.compile(r"([1-9]\d{0,4})([dhm])\Z", re.ASCII)
@@ -117,7 +116,7 @@ def release(
     with cli.read() as (session, caller):
         sites.get(session, caller, site)
     if not yes:
-        typer.confirm(text("cli.confirm-release", {"site": site}), abort=True, err=True)
+        confirm(cli, "cli.confirm-release", site=site)
     with cli.write("gateway") as (session, caller):
         revoked = revocation.release_router(session, cli.config, caller, site_id=site, now=cli.now)
     done(cli, {"site": site, "certificates_revoked": revoked}, "cli.site-released", site=site)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cloudside.cli.context import JsonFlag, operators_cli_of
-from cloudside.cli.moments import moment
+from cloudside.cli.moments import past
 from cloudside.cli.output import done
 
 app = typer.Typer(no_args_is_help=True, help="The kept history of tunnels; one site's is `kyoten site history`.")
@@ -26,7 +26,7 @@ def prune(
     from cloudside.registry import history
 
     cli = operators_cli_of(context)
-    until = moment(before, now=cli.now)
+    until = past(before, now=cli.now)
     gone = 0
     while True:  # in pieces, so that nobody waits long for the writers' lock
         with cli.database.record() as session:

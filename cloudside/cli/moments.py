@@ -16,5 +16,13 @@ def moment(given: str, *, now: datetime) -> datetime:
     try:
         found = datetime.fromisoformat(given.strip())
     except ValueError:
-        raise InputError("cli.bad-moment", text=given[:40]) from None
+        raise InputError("cli.bad-moment-or-ago", text=given[:40]) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def past(given: str, *, now: datetime) -> datetime:
+    """The same where all before is forgotten: a slip of the year must not take everything. Raises InputError."""
+    found = moment(given, now=now)
+    if found > now:
+        raise InputError("cli.moment-not-past", text=given[:40])
+    return found

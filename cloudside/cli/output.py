@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from cloudside.cli import errors
 from cloudside.cli.context import Cli
+from cloudside.errors import InputError
 from cloudside.messages import text
 
 if TYPE_CHECKING:
@@ -65,6 +69,18 @@ def done(cli: Cli, document: Row, key: str, **params: str | int | float) -> None
         print_json(dict(document))
     else:
         print_text(text(key, params))
+
+
+def confirm(cli: Cli, key: str, **params: str) -> None:
+    """Ask, and end the command with status 130 unless the answer is yes; where nobody can answer, too."""
+    try:
+        agreed = typer.confirm(text(key, params), err=True)
+    except typer.Abort:
+        sys.stderr.write("\n")
+        agreed = False
+    if not agreed:
+        errors.report(InputError("cli.not-confirmed"), as_json=cli.as_json)
+        raise typer.Abort
 
 
 def print_json(document: Any) -> None:

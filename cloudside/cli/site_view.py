@@ -112,12 +112,13 @@ def history(
         return
     shown = [{**row, "change": text(f"cli.tunnel-{row['state']}"), "cause": row["text"]} for row in rows]
     print_table("history", shown, HISTORY_COLUMNS)
-    percent = "-" if told.percent is None else f"{told.percent:.3f}"
-    params = {
-        "site": found.id, "percent": percent, "losses": told.losses, "connected": words.span(told.up_s),
-        "known": words.span(told.known_s), "since": f"{begin:%Y-%m-%d %H:%M}",
-    }  # fmt: skip
-    print_text(text("cli.availability", params))
+    params: dict[str, str | int] = {"site": found.id, "since": f"{begin:%Y-%m-%d %H:%M}"}
+    if told.percent is None:
+        print_text(text("cli.history-nothing-known", params))
+    else:
+        params |= {"percent": f"{told.percent:.3f}", "losses": told.losses}
+        params |= {"connected": words.span(told.up_s), "known": words.span(told.known_s)}
+        print_text(text("cli.availability", params))
     if _all_silent(known):
         print_text(printable(text("cli.history-unknown-since", {"until": f"{until:%Y-%m-%d %H:%M:%S}"})))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
-from cloudside.cli.output import done, show_rows
+from cloudside.cli.output import confirm, done, show_rows
 from cloudside.cli.tenants import reserved
 from cloudside.errors import InputError, KyotenError
 from cloudside.messages import text
@@ -160,7 +160,7 @@ def move(
     with cli.read() as (session, caller):
         before = str(sites.get(session, caller, site).overlay)
     if not yes:
-        typer.confirm(text("cli.confirm-move", {"site": site, "before": before}), abort=True, err=True)
+        confirm(cli, "cli.confirm-move", site=site, before=before)
     with cli.write("gateway", "relay") as (session, caller):
         moved = moving.move_site(
             session,
@@ -193,7 +193,7 @@ def revoke(
     with cli.read() as (session, caller):
         sites.get(session, caller, site)
     if not yes:
-        typer.confirm(text("cli.confirm-revoke", {"site": site}), abort=True, err=True)
+        confirm(cli, "cli.confirm-revoke", site=site)
     with cli.write("gateway", "relay") as (session, caller):
         revoked = revocation.revoke_site(session, cli.config, caller, site_id=site, now=cli.now)
     done(cli, row_of(revoked), "cli.site-revoked", site=revoked.id)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
-from cloudside.cli.moments import moment
+from cloudside.cli.moments import moment, past
 from cloudside.cli.output import print_json, print_table, print_text
 from cloudside.messages import text
 
@@ -140,7 +140,7 @@ def prune(
     from cloudside.registry import usage
 
     cli = operators_cli_of(context)
-    until = moment(before, now=cli.now)
+    until = past(before, now=cli.now)
     with cli.database.record() as session:
         gone = usage.prune(session, cli.caller, before=until)
     done(cli, {"before": until, "pruned": gone}, "cli.usage-pruned", count=gone, before=f"{until:%Y-%m-%d %H:%M}")

@@ -5,6 +5,7 @@ token may be absent at all other times. The PIN comes from the file that pin-sou
 """
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,7 +186,7 @@ def _session(uri: TokenUri, pin: str | None, *, writing: bool = False) -> Iterat
 
 
 def _refuse(text: str, name: str) -> NoReturn:
-    raise ConfigurationError("pki.token-uri", uri=text.partition("?")[0], name=name[:40])
+    raise ConfigurationError("pki.token-uri", uri=re.split(r"\?|pin-value", text)[0], name=name[:40])
 
 
 def _never() -> NoReturn:

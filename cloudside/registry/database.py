@@ -76,7 +76,8 @@ class Database:
             self.engine = _postgresql(self._url, lock_wait_s)
         else:
             pool = NullPool if self._sqlite_path is not None else None
-            self.engine = create_engine(self._url, connect_args={"timeout": lock_wait_s}, poolclass=pool)
+            arguments = {"timeout": lock_wait_s}
+            self.engine = create_engine(self._url, connect_args=arguments, poolclass=pool, hide_parameters=True)
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
@@ -255,6 +256,7 @@ def _postgresql(url: URL, lock_wait_s: float) -> Engine:
         connect_args=arguments,
         pool_pre_ping=True,
         pool_timeout=lock_wait_s,
+        hide_parameters=True,  # a PIN or a password hash is among them, and errors are logged
     )
     event.listen(engine, "begin", _begin_postgresql)
     return engine

@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Kyoten = Callable[..., Any]
 
 
@@ -58,6 +60,28 @@ def test_entry_that_does_not_fit_is_named(world: Kyoten, tmp_path: Path) -> None
     said = world("audit", "verify", "--json", status=4)
     assert (said.error["key"], said.error["params"]) == ("audit.changed", {"number": 4, "good": 3})
     assert "Entry 4" in world("audit", "verify", status=4).err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["UPDATE audit_entries SET after = '{' WHERE number = 6", "UPDATE audit_entries SET at = 'now' WHERE number = 6"],
+)
+def test_entry_that_cannot_even_be_read_is_named(world: Kyoten, tmp_path: Path, wrong: str) -> None:
+    _tamper(tmp_path, wrong)
+    said = world("audit", "verify", "--json", status=4)
+    assert (said.error["key"], said.error["params"]) == ("audit.changed", {"number": 6, "good": 5})
+    assert world("audit", "list", "--json", status=4).error["key"] == "audit.unreadable"
+
+
+def test_entry_before_an_unreadable_one_is_named_first(world: Kyoten, tmp_path: Path) -> None:
+    changed = "UPDATE audit_entries SET actor = 'taro' WHERE number = 4"
+    _tamper(tmp_path, changed, "UPDATE audit_entries SET after = '{' WHERE number = 6")
+    assert world("audit", "verify", "--json", status=4).error["params"] == {"number": 4, "good": 3}
+
+
+def test_entry_of_another_shape_is_shown(world: Kyoten, tmp_path: Path) -> None:
+    _tamper(tmp_path, "UPDATE audit_entries SET after = '[1, 2]' WHERE number = 6")
+    assert "[1, 2]" in world("audit", "list").out
 
 
 def test_tail_that_is_gone_is_noticed_by_a_kept_head(world: Kyoten, tmp_path: Path) -> None:

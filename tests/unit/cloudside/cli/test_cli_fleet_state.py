@@ -200,6 +200,7 @@ def test_history_is_pruned(world: Kyoten, database: Database, monkeypatch: pytes
     assert world("history", "prune", "--before", "400d", "--json").document["pruned"] == 10
     assert world("site", "history", "tokyo-1", "--since", "600d", "--json").document["losses"] == 0
     assert world("--tenant", "acme", "history", "prune", "--before", "1d", status=3).out == ""
+    assert world("history", "prune", "--before", "2199-01-01", "--json", status=2).error["key"] == "cli.moment-not-past"
 
 
 def test_diagnose_says_where_it_stops(world: Kyoten, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,7 +294,10 @@ def test_a_site_is_moved_after_a_question_and_the_gateway_is_told(
 ) -> None:
     world("site", "enroll", "tokyo-1", "--csr", "router.csr")
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    world("site", "move", "tokyo-1", "--size", "24", status=130)
+    assert "Nothing was changed" in world("site", "move", "tokyo-1", "--size", "24", status=130).err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    unanswered = world("site", "move", "tokyo-1", "--size", "24", "--json", status=130)
+    assert json.loads(unanswered.err.splitlines()[-1])["error"]["key"] == "cli.not-confirmed"
     assert world("site", "show", "tokyo-1", "--json").document["overlay"] == "10.0.0.0/24"
     with Doorbell(tmp_path, "gateway").listen() as bell:
         bell.setblocking(False)

@@ -61,6 +61,7 @@ def test_people_see_a_table_and_when_a_month_is_not_over(told: Callable[..., obj
         (["rows", "--of", "nobody"], 2),
         (["rows", "--by", "year"], 2),
         (["prune"], 2),
+        (["prune", "--before", "2199-01-01"], 2),
     ],
 )
 def test_wrong_input_is_told(told: Callable[..., object], arguments: list[str], status: int) -> None:

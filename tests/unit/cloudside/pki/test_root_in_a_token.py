@@ -98,6 +98,7 @@ def test_a_wrong_pin_an_open_pin_file_and_another_key_are_told(plugged: str, tmp
         (f"pkcs11:token=kyoten?module-path={MODULE}", "object"),
         (f"pkcs11:object=root;slot-id=1?module-path={MODULE}", "slot-id"),
         (f"pkcs11:object=root?module-path={MODULE}&pin-value=1234", "pin-value"),
+        (f"pkcs11:object=root;pin-value=1234?module-path={MODULE}", "pin-value"),
         (f"pkcs11:object=root;object=root?module-path={MODULE}", "object"),
         (f"pkcs11:object=root;type=cert?module-path={MODULE}", "type"),
         ("file:root.key", "pkcs11:"),

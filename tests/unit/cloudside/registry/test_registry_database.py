@@ -1,6 +1,7 @@
 import sqlite3
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from registry_engines import Engine
 from sqlalchemy import inspect, select
+from sqlalchemy.exc import IntegrityError
 
 from cloudside.errors import ConfigurationError, UnavailableError
 from cloudside.registry.database import Database, Doorbell
-from cloudside.registry.tables import Table, Tenant
+from cloudside.registry.tables import Settings, Table, Tenant
 
 
 def test_migrations_make_exactly_the_tables_in_the_code(database: Database) -> None:
@@ -147,6 +149,19 @@ def test_failed_write_leaves_nothing(populated: Database) -> None:
         raise RuntimeError
     with populated.read() as session:
         assert session.get(Tenant, "acme") is not None
+
+
+def test_an_error_of_the_database_tells_no_values(populated: Database) -> None:
+    def state() -> None:
+        with populated.write() as session:
+            values = {"mobile.pin": "4711", "mobile.password": "hunter2"}
+            session.add(
+                Settings(site_id="none", version=1, values=values, author="alice", created_at=datetime.now(UTC))
+            )
+
+    with pytest.raises(IntegrityError) as failed:
+        state()
+    assert "4711" not in str(failed.value) and "hunter2" not in str(failed.value)
 
 
 def test_what_a_session_returned_stays_usable_after_it(populated: Database) -> None:
