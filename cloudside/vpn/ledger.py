@@ -202,15 +202,17 @@ class Ledger:
     def _write_problems(
         self, session: Session, report: Report, found: Mapping[str, Cause], new_problems: set[Problem]
     ) -> None:
-        seen = [
-            Seen(site, cause.key, {**cause.params, "site": site}, cause.at)
-            for site, cause in found.items()
-            if cause.key not in ENDINGS and not self._told_lately(site, cause)
-        ]
+        # What a site met when it tried says more than why it was sent away before; it is told last.
+        seen: list[Seen] = []
         named = {str(params["site"]): one for one in new_problems if "site" in (params := dict(one.params))}
         if named:
             known = history.known_sites(session, OPERATOR, named)
             seen += [Seen(site, named[site].key, dict(named[site].params), report.at) for site in sorted(known)]
+        seen += [
+            Seen(site, cause.key, {**cause.params, "site": site}, cause.at)
+            for site, cause in found.items()
+            if cause.key not in ENDINGS and not self._told_lately(site, cause)
+        ]
         told = seen[-MOST_PROBLEMS:]
         if told:
             history.record_problems(session, OPERATOR, told, seen_by=history.gateway_witness(report.gateway))

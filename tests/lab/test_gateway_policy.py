@@ -155,7 +155,8 @@ def _permanent(world: GatewayWorld) -> list[str]:
     lines = [line.split(" [")[0] for line in tables if not re.search(r"#|\bky[.0]", line)]
     jump = [line.split("-g")[0] for line in tables if line.startswith("-A KY-POLICY")]
     sets = world.gateway.run(["ipset", "save"]).stdout.splitlines()
-    members = sorted(line for line in sets if re.match("add kyoten-(?!refused )", line))
+    # What counts has counters, and a set of the same name with a number while it is told.
+    members = sorted(line for line in sets if re.match("add kyoten-(?!refused |from-sites|to-sites)", line))
     return [*lines, *jump, *members]
 
 

@@ -99,7 +99,8 @@ def test_shut_down_leaves_nothing_but_drop(world: GatewayWorld) -> None:
     assert ":FORWARD DROP" in world.rules()
     assert world.flip() == ""
     names = world.gateway.run(["ipset", "list", "-name"]).stdout.split()
-    assert sorted(names) == ["kyoten-grants", "kyoten-refused", "kyoten-servers", "kyoten-sites"]
+    kept = ["from-sites", "grants", "refused", "servers", "sites", "to-sites"]
+    assert sorted(names) == [f"kyoten-{name}" for name in kept]
     assert world.charon_sas() == {}
 
 
