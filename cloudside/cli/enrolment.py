@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
-from cloudside.cli.output import confirm, done
+from cloudside.cli.output import confirm, done, print_text
 from cloudside.errors import InputError
+from cloudside.messages import text
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _DURATION = re.compile(r"([1-9]\d{0,4})([dhm])\Z", re.ASCII)
@@ -31,7 +32,7 @@ def ticket(
     _json: JsonFlag = False,
 ) -> None:
     """Write what the site's router enrols itself with, once, over the network. Tickets before it are withdrawn."""
-    from cloudside.pki import tickets
+    from cloudside.pki import enrolment, tickets
     from cloudside.registry import tokens
 
     cli = cli_of(context)
@@ -56,6 +57,8 @@ def ticket(
         )
     document = {"site": site, "ticket": str(target), "expires": expires}
     done(cli, document, "cli.ticket-written", site=site, path=str(target), until=f"{expires:%Y-%m-%d %H:%M}")
+    if not cli.as_json and not enrolment.reached_from_outside(cli.config):
+        print_text(text("cli.ticket-needs-tunnel", {"site": site}))
 
 
 def enroll(

@@ -153,7 +153,7 @@ def move(
     _json: JsonFlag = False,
 ) -> None:
     """Give a site another prefix in the overlay: certificate, rules and routes go with it. Its tunnel is made anew."""
-    from cloudside.pki import moving
+    from cloudside.pki import enrolment, moving
     from cloudside.registry import sites
 
     cli = cli_of(context)
@@ -175,7 +175,8 @@ def move(
         )
     document = {**row_of(moved.site), "before": str(moved.overlay_before), "lan_before": str(moved.lan_before)}
     params = {"site": site, "before": str(moved.overlay_before), "overlay": str(moved.site.overlay)}
-    done(cli, document, "cli.site-moved", **params)
+    alone = enrolment.reached_from_outside(cli.config)
+    done(cli, document, "cli.site-moved" if alone else "cli.move-needs-tunnel", **params)
 
 
 @app.command()

@@ -34,6 +34,7 @@ class Traffic:
 
     def __init__(self, netfilter: Netfilter) -> None:
         self._netfilter = netfilter
+        #: Prefixes that came since the last cut.
         self._members: set[str] = set()
         #: Held while the sets are written: an entry must not go into a set that is being exchanged.
         self.lock = threading.Lock()
@@ -47,20 +48,18 @@ class Traffic:
         return "".join(f"add -exist {name} {one}\n" for one in new for name in (FROM_SITES_SET, TO_SITES_SET))
 
     def cut(self, number: int, prefixes: Iterable[str]) -> None:
-        """Begin to count anew, with these prefixes and those that come meanwhile; what was counted is ``number``.
+        """Begin to count anew, with these prefixes and those that came since the last one; the old count is ``number``.
 
         Each number once only, even after a failure: one of the two directions may have been cut, and is told with it.
         """
         wanted = sorted(prefixes)
-        with self.lock:
-            self._members.clear()
         made = "".join(
             f"create {name}.{number} {COUNTING_KIND}\n" + "".join(f"add {name}.{number} {one}\n" for one in wanted)
             for name in (FROM_SITES_SET, TO_SITES_SET)
         )
         self._netfilter.restore_sets(made)
         with self.lock:
-            meanwhile = sorted(self._members)
+            meanwhile = sorted(self._members.difference(wanted))
             self._netfilter.restore_sets(
                 "".join(
                     "".join(f"add -exist {name}.{number} {one}\n" for one in meanwhile)
@@ -68,6 +67,7 @@ class Traffic:
                     for name in (FROM_SITES_SET, TO_SITES_SET)
                 )
             )
+            self._members.clear()
 
     def cuts(self) -> tuple[int, ...]:
         """The cuts that are in the kernel, told or not, oldest first."""

@@ -191,6 +191,11 @@ def endpoints(config: Config) -> tuple[Endpoint, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def reached_from_outside(config: Config) -> bool:
+    """Whether a router without a tunnel finds the agents' endpoint."""
+    return any(not place.in_tunnel for place in endpoints(config))
+
+
 def require_enrollable(site: Site) -> None:
     """Raises RefusedError: the site is revoked or retired."""
     if site.revoked_at is not None:

@@ -162,7 +162,8 @@ class CharonCare:
 
     def _adopt(self) -> None:
         self._need_restart = ()
+        self._reload = False  # another one reads its settings when it starts
         self._suspected.clear()
         if self._pid is not None:
-            self._reload = self._process.refresh() or self._reload
+            self._reload = self._process.refresh()
             self._need_restart = self._process.need_restart()

@@ -69,9 +69,10 @@ class Events:
 
     def broke(self) -> bool:
         """Whether the stream broke or was opened since the last call: then events may be missing."""
-        broken = self._broken.is_set()
-        self._broken.clear()
-        return broken
+        if not self._broken.is_set():
+            return False
+        self._broken.clear()  # only what was seen: it may break at this moment
+        return True
 
     @property
     def opened_at(self) -> float | None:

@@ -36,15 +36,17 @@ def of_site(session: Session, caller: Caller, config: Config, site_id: str, *, n
     if beat is not None:
         inside = beat.source.version == site.overlay.version and beat.source in site.overlay
         heard = Heard(beat.received_at, str(beat.source), inside, beat.report)
+    silent = silent_gateways(session, config, now=now)
     losses = [row for row in history.changes(session, caller, site.id, since=now - _LOOK_BACK, most=50) if not row.up]
     return Evidence(
         site=site.id,
         enrolled=session.get(Router, site.id) is not None,
         tunnels=tunnels,
-        silent_gateways=silent_gateways(session, config, now=now),
+        silent_gateways=silent,
         seen=seen,
         heard=heard,
         last_loss=_loss(losses[-1]) if losses else None,
+        reporting=any(state.name not in silent for state in reports.gateways(session, OPERATOR)),
     )
 
 

@@ -5,6 +5,7 @@ yields None to let others go first. Between two pieces the daemon takes up what 
 of date when the answer comes: the look has to find that out.
 """
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,11 +23,16 @@ class _Entry:
     look: Look | None = None
     reading: "Future[Any] | None" = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a reading."""
+        return self.reading is not None and not self.reading.done()
+
     def ready(self, now: float) -> bool:
         """Whether a piece of it can be done now."""
         if self.look is None:
             return now >= self.due_at
-        return self.reading is None or self.reading.done()
+        return not self.waits
 
 
 class Looks:
@@ -62,8 +68,8 @@ class Looks:
 
     def wait_s(self, now: float) -> float:
         """Seconds until something can be done, as far as that is known: the end of a reading wakes."""
-        due = [entry.due_at if entry.look is None else now for entry in self._entries.values() if not entry.reading]
-        return max(0.0, min(due, default=now) - now)
+        due = [now if entry.ready(now) else entry.due_at for entry in self._entries.values() if not entry.waits]
+        return max(0.0, min(due, default=math.inf) - now)
 
     def finish(self, now: float) -> None:
         """Do everything that is due, to its end."""

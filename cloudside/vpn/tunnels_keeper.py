@@ -25,6 +25,8 @@ log = structlog.get_logger("kyoten.gateway")
 START_AGAIN_S = 1.0
 #: Seconds after an event until charon is asked how it really is: an SA in work is left out of a listing.
 SETTLE_S = 0.3
+#: How often the reading of the routes is begun again because some were changed meanwhile.
+READ_AGAIN = 3
 
 _CHARON = "vpn.charon-failed"
 _ROUTES = "datapath.routes-failed"
@@ -66,6 +68,8 @@ class TunnelsKeeper:
         self._start_again_at = 0.0
         #: Until when events are expected to go on, and when charon is listed all the same.
         self._quiet_at = self._list_at = 0.0
+        #: Whether charon still has to be told that its log was set aside.
+        self._reopen_log = False
         #: Whether charon answered when it was last tended.
         self._answers = False
         #: Site -> when a certificate of its was last revoked: in the registry, and for this charon on our clock.
@@ -117,8 +121,11 @@ class TunnelsKeeper:
         self._troubles.step(_CHARON, self._look_after_charon)
         if not self._answers or self._parts.process.pid is None:
             return self._troubles.of(_CHARON)
-        if self._parts.process.set_log_aside():
+        self._reopen_log = self._parts.process.set_log_aside() or self._reopen_log
+        if self._reopen_log:
             self._parts.charon.reopen_log()
+            self._reopen_log = False
+        asked = self._parts.process.pid
         events: list[SaEvent] = []
         self._meanwhile = events
         try:
@@ -128,6 +135,9 @@ class TunnelsKeeper:
             raise
         finally:
             self._meanwhile = None
+        if self._parts.process.pid != asked:
+            self._looks.soon("charon", self._clock())  # of a charon that is gone: another one numbers its SAs anew
+            return self._troubles.of(_CHARON)
         self._troubles.remember(self._care.compare(self._table, listing))
         self._table = after_listing(self._table, listing)
         self._listed = True
@@ -144,10 +154,14 @@ class TunnelsKeeper:
 
     def _look_at_routes(self) -> Looking:
         routes = self._parts.site_routes
-        before = routes.changes
-        found = yield routes.read
-        if routes.changes == before:
-            routes.judge(found)
+        for _ in range(READ_AGAIN):
+            before = routes.changes
+            found = yield routes.read
+            if routes.changes == before:
+                break
+        else:
+            found = routes.read()  # tunnels come and go without end: then it holds up the rest
+        routes.judge(found)
         return self._route()
 
     def _look_after_charon(self) -> tuple[Problem, ...]:
@@ -189,6 +203,9 @@ class TunnelsKeeper:
             self._listed = True
         judgement = judge(self._table, found.site_prefixes, self._revoked_s(), self._rules, self._accepted)
         self._accepted = judgement.accepted
+        self._troubles.remember(judgement.problems)
+        if self._listed:
+            self.live = judgement.live  # first: the route of a tunnel that must end goes whatever charon says
         if judgement.expelled:
             self._learn_why()
         for number in judgement.expelled:
@@ -196,9 +213,6 @@ class TunnelsKeeper:
         if judgement.expelled:
             sas = {number: sa for number, sa in self._table.sas.items() if number not in judgement.expelled}
             self._table = Table(sas, self._table.missing)
-        self._troubles.remember(judgement.problems)
-        if self._listed:
-            self.live = judgement.live
         return ()
 
     def _learn_why(self) -> None:
@@ -241,7 +255,7 @@ class TunnelsKeeper:
         self._routed = None
         if found.blocks == self._blocks and before is not None:
             # The usual case: of thousands of tunnels a few came or went.
-            changed = [site for site, one in live.items() if before.get(site) is not one]
+            changed = [site for site, one in live.items() if not _same_way(before.get(site), one)]
             come = {prefix for site in changed for prefix in live[site].prefixes}
             left = [before[site] for site in changed if site in before]
             left += [before[site] for site in before.keys() - live.keys()]
@@ -253,3 +267,8 @@ class TunnelsKeeper:
             routes.follow(found.blocks, [prefix for tunnel in live.values() for prefix in tunnel.prefixes])
         self._routed, self._blocks = live, found.blocks
         return ()
+
+
+def _same_way(before: Live | None, now: Live) -> bool:
+    """Whether a site's routes stay as they are. A listing makes every tunnel a new object."""
+    return before is now or (before is not None and before.prefixes == now.prefixes)

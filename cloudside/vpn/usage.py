@@ -65,6 +65,11 @@ class Attendance:
                 self._add(site, before, at)
         self._live = frozenset(live)
 
+    @property
+    def until(self) -> datetime | None:
+        """Until when it is noted; None: nothing is."""
+        return self._at
+
     def take(self) -> dict[tuple[str, datetime], int]:
         """Milliseconds by site and hour since the last time."""
         taken, self._ms = self._ms, {}
@@ -175,7 +180,8 @@ class UsageTeller:
             for site in {use.site for use in uses}
             if site in tenant_of
         }
-        told = Cursor(number, at)
+        # Connected time is told as far as anybody looked: what came after is left to the next daemon, too.
+        told = Cursor(number, attendance.until or at)
         try:
             with self._database.record() as session:
                 usage.tell(session, OPERATOR, uses, groups, gateway=self._gateway, told=told)

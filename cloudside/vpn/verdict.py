@@ -65,7 +65,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one site's connection. ``last_loss``: the cause that its history has, if it has one."""
+    """All that is known of one site's connection. ``last_loss``: the cause that its history has, if it has one.
+    ``reporting``: whether any gateway reports.
+    """
 
     site: str
     enrolled: bool
@@ -74,6 +76,7 @@ class Evidence:
     seen: Sequence[Trouble] = ()
     heard: Heard | None = None
     last_loss: Trouble | None = None
+    reporting: bool = True
 
 
 def silent_after_s(resync_s: float) -> float:
@@ -125,6 +128,8 @@ def why(evidence: Evidence, *, now: datetime) -> Trouble | None:
     # What a gateway saw is about the tunnel; a router has other troubles too.
     if told := [trouble for trouble in recent if trouble.seen_by != "router"] or recent:
         return max(told, key=lambda trouble: trouble.at)
+    if not evidence.reporting:  # nobody would have seen its packets: neither silence nor a blocked line can be told
+        return Trouble("causes.no-gateway", {"site": site}, now)
     if heard is not None and lately:
         own = [one for one in reported(heard) if one.key.startswith("agent.")]
         if own:

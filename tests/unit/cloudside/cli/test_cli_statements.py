@@ -259,7 +259,11 @@ def test_a_ticket_is_a_secret_file_that_can_be_taken_back(world: Kyoten, tmp_pat
     document = json.loads(path.read_text())
     assert path.stat().st_mode & 0o777 == 0o600
     assert set(document) == {"format", "site", "token", "endpoints", "endpoint_name", "root"}
-    assert document["token"] not in world("site", "ticket", "tokyo-1", "--force").out
+    again = world("site", "ticket", "tokyo-1", "--force").out
+    assert document["token"] not in again and "web.listen" in again
+    with (tmp_path / "kyoten.toml").open("a") as stream:
+        stream.write('[web]\nlisten = [{ address = "0.0.0.0", port = 8443 }]\n')
+    assert "web.listen" not in world("site", "ticket", "tokyo-1", "--force").out
     document = world("site", "ticket", "tokyo-1", "--withdraw", "--json").document
     assert document == {"site": "tokyo-1", "withdrawn": 1}
     for words, key in (

@@ -42,10 +42,21 @@ def test_a_cut_takes_what_was_counted_and_counting_begins_anew(kernel: FakeKerne
 def test_prefixes_that_are_no_sites_any_more_go_with_the_cut(kernel: FakeKernel) -> None:
     traffic = Traffic(Netfilter(kernel))
     _admit(kernel, traffic, "10.10.1.0/24")
+    traffic.cut(1, ["10.10.1.0/24"])
     _count(kernel, FROM_SITES_SET, "10.10.1.0/24", 7)
-    traffic.cut(1, ["10.10.9.0/24"])
+    traffic.cut(2, ["10.10.9.0/24"])
     assert kernel.sets[FROM_SITES_SET][1].keys() == {"10.10.9.0/24"}
-    assert traffic.read(1) == {"10.10.1.0/24": Carried(7, 0)}
+    assert traffic.read(2) == {"10.10.1.0/24": Carried(7, 0)}
+
+
+def test_a_site_admitted_after_the_sites_were_read_and_before_the_cut_goes_on_counting(kernel: FakeKernel) -> None:
+    traffic = Traffic(Netfilter(kernel))
+    _admit(kernel, traffic, "10.10.1.0/24")
+    traffic.cut(1, ["10.10.1.0/24"])
+    sites = ["10.10.1.0/24"]
+    _admit(kernel, traffic, "10.10.7.0/24")
+    traffic.cut(2, sites)
+    assert kernel.sets[FROM_SITES_SET][1].keys() == {"10.10.1.0/24", "10.10.7.0/24"}
 
 
 def test_a_site_admitted_while_a_cut_is_made_counts_at_once(

@@ -106,6 +106,18 @@ def test_charon_that_hangs_is_asked_now_and_then_only(world: _World) -> None:
     assert 5 <= world.charon.asked <= 9
 
 
+def test_charon_that_died_before_it_took_its_settings_does_not_keep_the_next_from_being_started() -> None:
+    world = _World()
+    world.charon.pid, world.charon.stopped, world.charon.changed = 101, True, True
+    with pytest.raises(CharonUnavailableError):
+        world.care.answers()
+    world.charon.pid = None
+    assert world.care.answers()
+    world.charon.pid, world.charon.stopped = 102, False
+    assert world.care.answers()
+    assert world.charon.reloaded == 0
+
+
 def test_charon_that_is_busy_is_reported_and_never_ended(world: _World) -> None:
     world.charon.busy = True
     assert world.live_through(300, work_s=0.05) == ["vpn.charon-busy"]

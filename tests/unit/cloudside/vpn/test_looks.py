@@ -119,3 +119,17 @@ def test_a_rotation_copes_with_what_goes_and_comes() -> None:
     assert rotation.next({"a": 1, "c": 1}) == ("a",)  # b is gone: it begins anew
     assert rotation.next({"a": 1, "c": 1}) == ("c",)
     assert Rotation(0.001).next({"big": 10**6}) == ("big",)
+
+
+def test_a_reading_that_is_done_is_not_waited_for(looks: Looks, woken: threading.Event) -> None:
+    going = threading.Event()
+
+    def look() -> Look:
+        yield lambda: going.wait(10)
+
+    looks.add("a", 5.0, look, now=0.0)
+    assert looks.step(0.0)
+    assert looks.wait_s(0.0) == float("inf")
+    going.set()
+    assert woken.wait(10)
+    assert looks.wait_s(0.0) == 0.0

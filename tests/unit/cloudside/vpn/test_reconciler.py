@@ -1,8 +1,8 @@
 """Passes with a charon, a kernel and a routing table in memory; registry and packet filter text are real."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
@@ -46,6 +46,10 @@ class _Charon:
 
     alive: bool = True
     hung: bool = False
+    ends_nothing: bool = False
+    log_full: bool = False
+    log_opened: Callable[[], None] = lambda: None
+    after_listing: Callable[[], None] = lambda: None
     pid_count: int = 1
     existing: dict[int, IkeSa] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
@@ -55,7 +59,11 @@ class _Charon:
         return self.pid_count if self.alive else None
 
     def set_log_aside(self) -> bool:
-        return False
+        full, self.log_full = self.log_full, False
+        return full
+
+    def reopen_log(self) -> None:
+        self.log_opened()
 
     def ensure(self) -> bool:
         self.alive, self.pid_count = True, self.pid_count + 1
@@ -92,9 +100,13 @@ class _Charon:
 
     def sas(self) -> tuple[IkeSa, ...]:
         self._answer()
-        return tuple(self.existing.values())
+        found = tuple(self.existing.values())
+        self.after_listing()
+        return found
 
     def terminate(self, *, unique_id: int) -> None:
+        if self.ends_nothing:
+            raise CharonUnavailableError("charon does not answer")
         self._answer()
         self.loaded.append(f"end {unique_id}")
         self.existing.pop(unique_id, None)
@@ -128,6 +140,9 @@ class _Machine:
     followed: list[list[IPv4Network]] = field(default_factory=list)
 
     changes: int = 0
+    judged: int = 0
+    adjusted: list[set[IPv4Network]] = field(default_factory=list)
+    while_reading: Callable[[], None] = lambda: None
 
     def follow(self, blocks: object, live: list[IPv4Network]) -> int:
         self.live = list(live)
@@ -137,12 +152,15 @@ class _Machine:
     def adjust(self, come: set[IPv4Network], gone: set[IPv4Network]) -> bool:
         assert gone <= set(self.live)
         self.live = [*(one for one in self.live if one not in gone | come), *sorted(come)]
+        self.adjusted += [come | gone] if come or gone else []
         return True
 
     def read(self) -> frozenset[object]:
+        self.while_reading()
         return frozenset()
 
     def judge(self, found: object) -> int:
+        self.judged += 1
         return 0
 
     def interfaces(self) -> tuple[()]:
@@ -343,6 +361,72 @@ def test_dead_charon_is_started_and_told_everything(gateway: _Gateway) -> None:
     assert "sites" in gateway.charon.loaded
     assert gateway.machine.live == []
     assert (report.rule_set, dict(report.live or {})) == (rules, {})
+
+
+def test_a_listing_of_the_same_tunnels_changes_no_route(gateway: _Gateway) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24"), 2: _sa(2, "osaka", "10.10.2.0/24")}
+    gateway.run()
+    gateway.machine.adjusted.clear()
+    gateway.charon.existing = {number: replace(sa, established_s=99) for number, sa in gateway.charon.existing.items()}
+    assert {one.established_s for one in (gateway.run().live or {}).values()} == {99}
+    assert gateway.machine.adjusted == []
+    gateway.charon.existing[2] = _sa(2, "osaka", "10.10.2.128/25")
+    gateway.run()
+    assert gateway.machine.adjusted == [{ip_network("10.10.2.0/24"), ip_network("10.10.2.128/25")}]
+
+
+def test_routes_that_change_without_end_are_looked_at_all_the_same(gateway: _Gateway) -> None:
+    gateway.run()
+    judged = gateway.machine.judged
+
+    def change() -> None:
+        gateway.machine.changes += 1
+
+    gateway.machine.while_reading = change
+    gateway.run()
+    assert gateway.machine.judged == judged + 1
+
+
+def test_a_listing_of_a_charon_that_died_meanwhile_counts_for_nothing(gateway: _Gateway) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24")}
+    gateway.run()
+
+    def die() -> None:
+        gateway.charon.after_listing = lambda: None
+        gateway.charon.ensure()
+        gateway.charon.existing = {1: _sa(1, "osaka", "10.10.2.0/24")}
+
+    gateway.charon.after_listing = die
+    report = gateway.run()
+    assert (report.live or {}).keys() == {"osaka"}
+    assert gateway.charon.existing.keys() == {1}
+
+
+def test_the_route_of_a_revoked_site_goes_though_charon_ends_no_tunnel(
+    gateway: _Gateway, config: Config, database: Database
+) -> None:
+    gateway.charon.existing = {1: _sa(1, "tokyo", "10.10.1.0/24"), 2: _sa(2, "osaka", "10.10.2.0/24")}
+    gateway.run()
+    gateway.charon.ends_nothing = True
+    with database.write() as session:
+        revocation.revoke_site(session, config, OPERATOR, site_id="osaka", now=NOW)
+    gateway.take_up(changed=True)
+    assert gateway.machine.live == [ip_network("10.10.1.0/24")]
+
+
+def test_a_log_that_was_set_aside_is_opened_anew_though_charon_was_silent(gateway: _Gateway) -> None:
+    opened: list[bool] = []
+
+    def silent() -> None:
+        raise CharonUnavailableError("charon does not answer")
+
+    gateway.run()
+    gateway.charon.log_full, gateway.charon.log_opened = True, silent
+    gateway.run()
+    gateway.charon.log_opened = lambda: opened.append(True)
+    gateway.run()
+    gateway.run()
+    assert opened == [True]
 
 
 def test_hung_charon_is_reported_and_rules_go_on(gateway: _Gateway, database: Database) -> None:

@@ -159,6 +159,18 @@ def test_a_daemon_killed_after_it_told_tells_nothing_twice(database: Database) -
     assert counters.cut_off == {}
 
 
+def test_time_between_the_last_look_and_a_telling_is_the_next_daemons(database: Database) -> None:
+    tokyo = _live("tokyo", "10.10.1.0/24", 3600)
+    first = _teller(database, _Counters())
+    first.note({"tokyo": tokyo}, NOW)
+    first.note({"tokyo": tokyo}, NOW + timedelta(seconds=10))
+    first.tick(NOW + timedelta(seconds=14))  # and then it is killed
+    second = _teller(database, _Counters())
+    second.note({"tokyo": tokyo}, NOW + timedelta(seconds=30))
+    second.tick(NOW + timedelta(seconds=30))
+    assert _told(database) == {("tokyo", NOW): (0, 0, 30_000)}
+
+
 def test_a_registry_that_is_away_costs_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     counters = _Counters()
     teller = _teller(database, counters)

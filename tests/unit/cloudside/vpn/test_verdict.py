@@ -89,6 +89,8 @@ def test_why() -> None:
     assert _key(_evidence(heard=_heard())) == "causes.udp-blocked"
     assert _key(_evidence(heard=_heard(inside=True))) == "causes.silent"
     assert _key(_evidence()) == "causes.silent"
+    assert _key(_evidence(reporting=False)) == "causes.no-gateway"
+    assert _key(_evidence(reporting=False, heard=_heard())) == "causes.no-gateway"
 
 
 def test_what_a_gateway_saw_goes_before_the_routers_other_troubles() -> None:
