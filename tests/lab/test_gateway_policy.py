@@ -113,9 +113,12 @@ def test_policy_change_reaches_the_kernel_quickly(
     ids=lambda words: " ".join(words),
 )
 def test_drift_is_repaired_and_reported(world: GatewayWorld, damage: list[str]) -> None:
-    whole = _permanent(world)
+    assert world.daemon is not None
+    log = world.daemon.log
+    whole, told = _permanent(world), log.read_text().count("key=datapath.drift")
     world.gateway.run(damage)
-    assert _permanent(world) != whole
+    # Seen broken, unless the gateway was faster.
+    assert _permanent(world) != whole or log.read_text().count("key=datapath.drift") > told
     wait_until("the repair", lambda: _permanent(world) == whole, timeout_s=5)
     wait_until("the report", lambda: "datapath.drift" in world.problem_keys(), timeout_s=3)
     assert world.routers["tokyo"].ping(WEB)
