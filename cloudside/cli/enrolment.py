@@ -1,6 +1,7 @@
 """`kyoten site ticket`, `enroll`, `release`: how a site's router comes in, and how it goes."""
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 
 from cloudside.cli.context import JsonFlag, cli_of
 from cloudside.cli.output import confirm, done, print_text
-from cloudside.errors import InputError
+from cloudside.errors import InputError, RefusedError
 from cloudside.messages import text
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -78,6 +79,7 @@ def enroll(
     """Enrol a router that cannot be reached: from its request, the bundle to carry back. The one before is shut out."""
     from cloudside.pki import enrolment
     from cloudside.pki.requests import read_applicant
+    from cloudside.registry import sites
 
     cli = cli_of(context)
     target = output or Path(f"{site}.bundle")
@@ -85,9 +87,16 @@ def enroll(
     host_key = ssh_host_key_file or csr.with_name(f"{csr.name}.ssh-host-key")
     applicant = read_applicant(_content(csr), _line(_content(device_id)), _line(_content(host_key)))
     with cli.write("gateway") as (session, caller):
-        made = enrolment.enrol(
-            session, cli.config, caller, site_id=site, applicant=applicant, output=target, now=cli.now, force=force
-        )
+        try:
+            made = enrolment.enrol(
+                session, cli.config, caller, site_id=site, applicant=applicant, output=target, now=cli.now, force=force
+            )
+        except enrolment.DeviceElsewhereError as error:
+            # No incident, which nobody could date: the person who is here is told, unless it is another tenant's.
+            with suppress(InputError):
+                sites.get(session, caller, error.other)
+                raise RefusedError("cli.device-elsewhere", site=site, other=error.other) from None
+            raise
     document = {
         "site": made.site,
         "bundle": str(made.path),

@@ -199,7 +199,8 @@ class Enforcement:
 
     def read_sets(self, names: Sequence[str]) -> dict[str, SetContent]:
         """These sets with their entries; those that are not there are left out."""
-        return parse_sets(self._netfilter.save_sets(names))
+        there = frozenset(self._netfilter.set_names())  # one that is not there would end the listing of the others
+        return parse_sets(self._netfilter.save_sets([name for name in names if name in there]))
 
     def set_sizes(self) -> dict[str, int]:
         """Each set that is kept here, with the number of its entries."""

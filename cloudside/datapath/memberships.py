@@ -29,6 +29,8 @@ class Memberships:
     def __init__(self, rule_set: RuleSet) -> None:
         self._rule_set = rule_set
         self._statements: dict[str, Mapping[StatementId, Statement]] = {}
+        #: By tenant and site.
+        self._groups: dict[str, dict[str, tuple[str, ...]]] = {}
         self._found: dict[tuple[tuple[StatementId, ...], str, bool], tuple[str, ...]] = {}
 
     def of(self, statements: tuple[StatementId, ...], end: Lineage, *, sends: bool) -> tuple[str, ...]:
@@ -43,15 +45,14 @@ class Memberships:
 
     def of_site(self, tenant: str, site: str) -> tuple[str, ...]:
         """The groups that have the site as a member, whole or one of its devices."""
-        policy = self._policy(tenant)
-        if policy is None:
-            return _NO_GROUPS
-        device = f"{site}/"
-        return tuple(
-            name
-            for name, members in policy.groups.items()
-            if site in members or any(member.startswith(device) for member in members)
-        )
+        if tenant not in self._groups:
+            groups: dict[str, tuple[str, ...]] = {}
+            self._groups[tenant] = groups
+            policy = self._policy(tenant)
+            for name, members in policy.groups.items() if policy is not None else ():
+                for one in {member.partition("/")[0] for member in members}:
+                    groups[one] = (*groups.get(one, _NO_GROUPS), name)
+        return self._groups[tenant].get(site, _NO_GROUPS)
 
     def _look_up(self, statements: tuple[StatementId, ...], end: Lineage, *, sends: bool) -> tuple[str, ...]:
         tenant = end[-1].tenant or ""

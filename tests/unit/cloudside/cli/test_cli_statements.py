@@ -288,7 +288,10 @@ def test_a_ticket_lists_endpoints_outside_the_tunnel_first(world: Kyoten, tmp_pa
 def test_a_device_stands_at_one_site_until_it_is_released(world: Kyoten) -> None:
     world("site", "enroll", "tokyo-1", "--csr", "router.csr")
     again = ("site", "enroll", "osaka-1", "--csr", "router.csr", "--json")
-    assert world(*again, status=3).error["key"] == "pki.device-elsewhere"
+    refused = world(*again, status=3).error
+    assert (refused["key"], refused["params"]["other"]) == ("cli.device-elsewhere", "tokyo-1")
+    others = world("--tenant", "birch", "site", "enroll", "kobe-1", "--csr", "router.csr", "--json", status=3).error
+    assert others["key"] == "pki.device-elsewhere" and "tokyo-1" not in str(others)
     assert world("site", "release", "tokyo-1", "--yes", "--json").document["certificates_revoked"] == 1
     assert world(*again).document["certificates_revoked"] == 0
 

@@ -271,6 +271,12 @@ def test_a_set_that_is_gone_is_found(kernel: FakeKernel) -> None:
     assert enforcement.judge_sets(wanted, enforcement.read_sets(wanted)) == ("set ky0a0a0000.1g0s",)
 
 
+def test_sets_are_read_beside_one_that_is_gone(kernel: FakeKernel) -> None:
+    enforcement = _held(kernel)
+    enforcement.apply(OLD)
+    assert enforcement.read_sets(["gone", "ky0a0a0000.1g0s"]).keys() == {"ky0a0a0000.1g0s"}
+
+
 def test_each_write_is_counted(kernel: FakeKernel) -> None:
     enforcement = _held(kernel)
     for write in (
