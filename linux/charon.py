@@ -143,9 +143,9 @@ class Charon:
             if "no matching SAs" not in str(error):
                 raise
 
-    def rekey(self, *, child: str) -> None:
-        """Begin to replace the keys of CHILD_SAs of this name. Does not wait for it."""
-        self._command("rekey", {"child": child})
+    def rekey(self, *, child: str = "", ike: str = "") -> None:
+        """Begin to replace the keys of CHILD_SAs or IKE_SAs of this name. Does not wait for it."""
+        self._command("rekey", {"child": child} if child else {"ike": ike})
 
     def sas(self, *, connection: str | None = None) -> tuple[IkeSa, ...]:
         """All IKE_SAs, or those of one connection.
@@ -170,7 +170,7 @@ class Charon:
 
         Ends by CharonUnavailableError when charon goes away.
         """
-        stream = self._connected().listen(["ike-updown", "child-updown"], idle_s)
+        stream = self._connected().listen(["ike-updown", "child-updown", "ike-rekey"], idle_s)
         with _translated():
             try:
                 for kind, message in stream:
@@ -178,8 +178,11 @@ class Charon:
                         yield None
                         continue
                     up = message.pop("up", b"no") == b"yes"
-                    which: Literal["ike", "child"] = "ike" if _decode(kind) == "ike-updown" else "child"
+                    which: Literal["ike", "child"] = "child" if _decode(kind) == "child-updown" else "ike"
                     for name, section in message.items():
+                        if _decode(kind) == "ike-rekey":
+                            # The new one has another number, and no other event tells of it.
+                            up, section = True, section["new"]
                         yield SaEvent(which, up, _ike_sa(_decode(name), section))
             except (OSError, SessionException):
                 self.close()

@@ -104,7 +104,9 @@ def _parameters(parameters: Mapping[str, Sequence[str]]) -> Iterator[str]:
         if negated:
             yield "!"
         yield f"--{key}"
-        yield from values[1:] if negated else values
+        # iptables-save puts this one, and no other that we use, in quotes.
+        shown = [f'"{value}"' for value in values] if key == "u32" else values
+        yield from shown[1:] if negated else shown
 
 
 def _table(name: str) -> dict[str, object]:

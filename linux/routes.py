@@ -153,7 +153,11 @@ class Routes:
         lines += [f"route del {_line(route)}\n" for route in old]
         # -force: a route that is gone already is as wished; whether the new ones are there is what counts.
         ended = self._runner.run(["ip", "-force", "-batch", "-"], stdin="".join(lines), timeout_s=60, check=False)
-        refused = [line for line in ended.stderr.splitlines() if line.startswith("RTNETLINK") and "No such" not in line]
+        refused = [
+            line
+            for line in ended.stderr.splitlines()
+            if line.startswith(("RTNETLINK", "Cannot", "Error")) and "No such process" not in line
+        ]
         if refused:
             raise RouteError(f"cannot change {len(lines)} routes: {refused[0]}")
 

@@ -97,8 +97,10 @@ def _usage(cli: Cli) -> "Chore":
     from cloudside.registry.callers import OPERATOR
 
     def prune(now: datetime) -> None:
-        with cli.database.record() as session:
-            usage.prune(session, OPERATOR, before=usage.months_ago(now, cli.config.usage_months))
+        gone = 1
+        while gone:  # hour by hour, so that nobody waits long for the writers' lock
+            with cli.database.record() as session:
+                gone = usage.prune(session, OPERATOR, before=usage.months_ago(now, cli.config.usage_months))
 
     return Chore("usage", _PRUNE_EVERY_S, prune)
 

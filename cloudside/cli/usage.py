@@ -141,8 +141,11 @@ def prune(
 
     cli = operators_cli_of(context)
     until = past(before, now=cli.now)
-    with cli.database.record() as session:
-        gone = usage.prune(session, cli.caller, before=until)
+    gone, pruned = 0, 1
+    while pruned:
+        with cli.database.record() as session:
+            pruned = usage.prune(session, cli.caller, before=until)
+        gone += pruned
     done(cli, {"before": until, "pruned": gone}, "cli.usage-pruned", count=gone, before=f"{until:%Y-%m-%d %H:%M}")
 
 

@@ -26,11 +26,12 @@ CHARON_TABLE = 221
 
 
 def wanted_routes(blocks: Iterable[Network], live: Iterable[Network], service_address: Address) -> frozenset[Route]:
-    """What the table should hold."""
-    routes = {Route(block, table=TABLE, kind=RouteKind.UNREACHABLE) for block in blocks}
+    """What the table should hold. A site may have all of its tenant's block: then its route takes the block's place."""
+    through = set(live)
+    routes = {Route(block, table=TABLE, kind=RouteKind.UNREACHABLE) for block in blocks if block not in through}
     routes |= {
         Route(prefix, TUNNEL_INTERFACE, table=TABLE, preferred_source=service_address)
-        for prefix in live
+        for prefix in through
         if prefix.version == service_address.version
     }
     return frozenset(routes)
@@ -77,7 +78,7 @@ class SiteRoutes:
         """Tunnels of these prefixes came up and went away since; the rest is as it was. False, with nothing done: it
         has to be found out how the table is, by `follow`.
         """
-        if not self._sure or not self._look_at_interface():
+        if not self._sure or not self._look_at_interface() or not self._blocks.isdisjoint((*come, *gone)):
             return False
         self._live -= set(gone)
         self._live |= set(come)

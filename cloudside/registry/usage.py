@@ -154,11 +154,17 @@ def membership_rows(
 
 
 def prune(session: Session, caller: Caller, *, before: datetime) -> int:
-    """Forget earlier hours; returns how many rows. Raises RefusedError: the caller is not the service itself."""
+    """Forget the earliest hour that is kept, if it is before this moment; returns how many rows. To be called again
+    until there are none: all at once would keep other writers waiting. Raises RefusedError: the caller is not the
+    service itself.
+    """
     caller.require_operator()
+    kept = (session.scalar(select(func.min(table.hour))) for table in (SiteUsage, MembershipUsage))
+    oldest = min((hour for hour in kept if hour is not None), default=before)
+    until = min(before, oldest + timedelta(hours=1))
     gone = 0
     for table in (SiteUsage, MembershipUsage):
-        done = session.execute(delete(table).where(table.hour < before))
+        done = session.execute(delete(table).where(table.hour < until))
         gone += done.rowcount if isinstance(done, CursorResult) else 0
     return gone
 

@@ -131,17 +131,24 @@ class Reporter:
         while not ended:
             report, ended = self._take()
             try:
-                if not self._looked_back:
-                    self._look_back()
-                if report is not None:
-                    told = self._accounts.problems() if self._accounts is not None else ()
-                    self._write(replace(report, problems=(*report.problems, *told)))
-            except (KyotenError, SQLAlchemyError, OSError) as error:
-                log.warning("report-not-written", reason=str(error))
-            if self._teller is not None:
-                self._tell_usage(self._teller, report, ended=ended)
-            if self._accounts is not None and (ended or self._clock() >= self._flush_at):
-                self._flush(self._accounts)
+                self._tell(report, ended=ended)
+            except Exception:
+                # A bug in one telling must not end all that follow: nobody would hear of the gateway again.
+                log.exception("telling-crashed")
+
+    def _tell(self, report: Report | None, *, ended: bool) -> None:
+        try:
+            if not self._looked_back:
+                self._look_back()
+            if report is not None:
+                told = self._accounts.problems() if self._accounts is not None else ()
+                self._write(replace(report, problems=(*report.problems, *told)))
+        except (KyotenError, SQLAlchemyError, OSError) as error:
+            log.warning("report-not-written", reason=str(error))
+        if self._teller is not None:
+            self._tell_usage(self._teller, report, ended=ended)
+        if self._accounts is not None and (ended or self._clock() >= self._flush_at):
+            self._flush(self._accounts)
 
     def _write(self, report: Report) -> None:
         if self._witness is None:

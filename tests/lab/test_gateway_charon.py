@@ -166,6 +166,23 @@ def test_events_that_come_no_more_are_noticed_and_opened_anew() -> None:
         detour.close()
 
 
+def test_a_tunnel_whose_ike_sa_is_rekeyed_is_no_lost_event() -> None:
+    with _world("gk", Vpn()) as world:
+        world.start()
+        world.wait_ready()
+        tokyo = world.routers["tokyo"]
+        assert tokyo.connect()
+        wait_until("the way", lambda: tokyo.ping(WEB), timeout_s=5)
+        before = world.charon_sas()
+        tokyo.charon.rekey(ike="gw")
+        wait_until("another IKE_SA", lambda: world.charon_sas() not in ({}, before), timeout_s=5)
+        pause(8.0)  # several listings, and longer than an event may be late
+        assert "vpn.events-lost" not in world.problem_keys()
+        assert world.daemon is not None
+        assert "events-renewed" not in world.daemon.log.read_text()
+        assert tokyo.ping(WEB)
+
+
 def test_commands_that_end_charon_and_close_the_gateway() -> None:
     with _world("gc", Vpn()) as world:
         world.start()

@@ -107,3 +107,15 @@ def test_a_foreign_change_is_found_and_mended(kernel: _Kernel) -> None:
     kernel.table[TWO] = Route(TWO, "eth0", table=TABLE)
     assert routes.judge(routes.read()) == 2
     assert kernel.table.keys() == {BLOCK, ONE}
+
+
+def test_a_site_with_all_of_its_tenants_block_takes_the_blocks_place(kernel: _Kernel) -> None:
+    routes = _Routes(kernel)
+    routes.follow([BLOCK], [])
+    assert not routes.adjust([BLOCK], [])  # not by adding alone
+    routes.follow([BLOCK], [BLOCK])
+    assert kernel.table[BLOCK].kind is RouteKind.UNICAST
+    assert routes.judge(routes.read()) == 0
+    assert not routes.adjust([], [BLOCK])
+    routes.follow([BLOCK], [])
+    assert kernel.table[BLOCK].kind is RouteKind.UNREACHABLE
