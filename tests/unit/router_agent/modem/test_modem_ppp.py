@@ -43,6 +43,10 @@ def test_the_next_agent_finds_the_call_of_the_one_before(tmp_path: Path, pppd: P
     first = PppProcess(directory, "wwan0")
     first.start("/dev/null", Login("sora", "s3cr3t"))
     second = PppProcess(directory, "wwan0")
+    for _ in range(100):  # its argv is there a moment after it was begun
+        if second.pid is not None:
+            break
+        time.sleep(0.02)
     assert second.pid == first.pid is not None
     command = Path(f"/proc/{first.pid}/cmdline").read_bytes()
     assert b"s3cr3t" not in command
