@@ -21,6 +21,7 @@ from cloudside.vpn.desired import Desired, DesiredReader
 from cloudside.vpn.looks import Looks, Rotation
 from cloudside.vpn.parts import Parts
 from cloudside.vpn.troubles import Looking, Troubles
+from linux.errors import LinuxError
 
 log = structlog.get_logger("kyoten.gateway")
 
@@ -114,11 +115,18 @@ class RulesKeeper:
         return self._drifted(enforcement.judge_sets(names, contents))
 
     def _unwritten(self, read: Callable[[], _Read]) -> Generator[Callable[[], Any] | None, Any, _Read]:
-        """What ``read`` finds, with nothing written while it was read."""
+        """What ``read`` finds, with nothing written while it was read: then it may also fail, because
+        ``iptables-save`` asks for the name of a set that went away after it has read the rules.
+        """
         enforcement = self._parts.enforcement
         for _ in range(READ_AGAIN):
             before = enforcement.writes
-            found: _Read = yield read
+            try:
+                found: _Read = yield read
+            except LinuxError:
+                if enforcement.writes == before:
+                    raise
+                continue
             if enforcement.writes == before:
                 return found
         return read()

@@ -170,7 +170,18 @@ class GatewayWorld:
         return self.gateway.run(["iptables-legacy-save", "-t", "filter"]).stdout
 
     def marking(self) -> str:
-        return self.gateway.run(["iptables-legacy-save", "-t", "mangle"]).stdout
+        """The mangle table, with the chains of each tenant.
+
+        ``iptables-save`` asks for each set's name after it has read the rules: while the gateway exchanges a version,
+        a set may have gone in between, and the whole reading fails. Then it is read again.
+        """
+        for _ in range(20):
+            saved = self.gateway.run(["iptables-legacy-save", "-t", "mangle"], check=False)
+            if saved.status == 0:
+                return saved.stdout
+            if "in kernel doesn't exist" not in saved.stderr:
+                break
+        raise LabError(f"the gateway's rules cannot be read: {saved.stderr.strip()}")
 
     def flip(self) -> str:
         """What is in force: the way to the top, and each tenant's gate."""

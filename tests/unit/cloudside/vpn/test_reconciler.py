@@ -24,7 +24,7 @@ from cloudside.vpn.reports import Report
 from lab import enrolled
 from linux.charon import ChildSa, Connection, IkeSa, SaEvent
 from linux.dataplane import Dataplane
-from linux.errors import CharonUnavailableError
+from linux.errors import CharonUnavailableError, ProgramFailedError
 from linux.netfilter import Netfilter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datapath"))
@@ -454,6 +454,25 @@ def test_drift_is_repaired_and_told(gateway: _Gateway) -> None:
     assert gateway.kernel.tables["filter"].policies["FORWARD"] == "DROP"
     assert tenant not in gateway.kernel.mangle
     assert "-g KY-GRANT" not in gateway.kernel.mangle[tenant.replace(".1w", ".2w")]
+
+
+def test_a_reading_that_fails_because_rules_changed_meanwhile_is_begun_again(gateway: _Gateway) -> None:
+    gateway.run()
+    real, failed = gateway.enforcement.read_tables, []
+
+    def unlucky() -> object:
+        if not failed:
+            failed.append(True)
+            gateway.enforcement.sweep()
+            raise ProgramFailedError("iptables-legacy-save", 2, "Set with index 7 in kernel doesn't exist.")
+        return real()
+
+    gateway.enforcement.read_tables = unlucky  # type: ignore[method-assign,assignment]
+    assert _keys(gateway.run()) == set()
+    assert failed
+    # One that fails though nothing was written is told.
+    gateway.kernel.fail.add("iptables-legacy-save")
+    assert _keys(gateway.run()) == {"datapath.drift-failed"}
 
 
 def _grant(database: Database, **changes: str) -> None:
