@@ -2,6 +2,7 @@
 
 tables, migrations     the schema and its history
 database, sessions     reading, writing, recording; doorbell   tells daemons of a change, on every machine
+upserts                adding to rows that may be there
 auditing, chain, audit     each change in a log that nobody can change afterwards: written, held together, read
 callers                on whose behalf a query runs: every query starts there and can only narrow
 tenants, sites, devices, servers, policies, settings     what operators and customers state

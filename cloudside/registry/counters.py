@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from sqlalchemy import Select, delete, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cloudside.registry import tenants
 from cloudside.registry.callers import Caller
 from cloudside.registry.counted import Refused, StatementUse
-from cloudside.registry.tables import Refusal, StatementCounter, Table, Tenant
+from cloudside.registry.tables import Refusal, StatementCounter, Tenant
+from cloudside.registry.upserts import upsert
 
 #: Days that counters are kept: what is used once a year has still been seen.
 KEPT_DAYS = 400
@@ -49,11 +49,7 @@ def add_uses(session: Session, caller: Caller, uses: Iterable[StatementUse]) -> 
     ]
     if not rows:
         return
-    insert = _inserting(session, StatementCounter)
-    table, new = StatementCounter.__table__.c, insert.excluded
-    summed = {name: table[name] + new[name] for name in ("flows", "packets", "bytes")}
-    key = [StatementCounter.tenant_id, StatementCounter.statement, StatementCounter.day]
-    session.execute(insert.on_conflict_do_update(index_elements=key, set_={**summed, "last_used": new.last_used}), rows)
+    upsert(session, StatementCounter, rows, summed=("flows", "packets", "bytes"), replaced=("last_used",))
     oldest = max(use.day for use in told) - timedelta(days=KEPT_DAYS)
     session.execute(delete(StatementCounter).where(StatementCounter.day < oldest))
 
@@ -82,11 +78,8 @@ def add_refused(session: Session, caller: Caller, refused: Iterable[Refused], *,
     ]
     if not rows:
         return
-    insert = _inserting(session, Refusal)
-    key = [column.name for column in Refusal.__table__.primary_key]
-    kept = {*key, "first_seen"}
-    changing = {name: insert.excluded[name] for name in rows[0] if name not in kept}
-    session.execute(insert.on_conflict_do_update(index_elements=key, set_=changing), rows)
+    key = {column.name for column in Refusal.__table__.primary_key}
+    upsert(session, Refusal, rows, replaced=rows[0].keys() - key - {"first_seen"})
     for tenant in sorted({str(row["tenant_id"]) for row in rows}):
         _prune(session, tenant)
 
@@ -95,13 +88,6 @@ def _prune(session: Session, tenant: str) -> None:
     own = select(Refusal.last_seen).where(Refusal.tenant_id == tenant).order_by(Refusal.last_seen.desc())
     if (limit := session.scalar(own.offset(REFUSED_MAX - 1).limit(1))) is not None:
         session.execute(delete(Refusal).where(Refusal.tenant_id == tenant, Refusal.last_seen < limit))
-
-
-def _inserting(session: Session, table: type[Table]) -> sqlite.Insert | postgresql.Insert:
-    # The two dialects' ON CONFLICT have the same form; the generic insert has none.
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
 
 
 def totals(session: Session, caller: Caller, tenant_id: str, *, since: date) -> dict[str, Total]:

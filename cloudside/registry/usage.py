@@ -11,14 +11,14 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import CursorResult, Select, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError
 from cloudside.registry import sites, tenants
 from cloudside.registry.callers import Caller
 from cloudside.registry.counted import MembershipUse, SiteUse
-from cloudside.registry.tables import MembershipUsage, Site, SiteUsage, Table, UsageCursor
+from cloudside.registry.tables import MembershipUsage, Site, SiteUsage, UsageCursor
+from cloudside.registry.upserts import upsert
 
 _AMOUNTS = ("bytes_from_site", "bytes_to_site", "connected_ms")
 
@@ -86,14 +86,14 @@ def tell(
         _row(use.site, owners[use.site], use.hour, gateway, use.from_site, use.to_site, use.connected_ms)
         for use in ordered
     ]
-    _add(session, SiteUsage, rows)
+    upsert(session, SiteUsage, rows, summed=_AMOUNTS)
     members = [
         _row(use.site, owners[use.site], use.hour, gateway, 0, 0, use.connected_ms) | {"group_name": group}
         for use in ordered
         if use.connected_ms
         for group in sorted(groups.get(use.site, ()))
     ]
-    _add(session, MembershipUsage, members)
+    upsert(session, MembershipUsage, members, summed=_AMOUNTS)
     kept = session.get(UsageCursor, gateway)
     if kept is None:
         session.add(UsageCursor(gateway=gateway, cut=told.cut, until=told.until))
@@ -108,15 +108,12 @@ def add_memberships(
     caller.require_operator()
     found = sorted(uses, key=lambda use: (use.site, use.group))
     owners = _owners(session, {use.site for use in found})
-    _add(
-        session,
-        MembershipUsage,
-        [
-            _row(use.site, owners[use.site], hour, gateway, use.from_site, use.to_site, 0) | {"group_name": use.group}
-            for use in found
-            if use.site in owners
-        ],
-    )
+    rows = [
+        _row(use.site, owners[use.site], hour, gateway, use.from_site, use.to_site, 0) | {"group_name": use.group}
+        for use in found
+        if use.site in owners
+    ]
+    upsert(session, MembershipUsage, rows, summed=_AMOUNTS)
 
 
 def site_rows(
@@ -186,16 +183,6 @@ def _row(
         "bytes_to_site": to_site,
         "connected_ms": connected_ms,
     }
-
-
-def _add(session: Session, table: type[Table], rows: list[dict[str, object]]) -> None:
-    if not rows:
-        return
-    insert = postgresql.insert(table) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(table)
-    columns = table.__table__.c
-    key = [column.name for column in table.__table__.primary_key]
-    summed = {name: columns[name] + insert.excluded[name] for name in _AMOUNTS}
-    session.execute(insert.on_conflict_do_update(index_elements=key, set_=summed), rows)
 
 
 def _chosen(

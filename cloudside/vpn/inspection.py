@@ -11,7 +11,8 @@ from cloudside.vpn.diagnosis import Live
 from linux.charon import Charon, IkeSa
 from linux.charon_process import socket_path
 from linux.errors import LinuxError
-from linux.routes import RouteKind, Routes
+from linux.route_listing import list_routes
+from linux.routes import RouteKind
 from linux.runner import Runner
 
 #: Devices that are asked; each that is silent costs a second.
@@ -55,26 +56,19 @@ def look(
         charon=version,
         ike_suite=own[0].suite if own else None,
         child_suite=children[0].suite if children else None,
-        route=_routed(overlay),
+        route=_routed(runner, overlay),
         admitted=_admitted(runner, overlay),
         ping_ms=ping_ms,
         devices=answers,
     )
 
 
-def _routed(overlay: Network) -> bool:
-    routes = Routes()
+def _routed(runner: Runner, overlay: Network) -> bool:
     try:
-        return any(
-            route.kind is RouteKind.UNICAST
-            and route.prefix.version == overlay.version
-            and route.prefix.overlaps(overlay)
-            for route in routes.list_routes(TABLE)
-        )
+        found = list_routes(runner, TABLE, version=overlay.version)
     except LinuxError:
         return False
-    finally:
-        routes.close()
+    return any(route.kind is RouteKind.UNICAST and route.prefix.overlaps(overlay) for route in found)
 
 
 def _admitted(runner: Runner, overlay: Network) -> bool:

@@ -131,22 +131,18 @@ class UsageTeller:
         if not last and self._due_at is not None and at < self._due_at:
             return
         known = self._sites(self._rule_set)
-        waiting = [number for number in self._counters.cuts() if not self._is_told(number)]
-        for number in self._counters.cuts():
-            if self._is_told(number):
-                self._counters.forget(number)
         # What could not be told yet is told first; and as long as that fails nothing more is cut.
-        for number in waiting:
-            self._tell(number, known, at)
+        for number in self._counters.cuts():
+            if self._cursor is not None and number <= self._cursor.cut:
+                self._counters.forget(number)
+            else:
+                self._tell(number, known, at)
         number = 1 + (self._cursor.cut if self._cursor is not None else 0)
         self._counters.cut(number, known.sites)
         self._tell(number, known, at)
         # A prefix that goes to another site counts for the one before until the next cut.
         self._whose = {prefix: site for prefix, (_, site) in known.sites.items()}
         self._due_at = min(at + self._every, hour_of(at) + timedelta(hours=1))
-
-    def _is_told(self, number: int) -> bool:
-        return self._cursor is not None and number <= self._cursor.cut
 
     def _sites(self, rule_set: RuleSet) -> _Known:
         if self._known is None or self._known[0] is not rule_set:
@@ -169,11 +165,10 @@ class UsageTeller:
             from_site, to_site = bytes_of.get(site, (0, 0))
             bytes_of[site] = from_site + one.from_site, to_site + one.to_site
         keys = {*connected, *((site, hour) for site in bytes_of if site)}
-        uses = [
-            SiteUse(site, at_hour, *(bytes_of.get(site, (0, 0)) if at_hour == hour else (0, 0)), connected.get(key, 0))
-            for key in keys
-            for site, at_hour in [key]
-        ]
+        uses = []
+        for site, at_hour in keys:
+            from_site, to_site = bytes_of.get(site, (0, 0)) if at_hour == hour else (0, 0)
+            uses.append(SiteUse(site, at_hour, from_site, to_site, connected.get((site, at_hour), 0)))
         tenant_of = {site: tenant for tenant, site in known.sites.values()}
         groups = {
             site: known.memberships.of_site(tenant_of[site], site)

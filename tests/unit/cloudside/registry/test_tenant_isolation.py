@@ -181,6 +181,7 @@ _WITHOUT_CALLER = {
     "inventory.platform_source": "stands above all tenants; its text is shown to operators only",
     "inventory.policy_sources": "as inventory.load",
     "inventory.revisions": "random numbers, for daemons",
+    "upserts.upsert": "writes rows that a function with a caller has made",
 }
 
 
