@@ -176,15 +176,81 @@ class Web(_Section):
     settings_confirm_s: Annotated[float, Field(gt=0)] = 120.0
 
 
+class Ses(_Section):
+    """Amazon SES's API (v2), asked for the account's rate and quota. Without it the smarthost is any other."""
+
+    region: str = "ap-northeast-1"
+    #: For a region's own address; empty: the one of ``region``.
+    endpoint: str = ""
+    #: File with two lines: access key id, secret access key. Mode 0600.
+    credentials: Path
+    #: PEM file with the authority of the endpoint's certificate; none: the system's.
+    ca: Path | None = None
+    poll_s: Annotated[float, Field(gt=0)] = 300.0
+    #: Per cent of the daily quota that only urgent mail may use.
+    reserve_pct: Annotated[float, Field(ge=0, le=90)] = 10.0
+
+
+class Notices(_Section):
+    """Bounces and complaints as SES tells them through Amazon SNS: HTTPS, with the relay's own certificate."""
+
+    listen: Listen
+    #: The topics that are believed (ARN). Others are refused, whoever signed them.
+    topics: tuple[str, ...]
+    #: PEM file with the authority of the hosts that signing certificates come from; none: the system's.
+    ca: Path | None = None
+    #: Hosts that signing certificates and confirmations come from: ``sns.<region>.amazonaws.com``.
+    hosts: tuple[str, ...] = ()
+
+
+class Dkim(_Section):
+    """Signing what we send (RFC 6376), for smarthosts that do not do it."""
+
+    domain: str
+    selector: str
+    #: PEM, RSA or Ed25519. Mode 0600.
+    key: Path
+
+
+class UrgentRule(_Section):
+    """Which mail goes first and may use the reserve of the quota. All that is stated must match."""
+
+    #: Sites, or ``server/<id>``; empty: any.
+    origins: tuple[str, ...] = ()
+    #: A regular expression found in the subject, in any case; empty: any subject.
+    subject: str = ""
+    #: A header field that must be there, as ``Name: value`` (the value as a regular expression).
+    header: str = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.origins or self.subject or self.header):
+            raise ValueError("a rule must state origins, subject or header")
+        for expression in (self.subject, self.header.partition(":")[2].strip()):
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise ValueError(f"{expression!r} is no regular expression: {error}") from None
+        return self
+
+
 class Relay(_Section):
     """The mail relay."""
 
+    #: Tells relays of one queue apart.
+    name: str = "relay1"
     #: Plain SMTP for sites, known by tunnel source address.
     site_listen: Listen = Listen(address=IPv4Address("10.255.255.1"), port=25)
     #: STARTTLS and AUTH.
     submission_listen: Listen = Listen(address=IPv4Address("10.255.255.1"), port=587)
+    #: TLS from the first byte, and AUTH (RFC 8314); none: no such listener.
+    tls_listen: Listen | None = Listen(address=IPv4Address("10.255.255.1"), port=465)
     #: Where the world hands in bounces; none: no bounce listener.
     bounce_listen: Listen | None = None
+    #: Bounces and complaints over HTTPS; none: by mail only.
+    notices: Notices | None = None
+    #: Prometheus metrics over HTTP; none: none.
+    metrics_listen: Listen | None = None
     #: Domain of the signed return addresses; must not be the smarthost's MAIL FROM domain.
     bounce_domain: str = "bounces.kyoten.invalid"
     host_name: str = "relay.kyoten.invalid"
@@ -194,13 +260,39 @@ class Relay(_Section):
     smarthost_credentials: Path | None = None
     #: PEM file with the authority that signed the smarthost's certificate; none: the system's.
     smarthost_ca: Path | None = None
+    #: Connections to the smarthost at once.
+    smarthost_connections: Annotated[int, Field(ge=1, le=100)] = 8
+    #: Mails a second that the smarthost's account may send; 0: what SES says, or as fast as it takes them.
+    smarthost_rate: Annotated[float, Field(ge=0)] = 0.0
+    ses: Ses | None = None
+    dkim: Dkim | None = None
+    urgent: tuple[UrgentRule, ...] = ()
+    #: SQLAlchemy URL of a PostgreSQL that several relays share; empty: SQLite in the queue directory.
+    queue_url: str = ""
+    #: Large bodies, and the embedded queue.
     queue_directory: Path | None = None
     max_message_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
-    #: Seconds before the first and before later attempts after a temporary failure (RFC 5321 4.5.4.1).
+    #: Mail that is being received and is larger than this goes to a file; the memory of all together is bounded.
+    spill_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
+    connections_max: Annotated[int, Field(ge=1)] = 1000
+    connections_per_site: Annotated[int, Field(ge=1)] = 40
+    #: Mails that one site may hand over in a minute; more get 450 and come again.
+    rate_per_minute: Annotated[int, Field(ge=1)] = 600
+    recipients_max: Annotated[int, Field(ge=1, le=1000)] = 100
+    #: Offer CRAM-MD5 for devices that can do nothing else; their credentials must be made for it.
+    cram_md5: bool = False
+    #: Seconds before the first two attempts after a temporary failure, and before later ones (RFC 5321 4.5.4.1).
     retry_first_s: Annotated[float, Field(gt=0)] = 900.0
     retry_later_s: Annotated[float, Field(gt=0)] = 7200.0
     give_up_s: Annotated[float, Field(gt=0)] = 4 * 86400.0
+    #: Days that finished mail is remembered (headers and what happened, no bodies), and counts of mail.
+    retention_days: Annotated[int, Field(ge=6)] = 14
+    counts_days: Annotated[int, Field(ge=35)] = 400
+    #: Days that an address stays suppressed after it bounced for good; complaints stay until somebody removes them.
+    suppression_days: Annotated[int, Field(ge=1)] = 30
+    #: Recipients before staff are told, for sites without limits of their own.
     hourly_limit_per_site: Annotated[int, Field(ge=1)] = 60
+    daily_limit_per_site: Annotated[int, Field(ge=1)] = 500
 
 
 class Policy(_Section):
@@ -211,9 +303,31 @@ class Policy(_Section):
     acknowledge_above_pairs: Annotated[int, Field(ge=0)] = 100
 
 
-class Alerts(_Section):
-    """Who is told."""
+class SecondSmarthost(_Section):
+    """Another smarthost, for alarms only: with the first one's queue flooded or stuck they would not arrive."""
 
+    host: str
+    port: Port = 587
+    #: File with two lines: user name, password. Mode 0600. None: no login.
+    credentials: Path | None = None
+    ca: Path | None = None
+
+
+class Webhook(_Section):
+    """An HTTPS address that alarms are posted to as JSON."""
+
+    #: File with the address in its first line: it often holds a secret. Mode 0600.
+    url: Path
+    #: File with a key; the body's HMAC-SHA256 goes into ``X-Kyoten-Signature``. None: not signed.
+    key: Path | None = None
+    ca: Path | None = None
+
+
+class Alerts(_Section):
+    """Who is told, and on which ways beside the mail queue."""
+
+    smarthost: SecondSmarthost | None = None
+    webhooks: tuple[Webhook, ...] = ()
     #: Mail addresses of the staff in charge.
     staff: tuple[str, ...] = ()
     sender: str = "kyoten@kyoten.invalid"

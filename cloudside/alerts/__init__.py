@@ -5,6 +5,6 @@
     silent      sites whose heartbeat stopped
     worker      the clock of `kyoten worker`
 
-The relay sends: it looks for open incidents without a notice and queues one (cloudside/mail/watch.py). Whoever notices
+The relay sends: it looks for open incidents without a notice and queues one (cloudside/mail/watch). Whoever notices
 a condition only opens an incident.
 """

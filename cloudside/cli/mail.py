@@ -14,7 +14,7 @@ from cloudside.messages import text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloudside.mail.view import Entry
+    from cloudside.mail.store.view import Entry
 
 app = typer.Typer(no_args_is_help=True, help="The mail relay's queue: waiting mail, the life of one message.")
 
@@ -27,7 +27,7 @@ _SHOWN_TO_TENANT = 20
 @app.command()
 def queue(context: typer.Context, _json: JsonFlag = False) -> None:
     """Mail that is accepted and not finished, oldest first. A tenant sees no totals: they are of everybody's mail."""
-    from cloudside.mail import view
+    from cloudside.mail.store import view
 
     cli = cli_of(context)
     directory, own = cli.config.queue_directory, _sites_seen(cli)
@@ -57,7 +57,7 @@ def trace(
     """The whole life of a message, or of the latest ones of an address or a site."""
     from rich.text import Text
 
-    from cloudside.mail import view
+    from cloudside.mail.store import view
 
     cli = cli_of(context)
     directory, own = cli.config.queue_directory, _sites_seen(cli)

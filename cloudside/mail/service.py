@@ -17,12 +17,12 @@ import structlog
 
 from cloudside.config import Config, Listen
 from cloudside.errors import ConfigurationError, KyotenError
-from cloudside.mail import dsn, verp
-from cloudside.mail.bounce_listener import BounceHandler
-from cloudside.mail.delivery import Delivery, Schedule, Smarthost
-from cloudside.mail.directory import Directory
-from cloudside.mail.gate import Gate, LoginThrottle
-from cloudside.mail.listener import (
+from cloudside.mail.bounces import dsn, verp
+from cloudside.mail.bounces.listener import BounceHandler
+from cloudside.mail.delivery.delivery import Delivery, Schedule, Smarthost
+from cloudside.mail.intake.directory import Directory
+from cloudside.mail.intake.gate import Gate, LoginThrottle
+from cloudside.mail.intake.listener import (
     Reception,
     Server,
     SiteHandler,
@@ -30,8 +30,8 @@ from cloudside.mail.listener import (
     SubmissionServer,
     starttls_context,
 )
-from cloudside.mail.queue import Queue
-from cloudside.mail.watch import Watch
+from cloudside.mail.store.queue import Queue
+from cloudside.mail.watch.watch import Watch
 from cloudside.registry.database import Database
 from linux.files import write_durably
 

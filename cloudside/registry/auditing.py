@@ -74,7 +74,13 @@ FORMS: Mapping[type[Table], Form] = {
     tables.Grant: Form(tenant="tenant_id"),
     tables.Settings: Form(site="site_id"),
     tables.LogRequest: Form(site="site_id"),
-    tables.SmtpCredential: Form(site="site_id", secret=frozenset({"password_hash"})),
+    tables.SmtpCredential: Form(
+        site="site_id", secret=frozenset({"password_hash", "previous_hash", "cram_secret"})
+    ),
+    tables.MailProfile: Form(site="site_id"),
+    tables.MailLimit: Form(tenant="tenant_id"),
+    tables.MailHold: Form(tenant="tenant_id"),
+    tables.Suppression: Form(tenant="tenant_id"),
     tables.Incident: Form(site="subject"),
     tables.Certificate: Form(site="subject", digested=frozenset({"pem"})),
     tables.RevocationList: Form(),

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from cloudside.mail import view
+from cloudside.mail.store import view
 from cloudside.registry import policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database, Doorbell

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cloudside.mail import view
 from cloudside.mail.model import Kind, NewMessage
-from cloudside.mail.queue import Queue
-from cloudside.mail.storage import StorageFullError
+from cloudside.mail.store import view
+from cloudside.mail.store.queue import Queue
+from cloudside.mail.store.sqlite import StorageFullError
 from lab import box
 
 NOW = 1_800_000_000.0

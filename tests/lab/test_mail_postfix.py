@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 
-from cloudside.mail import view
+from cloudside.mail.store import view
 from cloudside.registry.database import Database
 from cloudside.registry.tables import Incident, Site, Table, Tenant
 from lab import box

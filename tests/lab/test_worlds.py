@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudside.mail import view
+from cloudside.mail.store import view
 from lab import box, enrolled, rogue, topology
 from lab.controller import send_mail
 from lab.demo import matrix, steps

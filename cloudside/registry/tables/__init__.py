@@ -7,13 +7,15 @@ inventory     tenants, sites, routers, devices, servers
 reachability  policies, grants, counters of statements, refusals
 trust         certificates, revocation lists, enrolment tokens
 observed      heartbeats, tunnels and their history, gateways, usage
-work          settings, log pulls, mail credentials, incidents
+work          settings, log pulls, incidents
+mail          mail credentials, limits, holds, suppressed addresses
 audit         who changed what
 """
 
 from cloudside.registry.tables.audit import AuditEntry
 from cloudside.registry.tables.base import Address, Network, Table
 from cloudside.registry.tables.inventory import Device, Router, Server, Site, Tenant
+from cloudside.registry.tables.mail import MailHold, MailLimit, MailProfile, SmtpCredential, Suppression
 from cloudside.registry.tables.observed import (
     GatewayState,
     Heartbeat,
@@ -33,7 +35,7 @@ from cloudside.registry.tables.reachability import (
     StatementCounter,
 )
 from cloudside.registry.tables.trust import Certificate, EnrolmentToken, RevocationList
-from cloudside.registry.tables.work import Incident, LogRequest, Settings, SmtpCredential
+from cloudside.registry.tables.work import Incident, LogRequest, Settings
 
 __all__ = [
     "Address",
@@ -46,6 +48,9 @@ __all__ = [
     "Heartbeat",
     "Incident",
     "LogRequest",
+    "MailHold",
+    "MailLimit",
+    "MailProfile",
     "MembershipUsage",
     "Network",
     "PlatformPolicy",
@@ -61,6 +66,7 @@ __all__ = [
     "SiteUsage",
     "SmtpCredential",
     "StatementCounter",
+    "Suppression",
     "Table",
     "Tenant",
     "Tunnel",

@@ -65,5 +65,6 @@ class Table(DeclarativeBase):
         Address: _AddressColumn,
         Network: _NetworkColumn,
         dict[str, Any]: JSON,
+        list[str]: JSON,
         bytes: LargeBinary,
     }

@@ -1,4 +1,4 @@
-"""Settings, log pulls, mail credentials, incidents."""
+"""Settings, log pulls, incidents."""
 
 from datetime import datetime
 from typing import Any
@@ -36,17 +36,6 @@ class LogRequest(Table):
     content: Mapped[bytes | None]
 
 
-class SmtpCredential(Table):
-    """A user name that a site's devices authenticate with at the relay; the password as an argon2id hash."""
-
-    __tablename__ = "smtp_credentials"
-    user: Mapped[str] = mapped_column(String(64), primary_key=True)
-    site_id: Mapped[str] = mapped_column(ForeignKey("sites.id"), index=True)
-    password_hash: Mapped[str] = mapped_column(String(200))
-    created_at: Mapped[datetime]
-    revoked_at: Mapped[datetime | None]
-
-
 class Incident(Table):
     """A condition that staff should know of, from its opening until it ends. One open incident a (kind, subject)."""
 
@@ -59,5 +48,6 @@ class Incident(Table):
     params: Mapped[dict[str, Any]]
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
+    #: When staff were told last; while it lasts they are told again, at most hourly.
     notified_at: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None] = mapped_column(String(100))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloudside.mail.model import Kind, NewMessage
-from cloudside.mail.queue import Queue
+from cloudside.mail.store.queue import Queue
 
 NOW = 1_800_000_000.0
 Kyoten = Callable[..., Any]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudside.mail import service, view
+from cloudside.mail import service
+from cloudside.mail.store import view
 
 RUN_RELAY = """
 import asyncio, sys

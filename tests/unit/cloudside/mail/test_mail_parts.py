@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudside.mail import bounce, dsn, verp
 from cloudside.mail.address import valid
-from cloudside.mail.bounce import Meaning
-from cloudside.mail.gate import Gate, LoginThrottle
+from cloudside.mail.bounces import dsn, reading, verp
+from cloudside.mail.bounces.reading import Meaning
+from cloudside.mail.delivery.outcome import Pacer, Stage, Verdict, hold_delay_s, judge, retry_delay_s
+from cloudside.mail.intake.gate import Gate, LoginThrottle
 from cloudside.mail.message import Trace, has_bare_line_ends, normalised, one_line, prepare, split
 from cloudside.mail.model import Kind, Original, State
-from cloudside.mail.outcome import Pacer, Stage, Verdict, hold_delay_s, judge, retry_delay_s
-from cloudside.mail.watch import Flood, flood_over, floods
+from cloudside.mail.watch.watch import Flood, flood_over, floods
 
 KEY = bytes(range(32))
 TRACE = Trace("plc\r\nX: y", "10.1.1.20", "relay.test", "ESMTP", "00ff", datetime(2026, 11, 21, tzinfo=UTC))
@@ -157,7 +157,7 @@ def test_our_own_reports_are_understood_by_our_own_reader():
         new_id=7,
     )
     assert made.recipients == ("p@site.test",) and made.kind is Kind.DSN and made.sender == ""
-    report = bounce.read(made.content, null_sender=True)
+    report = reading.read(made.content, null_sender=True)
     assert (report.meaning, report.status, report.reason) == (Meaning.FAILED, "5.1.1", "550 unknown user")
     text = email.message_from_bytes(made.content).get_payload()[0].get_payload(decode=True).decode()
     assert "配信できませんでした" in text and "故障" in text and "gone@x.test" in text
@@ -181,14 +181,14 @@ VACATION = b"Auto-Submitted: auto-replied\r\nSubject: Out of office\r\n\r\nI am 
     ],
 )
 def test_reports_of_many_shapes(raw, null_sender, meaning):
-    assert bounce.read(raw, null_sender=null_sender).meaning is meaning
+    assert reading.read(raw, null_sender=null_sender).meaning is meaning
 
 
 @given(st.binary(max_size=400), st.booleans())
 def test_any_bytes_can_be_read_as_a_report(raw, null_sender):
     head = b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
     for content in (raw, head + raw):
-        assert "\n" not in bounce.read(content, null_sender=null_sender).reason
+        assert "\n" not in reading.read(content, null_sender=null_sender).reason
 
 
 def test_reports_are_for_people_only():

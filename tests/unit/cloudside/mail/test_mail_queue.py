@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from cloudside.errors import ConfigurationError, InputError, UnavailableError
-from cloudside.mail import view
 from cloudside.mail.model import TRANSITIONS, Kind, NewMessage, State
-from cloudside.mail.queue import FILE_NAME, Queue
-from cloudside.mail.storage import StorageFullError, Writer
+from cloudside.mail.store import view
+from cloudside.mail.store.queue import FILE_NAME, Queue
+from cloudside.mail.store.sqlite import StorageFullError, Writer
 
 NOW = 1_800_000_000.0
 

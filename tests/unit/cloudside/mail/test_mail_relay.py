@@ -12,9 +12,11 @@ from sqlalchemy import select
 
 from cloudside.config import Listen
 from cloudside.errors import ConfigurationError
-from cloudside.mail import delivery, service, view
-from cloudside.mail.queue import Queue
-from cloudside.mail.storage import StorageFullError
+from cloudside.mail import service
+from cloudside.mail.delivery import delivery
+from cloudside.mail.store import view
+from cloudside.mail.store.queue import Queue
+from cloudside.mail.store.sqlite import StorageFullError
 from cloudside.registry.tables import Incident, Site
 
 SENDER, RECIPIENT = "plc@site.test", "ops@customer.test"

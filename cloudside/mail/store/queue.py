@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloudside.mail.message import split
 from cloudside.mail.model import PREDECESSORS, Attempt, Kind, NewMessage, Original, Receipt, State, Traffic
-from cloudside.mail.storage import Job, StorageFullError, T, Writer
+from cloudside.mail.store.sqlite import Job, StorageFullError, T, Writer
 
 FILE_NAME = "queue.sqlite"
 

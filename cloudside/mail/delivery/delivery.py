@@ -16,11 +16,20 @@ import aiosmtplib
 import structlog
 
 from cloudside.errors import ConfigurationError, UnavailableError
-from cloudside.mail import dsn, verp
+from cloudside.mail.bounces import dsn, verp
+from cloudside.mail.delivery.outcome import (
+    NOT_THE_MESSAGE,
+    Outcome,
+    Pacer,
+    Stage,
+    Verdict,
+    hold_delay_s,
+    judge,
+    retry_delay_s,
+)
 from cloudside.mail.message import one_line
 from cloudside.mail.model import Attempt, Kind, State, shown_id
-from cloudside.mail.outcome import NOT_THE_MESSAGE, Outcome, Pacer, Stage, Verdict, hold_delay_s, judge, retry_delay_s
-from cloudside.mail.queue import Queue
+from cloudside.mail.store.queue import Queue
 
 log = structlog.get_logger(__name__)
 

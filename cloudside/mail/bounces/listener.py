@@ -13,11 +13,11 @@ from typing import Any
 import structlog
 from aiosmtpd.smtp import MISSING, Envelope, Session
 
-from cloudside.mail import bounce, dsn, verp
-from cloudside.mail.listener import Server
+from cloudside.mail.bounces import dsn, reading, verp
+from cloudside.mail.intake.listener import Server
 from cloudside.mail.message import has_bare_line_ends
 from cloudside.mail.model import State, shown_id
-from cloudside.mail.queue import Queue
+from cloudside.mail.store.queue import Queue
 
 log = structlog.get_logger(__name__)
 
@@ -53,14 +53,14 @@ class BounceHandler:
         if has_bare_line_ends(content):
             return "554 5.6.0 A carriage return or line feed stands alone (RFC 5321 2.3.8)"
         null_sender = envelope.mail_from in ("<>", "")
-        report = await asyncio.to_thread(bounce.read, content, null_sender=null_sender)
+        report = await asyncio.to_thread(reading.read, content, null_sender=null_sender)
         for text in envelope.rcpt_tos:
             address = verp.parse(text, key=self.key, domain=self.domain)
             if address is not None:
                 await asyncio.shield(asyncio.ensure_future(self.record(address, report)))
         return "250 2.0.0 Noted"
 
-    async def record(self, address: verp.ReturnAddress, report: bounce.Report) -> None:
+    async def record(self, address: verp.ReturnAddress, report: reading.Report) -> None:
         """Write down what a bounce said; for a failure, once, queue the report to the sender."""
         now = time.time()
         known = await self.queue.original(address.message_id, address.index)
@@ -69,7 +69,7 @@ class BounceHandler:
             return
         original, recipient = known
         reason = f"{report.status} {report.reason}"
-        if report.meaning is not bounce.Meaning.FAILED:
+        if report.meaning is not reading.Meaning.FAILED:
             await self.queue.note(address.message_id, address.index, now, f"bounce-{report.meaning}", reason)
             return
         answer = None

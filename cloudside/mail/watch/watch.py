@@ -14,13 +14,13 @@ import structlog
 
 from cloudside.alerts import incidents, notices
 from cloudside.errors import KyotenError
-from cloudside.mail import dsn
-from cloudside.mail.delivery import UNREACHABLE_GRACE_S, Delivery, Trouble
-from cloudside.mail.directory import Directory
+from cloudside.mail.bounces import dsn
+from cloudside.mail.delivery.delivery import UNREACHABLE_GRACE_S, Delivery, Trouble
+from cloudside.mail.delivery.outcome import Verdict
+from cloudside.mail.intake.directory import Directory
 from cloudside.mail.message import joined, one_line
 from cloudside.mail.model import Traffic
-from cloudside.mail.outcome import Verdict
-from cloudside.mail.queue import Queue, hour_of
+from cloudside.mail.store.queue import Queue, hour_of
 from cloudside.registry.database import Database
 from cloudside.registry.tables import Incident
 

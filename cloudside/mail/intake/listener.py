@@ -24,12 +24,12 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from cloudside.errors import KyotenError, RefusedError, UnavailableError
 from cloudside.mail.address import valid
-from cloudside.mail.directory import Directory, Origin
-from cloudside.mail.gate import Gate, LoginThrottle
+from cloudside.mail.intake.directory import Directory, Origin
+from cloudside.mail.intake.gate import Gate, LoginThrottle
 from cloudside.mail.message import LINE_MAX_OCTETS, RECEIVED_MAX, Trace, longest_line, normalised, prepare
 from cloudside.mail.model import Kind, NewMessage, shown_id
-from cloudside.mail.queue import Queue
-from cloudside.mail.storage import StorageFullError
+from cloudside.mail.store.queue import Queue
+from cloudside.mail.store.sqlite import StorageFullError
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cloudside.errors import InputError, UnavailableError
 from cloudside.mail.model import shown_id
-from cloudside.mail.queue import FILE_NAME
+from cloudside.mail.store.queue import FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)

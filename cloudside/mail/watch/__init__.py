@@ -1,0 +1,4 @@
+"""Every flood is noticed.
+
+watch     floods and troubles -> incidents -> notices
+"""
