@@ -8,7 +8,6 @@ from email.utils import formatdate
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -100,7 +99,7 @@ def _dated(app: ASGIApp) -> ASGIApp:
     return with_date
 
 
-async def serve(app: FastAPI, context: ssl.SSLContext | None, listen: Sequence[Listen], stop: asyncio.Event) -> None:
+async def serve(app: ASGIApp, context: ssl.SSLContext | None, listen: Sequence[Listen], stop: asyncio.Event) -> None:
     """Serve ``app`` on every address of ``listen`` as soon as the address exists, until ``stop``. No context: HTTP.
 
     Not uvicorn.Server: that binds once, exits when it cannot, and takes the process's signals.
