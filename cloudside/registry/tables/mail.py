@@ -79,6 +79,8 @@ class MailHold(Table):
     reason: Mapped[str] = mapped_column(String(500))
     author: Mapped[str] = mapped_column(String(100))
     since: Mapped[datetime]
+    #: An operator put it: a tenant's administrator sees it and cannot take it away.
+    imposed: Mapped[bool] = mapped_column(default=False)
 
 
 class Suppression(Table):

@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=500), nullable=False),
         sa.Column("author", sa.String(length=100), nullable=False),
         sa.Column("since", _AT, nullable=False),
+        sa.Column("imposed", sa.Boolean(), nullable=False),
     )
     op.create_table(
         "suppressions",
