@@ -260,6 +260,9 @@ class Relay(_Section):
     smarthost_credentials: Path | None = None
     #: PEM file with the authority that signed the smarthost's certificate; none: the system's.
     smarthost_ca: Path | None = None
+    #: STARTTLS and a login. False: neither, for a smarthost on this machine or in a network of its own. Then there are
+    #: no credentials.
+    smarthost_tls: bool = True
     #: Connections to the smarthost at once.
     smarthost_connections: Annotated[int, Field(ge=1, le=100)] = 8
     #: Mails a second that the smarthost's account may send; 0: what SES says, or as fast as it takes them.
