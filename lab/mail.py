@@ -1,8 +1,9 @@
-"""Real mail hosts for a world: a stand-in for Amazon SES and the host with the customer's mailboxes, both Postfix.
+"""Real mail hosts for a world: a stand-in for Amazon SES, the host with the customer's mailboxes, an ordinary relay.
 
-Each has one directory of its own with configuration, queue, data, log; /etc/postfix and /var/spool/postfix are not
-touched, and no name is looked up in DNS. The caller runs ``argv()`` in the host's network namespace and waits until the
-port answers. The directory and those above it must be searchable by everyone: Postfix gives up root.
+All are Postfix. Each has one directory of its own with configuration, queue, data, log; /etc/postfix and
+/var/spool/postfix are not touched, and no name is looked up in DNS. The caller runs ``argv()`` in the host's network
+namespace and waits until the port answers. The directory and those above it must be searchable by everyone: Postfix
+gives up root.
 """
 
 import mailbox
@@ -151,6 +152,36 @@ class SesStandIn:
         temporary.write_text(mood.value)
         temporary.chmod(0o644)
         temporary.rename(self.directory / "mood")
+
+    def argv(self) -> list[str]:
+        """Runs Postfix in the foreground; ending the process ends it."""
+        return _argv(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRelay:
+    """An ordinary Postfix that takes mail of ``clients`` and hands it to ``next_hop``, to compare with.
+
+    Its queue is as durable as Debian delivers it: nothing of that is set here.
+    """
+
+    directory: Path
+    address: Address
+    clients: str
+    next_hop: tuple[Address, int]
+    name: str = "relay.postfix.test"
+    port: int = 25
+
+    def write(self) -> None:
+        """Lay the directory out. Raises PlaceError."""
+        _lay_out(self.directory)
+        host, port = self.next_hop
+        settings = _common(self.directory, self.name, self.address) | {
+            "mynetworks": self.clients,
+            "smtpd_relay_restrictions": "permit_mynetworks, reject",
+            "relayhost": f"[{host}]:{port}" if host.version == 4 else f"[ipv6:{host}]:{port}",
+        }
+        _write_configuration(self.directory, settings, [_inet(self.port, "smtpd")])
 
     def argv(self) -> list[str]:
         """Runs Postfix in the foreground; ending the process ends it."""
