@@ -37,6 +37,7 @@ OBSERVED: frozenset[type[Table]] = frozenset(
         tables.StatementCounter,
         tables.Refusal,
         tables.RuleRevision,
+        tables.MailDomain,
     }
 )
 _NAMES_NOT_AUDITED = frozenset(table.__tablename__ for table in OBSERVED)

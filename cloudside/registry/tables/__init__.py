@@ -15,7 +15,7 @@ audit         who changed what
 from cloudside.registry.tables.audit import AuditEntry
 from cloudside.registry.tables.base import Address, Network, Table
 from cloudside.registry.tables.inventory import Device, Router, Server, Site, Tenant
-from cloudside.registry.tables.mail import MailHold, MailLimit, MailProfile, SmtpCredential, Suppression
+from cloudside.registry.tables.mail import MailDomain, MailHold, MailLimit, MailProfile, SmtpCredential, Suppression
 from cloudside.registry.tables.observed import (
     GatewayState,
     Heartbeat,
@@ -48,6 +48,7 @@ __all__ = [
     "Heartbeat",
     "Incident",
     "LogRequest",
+    "MailDomain",
     "MailHold",
     "MailLimit",
     "MailProfile",

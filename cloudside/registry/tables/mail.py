@@ -99,3 +99,13 @@ class Suppression(Table):
     author: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class MailDomain(Table):
+    """A domain that a site's mail (``origin``; also ``server/<id>``) went to: what is in here is not new any more."""
+
+    __tablename__ = "mail_domains"
+    origin: Mapped[str] = mapped_column(String(80), primary_key=True)
+    #: In lower case.
+    domain: Mapped[str] = mapped_column(String(253), primary_key=True)
+    first_seen: Mapped[datetime]

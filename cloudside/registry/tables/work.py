@@ -42,12 +42,15 @@ class Incident(Table):
     __tablename__ = "incidents"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(40), index=True)
-    subject: Mapped[str] = mapped_column(String(63), index=True)
+    #: A site; or ``<site>/<mail user>``, ``server/<id>``, ``tenant/<id>``, the name of a smarthost or a task.
+    subject: Mapped[str] = mapped_column(String(140), index=True)
     #: "kind/subject" while open, None afterwards: the unique index is what keeps an alarm from being raised twice.
-    open_key: Mapped[str | None] = mapped_column(String(110), unique=True)
+    open_key: Mapped[str | None] = mapped_column(String(190), unique=True)
     params: Mapped[dict[str, Any]]
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     #: When staff were told last; while it lasts they are told again, at most hourly.
     notified_at: Mapped[datetime | None]
+    #: When staff are to be told (again, or that it is over); None: there is nothing new to tell.
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
     acknowledged_by: Mapped[str | None] = mapped_column(String(100))

@@ -60,6 +60,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant_id", "address", name="pk_suppressions"),
     )
     op.create_index("ix_suppressions_expires_at", "suppressions", ["expires_at"], unique=False)
+    op.create_table(
+        "mail_domains",
+        sa.Column("origin", sa.String(length=80), nullable=False),
+        sa.Column("domain", sa.String(length=253), nullable=False),
+        sa.Column("first_seen", _AT, nullable=False),
+        sa.PrimaryKeyConstraint("origin", "domain", name="pk_mail_domains"),
+    )
+    with op.batch_alter_table("incidents") as incidents:
+        incidents.add_column(sa.Column("due_at", _AT, nullable=True))
+        incidents.alter_column("subject", existing_type=sa.String(length=63), type_=sa.String(length=140))
+        incidents.alter_column("open_key", existing_type=sa.String(length=110), type_=sa.String(length=190))
+    op.create_index("ix_incidents_due_at", "incidents", ["due_at"], unique=False)
+    op.execute("UPDATE incidents SET due_at = opened_at WHERE open_key IS NOT NULL AND notified_at IS NULL")
 
 
 def _scoped_table(name: str, *more: sa.Column[object]) -> None:
@@ -77,7 +90,12 @@ def _scoped_table(name: str, *more: sa.Column[object]) -> None:
 
 def downgrade() -> None:
     """Drop the tables."""
-    for name in ("suppressions", "mail_holds", "mail_limits", "mail_profiles"):
+    op.drop_index("ix_incidents_due_at", "incidents")
+    with op.batch_alter_table("incidents") as incidents:
+        incidents.drop_column("due_at")
+        incidents.alter_column("subject", existing_type=sa.String(length=140), type_=sa.String(length=63))
+        incidents.alter_column("open_key", existing_type=sa.String(length=190), type_=sa.String(length=110))
+    for name in ("mail_domains", "suppressions", "mail_holds", "mail_limits", "mail_profiles"):
         op.drop_table(name)
     for name in ("rotated_at", *_LISTS, "cram_secret", "previous_until", "previous_hash", "device"):
         op.drop_column("smtp_credentials", name)
