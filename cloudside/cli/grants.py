@@ -1,13 +1,12 @@
 """`kyoten grant`: reachability for a limited time beside a tenant's policy, for a visit."""
 
-import re
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloudside.cli.answers import End, tenants_of
 from cloudside.cli.context import JsonFlag, cli_of
+from cloudside.cli.moments import duration
 from cloudside.cli.output import done, show_rows
 from cloudside.errors import InputError
 
@@ -24,7 +23,6 @@ app = typer.Typer(no_args_is_help=True, help="Reachability for a limited time.")
 COLUMNS = ("grant", "tenant", "source", "destination", "services", "starts", "ends", "state", "author", "reason")
 #: Hexadecimal digits of a grant's id: unique, and still typed by people.
 _ID_BYTES = 5
-_DURATION = re.compile(r"(?:(\d{1,3})d)?(?:(\d{1,4})h)?(?:(\d{1,5})m)?")
 
 
 @app.command()
@@ -50,7 +48,7 @@ def add(
     cli = cli_of(context)
     now = cli.now
     starts = now if start is None else _moment(start)
-    ends = starts + _duration(length)
+    ends = starts + duration(length)
     with cli.write("gateway") as (session, caller):
         owner = tenant or _owner(session, caller, source, destination)
         written = ", ".join(services)
@@ -167,14 +165,6 @@ def _require_room(session: "Session", grant: "Grant") -> None:
         raise InputError(
             "cli.grant-forbidden", source=grant.source, destination=grant.destination, services=grant.services
         )
-
-
-def _duration(written: str) -> timedelta:
-    found = _DURATION.fullmatch(written.strip().lower())
-    days, hours, minutes = (int(part or 0) for part in found.groups()) if found is not None else (0, 0, 0)
-    if not days and not hours and not minutes:
-        raise InputError("cli.bad-duration", text=written[:40])
-    return timedelta(days=days, hours=hours, minutes=minutes)
 
 
 def _moment(written: str) -> "datetime":
