@@ -229,7 +229,9 @@ class Delivery:
                 now=now,
                 new_id=secrets.randbits(63),
             )
-        await self._queue.fail(attempt.original.id, attempt.index, state, now, reply, report)
+        reports = () if report is None else (report,)
+        permanent = state is State.BOUNCED
+        await self._queue.fail(attempt.original.id, attempt.index, state, now, reply, reports, permanent=permanent)
 
     async def _transact(self, attempt: Attempt) -> Outcome:
         """One mail to one recipient; a kept connection that turns out dead is replaced once."""
@@ -265,7 +267,8 @@ class Delivery:
         address = verp.ReturnAddress(attempt.original.id, attempt.index, own=attempt.original.kind is not Kind.MAIL)
         await client.mail(verp.compose(address, key=self._key, domain=self._domain))
         await client.rcpt(attempt.recipient)
-        code, text = await client.data(attempt.content)
+        body = attempt.body if isinstance(attempt.body, bytes) else await asyncio.to_thread(attempt.body.read_bytes)
+        code, text = await client.data(attempt.head + b"\r\n" + body)
         return Outcome(Verdict.DELIVERED, one_line(f"{code} {text}", _REPLY_MAX_CHARS))
 
     def _kept_connection(self) -> aiosmtplib.SMTP | None:

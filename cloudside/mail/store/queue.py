@@ -1,71 +1,85 @@
-"""Everything that is done to the durable queue, each operation one transaction.
+"""Everything that is done to the durable queue, each operation one transaction, the same on both engines.
 
-A recipient is in exactly one state. A failure and the report about it are written together, so a crash can neither
-lose a report nor send it twice. Message bodies leave the file when their last recipient is finished; headers stay for
-late bounces until the retention ends.
+A recipient is in exactly one state. A failure and the reports about it are written together, so a crash can neither
+lose a report nor send it twice. Message bodies go when their last recipient is finished; headers and what happened stay
+for late bounces until the retention ends.
 """
 
 import asyncio
 import shutil
-import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from cloudside.mail.message import split
-from cloudside.mail.model import PREDECESSORS, Attempt, Kind, NewMessage, Original, Receipt, State, Traffic
-from cloudside.mail.store.sqlite import Job, StorageFullError, T, Writer
+from cloudside.config import Config
+from cloudside.errors import ConfigurationError, UnavailableError
+from cloudside.mail.model import (
+    Attempt,
+    Entry,
+    NewMessage,
+    Original,
+    Receipt,
+    Scope,
+    Selection,
+    Spilled,
+    State,
+    Story,
+    Suppressing,
+    Traffic,
+)
+from cloudside.mail.store import accepting, looking, moving, purging
+from cloudside.mail.store.accepting import DAY_HOURS, Refusal, hour_of
+from cloudside.mail.store.bodies import IN_DATABASE_MAX_BYTES, Bodies
+from cloudside.mail.store.engine import Engine, Job, StorageFullError
+from cloudside.mail.store.sqlite import SqliteEngine
+from cloudside.mail.store.upgrading import upgrade
+
+__all__ = ["DAY_HOURS", "FILE_NAME", "Queue", "hour_of", "open_queue"]
 
 FILE_NAME = "queue.sqlite"
 
 #: Space that stays free so that deliveries, bounces and reports can still be recorded when new mail gets 452.
 RESERVE_BYTES = 64 * 1024 * 1024
-#: A message is in the WAL and in the database at once, and the checkpoint may lag.
+#: A message is in the log and in the database at once, and the checkpoint may lag.
 SPACE_FACTOR = 3
-#: How much of a header section is kept for reports.
-HEAD_MAX_BYTES = 32 * 1024
-#: How much of a reply is kept.
-REPLY_MAX_CHARS = 500
+#: Threads that write, sync and remove bodies, so that small mail need not wait for it.
+_FILE_THREADS = 4
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS messages (
-    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, origin TEXT NOT NULL, source TEXT NOT NULL, sender TEXT NOT NULL,
-    subject TEXT NOT NULL, automatic INTEGER NOT NULL, accepted_at REAL NOT NULL, size INTEGER NOT NULL,
-    once TEXT UNIQUE, head BLOB NOT NULL, content BLOB);
-CREATE INDEX IF NOT EXISTS messages_by_origin ON messages (origin, accepted_at);
-CREATE INDEX IF NOT EXISTS messages_by_time ON messages (accepted_at);
-CREATE TABLE IF NOT EXISTS recipients (
-    message INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE, position INTEGER NOT NULL,
-    address TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL NOT NULL,
-    reply TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL, PRIMARY KEY (message, position)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS recipients_due ON recipients (next_attempt) WHERE state = 'queued';
-CREATE INDEX IF NOT EXISTS recipients_sending ON recipients (message) WHERE state = 'sending';
-CREATE TABLE IF NOT EXISTS events (
-    message INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE, position INTEGER NOT NULL,
-    at REAL NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS events_by_message ON events (message, at);
-CREATE TABLE IF NOT EXISTS counts (
-    origin TEXT NOT NULL, hour INTEGER NOT NULL, sent INTEGER NOT NULL, PRIMARY KEY (origin, hour)) WITHOUT ROWID;
-"""
-
-
-def hour_of(now: float) -> int:
-    """The number of the clock hour (UTC) that ``now`` lies in."""
-    return int(now // 3600)
+_T = TypeVar("_T")
 
 
 class Queue:
-    """The durable queue in one directory. Use from one event loop; the work happens in the writer's thread."""
+    """The durable queue. Use from one event loop; the work happens in other threads."""
 
-    def __init__(self, directory: Path, *, reserve_bytes: int = RESERVE_BYTES) -> None:
-        """Open or create it. Raises ConfigurationError when the directory or the file cannot be used."""
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, directory: Path, *, engine: Engine | None = None, reserve_bytes: int = RESERVE_BYTES) -> None:
+        """Open or create it: without ``engine``, a file in ``directory``.
+
+        Raises ConfigurationError when the directory or the database cannot be used.
+        """
         self._directory = directory
         self._reserve_bytes = reserve_bytes
-        self._writer = Writer(directory / FILE_NAME, SCHEMA)
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._bodies = Bodies(directory)
+        except OSError as error:
+            raise ConfigurationError("mail.queue-unusable", path=str(directory), reason=error.strerror or "") from error
+        self._engine = engine or SqliteEngine(directory / FILE_NAME, upgrade)
+        self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="mail-bodies")
+        if self._engine.bodies_in_files:
+            self._bodies.sweep(self._engine.read(purging.ids_in_files).result())
+
+    @property
+    def incoming(self) -> Path:
+        """Where mail that is being received may be written (see Spilled). Emptied at start."""
+        return self._bodies.incoming
 
     def close(self) -> None:
         """Finish what was begun, then close."""
-        self._writer.close()
+        self._engine.close()
+        self._files.shutdown()
 
     def require_space(self, size_bytes: int) -> None:
         """Raise StorageFullError unless a message of this size fits and the reserve stays free."""
@@ -73,218 +87,250 @@ class Queue:
             raise StorageFullError("mail.disk-full", path=str(self._directory))
 
     async def accept(self, new: NewMessage) -> Receipt:
-        """Make a message durable: it now survives a power cut. Raises StorageFullError, UnavailableError."""
-        return await self._run(lambda connection: _insert(connection, new))
+        """Make a message durable: it now survives a power cut.
+
+        It is counted for its tenant, site and device. Raises LimitExceededError, StorageFullError, UnavailableError;
+        nothing is kept then.
+        """
+        size = new.body.size if isinstance(new.body, Spilled) else len(new.body)
+        if size <= IN_DATABASE_MAX_BYTES and isinstance(new.body, bytes):
+            return _taken(await self._run(lambda session: accepting.insert(session, new), accepting.order_of(new)))
+        return await self._accept_large(new)
+
+    async def _accept_large(self, new: NewMessage) -> Receipt:
+        path = self._bodies.path(new.id)
+        spilled = new.body.path if isinstance(new.body, Spilled) else path
+        if self._engine.bodies_in_files:
+            await self._in_thread(partial(self._bodies.keep, new.id, new.body))
+            stored = replace(new, body=Spilled(path, new.size - len(new.head) - 2))
+        else:
+            stored = replace(new, body=await self._in_thread(spilled.read_bytes)) if spilled != path else new
+        kept = False
+        try:
+            found = await self._run(lambda session: accepting.insert(session, stored), accepting.order_of(new))
+            kept = isinstance(found, Receipt) and found.taken and self._engine.bodies_in_files
+            return _taken(found)
+        except asyncio.CancelledError:
+            kept = True  # the commit may come yet; if it does not, the file is swept at the next start
+            raise
+        finally:
+            if not kept:
+                self._files.submit(self._bodies.forget, path, spilled)
 
     async def recover(self, now: float) -> int:
-        """Put back what was being sent when the last process ended; its number."""
+        """Put back what was being sent when the last process ended; its number.
 
-        def job(connection: sqlite3.Connection) -> int:
-            connection.execute(
-                "INSERT INTO events SELECT message, position, ?, 'recovered', '' FROM recipients"
-                " WHERE state = 'sending'",
-                (now,),
-            )
-            return connection.execute(
-                "UPDATE recipients SET state = 'queued', next_attempt = ?, changed_at = ? WHERE state = 'sending'",
-                (now, now),
-            ).rowcount
+        A recipient that this happens to more than three times in a row is held: it may be what ends us.
+        """
+        engine = self._engine
+        return await self._run(lambda session: moving.recover(session, now, tuple(engine.others(session))))
 
-        return await self._run(job)
+    async def claim(self, now: float, limit: int, *, urgent_only: bool = False) -> list[Attempt]:
+        """Take at most ``limit`` due recipients for delivery: notices, then urgent mail, then the longest due.
 
-    async def claim(self, now: float, limit: int) -> list[Attempt]:
-        """Take at most ``limit`` due recipients for delivery, notices to staff before all, then the longest due."""
-        return await self._run(lambda connection: _claim(connection, now, limit))
+        ``urgent_only``: notices and urgent mail.
+        """
+        relay = self._engine.relay
+        found = await self._run(lambda session: moving.claim(session, now, limit, relay, urgent_only=urgent_only))
+        return [
+            replace(attempt, body=self._bodies.path(attempt.original.id)) if in_file else attempt
+            for attempt, in_file in found
+        ]
 
     async def next_due(self) -> float | None:
         """When the next recipient falls due; None when none waits."""
+        return await self._read(looking.next_due)
 
-        def job(connection: sqlite3.Connection) -> float | None:
-            row = connection.execute("SELECT min(next_attempt) FROM recipients WHERE state = 'queued'").fetchone()
-            return None if row[0] is None else float(row[0])
-
-        return await self._run(job)
-
-    async def delivered(self, attempt: Attempt, now: float, reply: str) -> None:
-        """The smarthost took responsibility."""
-
-        def job(connection: sqlite3.Connection) -> None:
-            _move(connection, attempt.original.id, attempt.index, State.DELIVERED, now, reply)
-            _drop_content_if_finished(connection, attempt.original.id)
-
-        await self._run(job)
+    async def delivered(self, attempt: Attempt, now: float, reply: str, remote_id: str = "") -> None:
+        """The smarthost took responsibility. ``remote_id``: what it calls the mail."""
+        self._forget(await self._run(lambda session: moving.delivered(session, attempt, now, reply, remote_id)))
 
     async def postpone(self, attempt: Attempt, now: float, *, until: float, reply: str, counted: bool) -> None:
         """Try again at ``until``. ``counted``: it was the recipient's failure and uses up one of its tries."""
-
-        def job(connection: sqlite3.Connection) -> None:
-            if _move(connection, attempt.original.id, attempt.index, State.QUEUED, now, reply, event="postponed"):
-                connection.execute(
-                    "UPDATE recipients SET next_attempt = ?, attempts = attempts + ?"
-                    " WHERE message = ? AND position = ?",
-                    (until, int(counted), attempt.original.id, attempt.index),
-                )
-
-        await self._run(job)
+        relay = self._engine.relay
+        await self._run(
+            lambda session: moving.postpone(session, attempt, now, relay, until=until, reply=reply, counted=counted)
+        )
 
     async def fail(
-        self, message_id: int, index: int, state: State, now: float, reply: str, report: NewMessage | None
+        self,
+        message_id: int,
+        index: int,
+        state: State,
+        now: float,
+        reply: str,
+        reports: tuple[NewMessage, ...],
+        *,
+        permanent: bool,
+        suppress: str = "",
+        feedback: str = "",
     ) -> bool:
-        """Finish a recipient as bounced or expired and queue the report to the sender with it, both or neither.
+        """Finish a recipient as bounced or expired and queue the reports about it, all or nothing.
 
-        False: it was finished so before (the same bounce twice), nothing is changed and no report queued.
+        ``suppress``: the cause ("bounce" or "complaint") that its address is to be suppressed for; empty: it is not.
+        ``feedback``: the id of the notice that said so. False: it was finished so before (the same bounce twice), or
+        is unknown; no report is queued.
         """
+        moved = await self._run(
+            lambda session: moving.fail(
+                *(session, message_id, index, state, now, reply, reports),
+                permanent=permanent,
+                suppress=suppress,
+                feedback=feedback,
+            )
+        )
+        self._forget(moved)
+        return moved.changed
 
-        def job(connection: sqlite3.Connection) -> bool:
-            if not _move(connection, message_id, index, state, now, reply):
-                return False
-            if report is not None:
-                _insert(connection, report)
-            _drop_content_if_finished(connection, message_id)
-            return True
+    async def complained(
+        self,
+        message_id: int,
+        index: int,
+        now: float,
+        detail: str,
+        reports: tuple[NewMessage, ...],
+        *,
+        feedback: str,
+    ) -> bool:
+        """The recipient calls the mail unwanted. It stays delivered; its address is to be suppressed. False: known."""
+        return await self._run(
+            lambda session: moving.complained(session, message_id, index, now, detail, reports, feedback=feedback)
+        )
 
-        return await self._run(job)
-
-    async def note(self, message_id: int, index: int, now: float, event: str, detail: str) -> None:
-        """Add to the life story of a message without changing its state."""
-        await self._run(lambda connection: _event(connection, message_id, index, now, event, detail))
+    async def note(
+        self, message_id: int, index: int, now: float, event: str, detail: str, *, feedback: str = ""
+    ) -> bool:
+        """Add to the life story of a message without changing its state. False: this feedback was noted before."""
+        return await self._run(lambda session: moving.note(session, message_id, index, now, event, detail, feedback))
 
     async def original(self, message_id: int, index: int) -> tuple[Original, str] | None:
         """What is kept of a message, and the address of its recipient ``index``; None: unknown or past retention."""
+        return await self._read(lambda session: looking.original(session, message_id, index))
 
-        def job(connection: sqlite3.Connection) -> tuple[Original, str] | None:
-            row = connection.execute(
-                "SELECT m.id, m.kind, m.origin, m.sender, m.automatic, m.accepted_at, m.head, r.address"
-                " FROM messages m JOIN recipients r ON r.message = m.id WHERE m.id = ? AND r.position = ?",
-                (message_id, index),
-            ).fetchone()
-            return None if row is None else (_original(row), str(row[7]))
+    async def by_remote_id(self, remote_id: str) -> tuple[tuple[int, int], ...]:
+        """(message id, index) of what the smarthost called so when it took it."""
+        return await self._read(lambda session: looking.by_remote_id(session, remote_id))
 
-        return await self._run(job)
+    async def hold(self, which: Selection, now: float, reason: str) -> int:
+        """Have queued recipients wait until they are released; their number. What is being sent now goes on."""
+        return await self._change(which, frozenset({State.QUEUED}), State.HELD, now, "held", reason)
 
-    async def counts(self, hour: int) -> Mapping[str, int]:
-        """Recipients an origin sent to in a clock hour (see hour_of)."""
+    async def release(self, which: Selection, now: float) -> int:
+        """Have held recipients delivered at once; their number."""
+        return await self._change(which, frozenset({State.HELD}), State.QUEUED, now, "released", "")
 
-        def job(connection: sqlite3.Connection) -> dict[str, int]:
-            return dict(connection.execute("SELECT origin, sent FROM counts WHERE hour = ?", (hour,)).fetchall())
+    async def retry(self, which: Selection, now: float) -> int:
+        """Have queued recipients tried now and not when their turn would come; their number."""
+        return await self._change(which, frozenset({State.QUEUED}), State.QUEUED, now, "retried", None)
 
-        return await self._run(job)
+    async def drop(self, which: Selection, now: float, reason: str) -> int:
+        """End queued and held recipients; nobody is told. Their number."""
+        return await self._change(which, frozenset({State.QUEUED, State.HELD}), State.DROPPED, now, "dropped", reason)
 
-    async def traffic(self, origin: str, since: float) -> Traffic:
-        """What an origin sent since then."""
-        return await self._run(lambda connection: _traffic(connection, origin, since))
+    async def entries(self, which: Selection, limit: int) -> list[Entry]:
+        """Recipients, the oldest message first."""
+        return await self._read(lambda session: looking.entries(session, which, limit))
 
-    async def purge(self, before: float) -> int:
-        """Forget messages accepted before then whose recipients are all finished; their number."""
+    async def stories(self, which: Selection, limit: int) -> list[Story]:
+        """Whole messages of which a recipient is selected, the newest first."""
+        return await self._read(lambda session: looking.stories(session, which, limit))
 
-        def job(connection: sqlite3.Connection) -> int:
-            connection.execute("DELETE FROM counts WHERE hour < ?", (hour_of(before),))
-            return connection.execute(
-                "DELETE FROM messages WHERE accepted_at < ? AND NOT EXISTS (SELECT 1 FROM recipients"
-                " WHERE message = id AND state IN ('queued', 'sending'))",
-                (before,),
-            ).rowcount
+    async def states(self) -> dict[str, int]:
+        """Recipients by state, of all messages within the retention."""
+        return await self._read(looking.states)
 
-        return await self._run(job)
+    async def counts(self, scope: Scope, since_hour: int, until_hour: int) -> dict[str, int]:
+        """Recipients by name, in the hours (see hour_of) from ``since_hour`` until before ``until_hour``."""
+        return await self._read(lambda session: looking.counts(session, scope, since_hour, until_hour))
 
-    async def _run(self, job: Job[T]) -> T:
-        return await asyncio.wrap_future(self._writer.submit(job))
+    async def hours(self, scope: Scope, names: Iterable[str], since_hour: int) -> dict[str, dict[int, int]]:
+        """Recipients by name and hour; hours without any are left out."""
+        wanted = tuple(names)
+        return await self._read(lambda session: looking.hours(session, scope, wanted, since_hour))
 
+    async def outcomes(self, origin: str, since: float) -> dict[str, int]:
+        """Recipients by state of what an origin sent since then; "complained" instead of delivered where it is so."""
+        return await self._read(lambda session: looking.outcomes(session, origin, since))
 
-def _insert(connection: sqlite3.Connection, new: NewMessage) -> Receipt:
-    head = split(new.content)[0][:HEAD_MAX_BYTES]
-    taken = connection.execute(
-        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (once) DO NOTHING",
-        (
-            *(new.id, new.kind, new.origin, new.source, new.sender, new.subject, int(new.automatic)),
-            *(new.accepted_at, len(new.content), new.once, head, new.content),
-        ),
-    ).rowcount
-    if not taken:
-        return Receipt(taken=False, hour_count=0)
-    connection.executemany(
-        "INSERT INTO recipients (message, position, address, state, next_attempt, changed_at)"
-        " VALUES (?, ?, ?, 'queued', ?, ?)",
-        [
-            (new.id, position, address, new.accepted_at, new.accepted_at)
-            for position, address in enumerate(new.recipients)
-        ],
-    )
-    if not new.origin:
-        return Receipt(taken=True, hour_count=0)
-    row = connection.execute(
-        "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET sent = sent + excluded.sent RETURNING sent",
-        (new.origin, hour_of(new.accepted_at), len(new.recipients)),
-    ).fetchone()
-    return Receipt(taken=True, hour_count=int(row[0]))
+    async def domains(self, origin: str, since: float, until: float) -> dict[str, int]:
+        """Recipients of an origin by their domain, in lower case."""
+        return await self._read(lambda session: looking.domains(session, origin, since, until))
 
+    async def sources(self, origin: str, since: float, until: float) -> dict[str, int]:
+        """Recipients of an origin by the address that the mail came from."""
+        return await self._read(lambda session: looking.sources(session, origin, since, until))
 
-def _claim(connection: sqlite3.Connection, now: float, limit: int) -> list[Attempt]:
-    rows = connection.execute(
-        "SELECT m.id, m.kind, m.origin, m.sender, m.automatic, m.accepted_at, m.head, r.address, r.position,"
-        " r.attempts, m.content FROM recipients r JOIN messages m ON m.id = r.message"
-        " WHERE r.state = 'queued' AND r.next_attempt <= ?"
-        " ORDER BY m.kind = 'notice' DESC, r.next_attempt LIMIT ?",
-        (now, limit),
-    ).fetchall()
-    attempts = []
-    for row in rows:
-        attempt = Attempt(_original(row), int(row[8]), str(row[7]), int(row[9]), bytes(row[10]))
-        _move(connection, attempt.original.id, attempt.index, State.SENDING, now, "", event=None)
-        attempts.append(attempt)
-    return attempts
+    async def last_mail(self) -> dict[str, float]:
+        """When the newest mail of each origin was accepted; to the clock hour when that mail is forgotten already."""
+        return await self._read(looking.last_mail)
 
+    async def traffic(self, scope: Scope, name: str, since: float) -> Traffic:
+        """The most frequent recipients and sources, and subjects, of what was sent since then."""
+        return await self._read(lambda session: looking.traffic(session, scope, name, since))
 
-def _original(row: tuple[int, str, str, str, int, float, bytes]) -> Original:
-    message_id, kind, origin, sender, automatic, accepted_at, head = row[:7]
-    return Original(message_id, Kind(kind), origin, sender, bool(automatic), accepted_at, bytes(head))
+    async def suppressing(self) -> list[Suppressing]:
+        """Addresses to be suppressed that nobody took over yet (see suppressed)."""
+        return await self._read(looking.suppressing)
 
+    async def suppressed(self, ids: Iterable[int]) -> None:
+        """These of ``suppressing`` are in the registry now."""
+        rows = [(number,) for number in ids]
+        if rows:
+            await self._run(lambda session: session.executemany("DELETE FROM suppressing WHERE seq = ?", rows).rowcount)
 
-def _move(
-    connection: sqlite3.Connection,
-    message_id: int,
-    index: int,
-    state: State,
-    now: float,
-    reply: str,
-    event: str | None = "",
-) -> bool:
-    """Change a state if the table of transitions allows it; ``event`` None writes no story, "" the state's name."""
-    sources = sorted(PREDECESSORS[state])
-    reply = reply[:REPLY_MAX_CHARS]
-    allowed = ", ".join("?" * len(sources))
-    statement = (
-        "UPDATE recipients SET state = ?, reply = ?, changed_at = ?"  # noqa: S608 - question marks only
-        f" WHERE message = ? AND position = ? AND state IN ({allowed})"
-    )
-    changed = connection.execute(statement, (state, reply, now, message_id, index, *sources)).rowcount
-    if changed and event is not None:
-        _event(connection, message_id, index, now, event or state, reply)
-    return bool(changed)
+    async def purge(self, before: float, counts_before: float) -> int:
+        """Forget messages accepted before then whose recipients are all finished, and older counts; messages forgotten.
 
+        In small transactions: everything else goes on meanwhile.
+        """
+        forgotten = 0
+        while batch := await self._read(lambda session: purging.finished(session, before)):
+            await self._run(partial(purging.forget, batch=batch))
+            forgotten += len(batch)
+        while old := await self._read(lambda session: purging.old_counts(session, hour_of(counts_before))):
+            await self._run(partial(purging.forget_counts, batch=old))
+        return forgotten
 
-def _event(connection: sqlite3.Connection, message_id: int, index: int, now: float, event: str, detail: str) -> None:
-    connection.execute(
-        "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (message_id, index, now, event, detail[:REPLY_MAX_CHARS])
-    )
+    async def _change(
+        self, which: Selection, sources: frozenset[State], target: State, now: float, event: str, reason: str | None
+    ) -> int:
+        changed, files = await self._run(
+            lambda session: moving.change(session, which, sources, target, now, event, reason)
+        )
+        self._remove(files)
+        return changed
 
+    def _forget(self, moved: moving.Moved) -> None:
+        self._remove(moved.files)
 
-def _drop_content_if_finished(connection: sqlite3.Connection, message_id: int) -> None:
-    connection.execute(
-        "UPDATE messages SET content = NULL WHERE id = ? AND NOT EXISTS"
-        " (SELECT 1 FROM recipients WHERE message = ? AND state IN ('queued', 'sending'))",
-        (message_id, message_id),
-    )
+    def _remove(self, message_ids: Sequence[int]) -> None:
+        # After the commit that no longer names them: what a crash leaves is swept at the next start.
+        for message_id in message_ids:
+            self._files.submit(self._bodies.forget, self._bodies.path(message_id))
+
+    async def _run(self, job: Job[_T], order: tuple[str, ...] = ()) -> _T:
+        return await asyncio.wrap_future(self._engine.submit(job, order))
+
+    async def _read(self, job: Job[_T]) -> _T:
+        return await asyncio.wrap_future(self._engine.read(job))
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.wrap_future(self._files.submit(work))
+        except OSError as error:
+            if error.errno in (28, 122):  # ENOSPC, EDQUOT
+                raise StorageFullError("mail.disk-full", path=str(self._directory)) from error
+            raise UnavailableError(
+                "mail.queue-failed", path=str(self._directory), reason=error.strerror or ""
+            ) from error
 
 
-def _traffic(connection: sqlite3.Connection, origin: str, since: float) -> Traffic:
-    scope = "FROM messages m JOIN recipients r ON r.message = m.id WHERE m.origin = ? AND m.accepted_at >= ?"
-    top = "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 3"
-    recipients = connection.execute(f"SELECT r.address, count(*) {scope} {top}", (origin, since)).fetchall()
-    sources = connection.execute(f"SELECT m.source, count(*) {scope} {top}", (origin, since)).fetchall()
-    subjects = connection.execute(
-        "SELECT subject FROM messages WHERE origin = ? AND accepted_at >= ?"
-        " GROUP BY 1 ORDER BY max(accepted_at) DESC LIMIT 3",
-        (origin, since),
-    ).fetchall()
-    return Traffic(tuple(recipients), tuple(sources), tuple(row[0] for row in subjects))
+def open_queue(config: Config) -> Queue:
+    """The queue that the configuration names. Raises ConfigurationError."""
+    return Queue(config.queue_directory)
+
+
+def _taken(found: Receipt | Refusal) -> Receipt:
+    if isinstance(found, Refusal):
+        raise found.error()
+    return found

@@ -19,7 +19,7 @@ from cloudside.mail.delivery.delivery import UNREACHABLE_GRACE_S, Delivery, Trou
 from cloudside.mail.delivery.outcome import Verdict
 from cloudside.mail.intake.directory import Directory
 from cloudside.mail.message import joined, one_line
-from cloudside.mail.model import Traffic
+from cloudside.mail.model import Scope, Traffic
 from cloudside.mail.store.queue import Queue, hour_of
 from cloudside.registry.database import Database
 from cloudside.registry.tables import Incident
@@ -34,6 +34,8 @@ TROUBLES: Mapping[Verdict, str] = {
 }
 #: How long finished messages are remembered: late bounces come up to five days after (RFC 5321 4.5.4.1).
 RETENTION_S = 14 * 86400.0
+#: Counts are what is normal for a site.
+COUNTS_S = 400 * 86400.0
 _PURGE_EVERY_S = 3600.0
 
 
@@ -109,14 +111,14 @@ class Watch:
     async def _watch_floods(self, now: datetime) -> None:
         hour = hour_of(now.timestamp())
         limits = {name: origin.limit for name, origin in self.directory.snapshot.origins.items() if origin.limit}
-        counts = await self.queue.counts(hour)
+        counts = await self.queue.counts(Scope.SITE, hour, hour + 1)
         for flood in floods(counts, limits, default_limit=self.default_limit, hour=hour):
             if flood.origin not in self._known_floods:
-                traffic = await self.queue.traffic(flood.origin, hour * 3600.0)
+                traffic = await self.queue.traffic(Scope.SITE, flood.origin, hour * 3600.0)
                 new = await asyncio.to_thread(self._open, FLOOD, flood.origin, _flood_params(flood, traffic), now)
                 self._known_floods.add(flood.origin)
                 log.warning("mail-flood", origin=flood.origin, count=flood.count, limit=flood.limit, new=new)
-        earlier = await self.queue.counts(hour - 1)
+        earlier = await self.queue.counts(Scope.SITE, hour - 1, hour)
         for incident in await asyncio.to_thread(self._open_ones, FLOOD):
             origin = incident.subject
             limit = limits.get(origin, self.default_limit)
@@ -164,7 +166,7 @@ class Watch:
     async def _purge(self, now: datetime) -> None:
         if now.timestamp() >= self._next_purge:
             self._next_purge = now.timestamp() + _PURGE_EVERY_S
-            await self.queue.purge(now.timestamp() - RETENTION_S)
+            await self.queue.purge(now.timestamp() - RETENTION_S, now.timestamp() - COUNTS_S)
 
     def _open(self, kind: str, subject: str, params: Mapping[str, object], now: datetime) -> bool:
         if any(incident.subject == subject for incident in self._open_ones(kind)):

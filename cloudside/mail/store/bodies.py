@@ -1,0 +1,68 @@
+"""Large bodies as files: ``bodies/<message id>`` in the queue's directory; what is being received in ``incoming``.
+
+Invariants: a file and its directory are on the disk before the transaction that names it commits, and it goes only
+after the transaction that no longer needs it is durable. So after a crash there may be files that no message names,
+never a message without its file; those are swept at start. All of it blocks: call it from a thread.
+"""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from cloudside.mail.model import Spilled, number_of, shown_id
+
+#: Larger bodies than this, in octets, are files: in the database they would be written twice (log and table).
+IN_DATABASE_MAX_BYTES = 64 * 1024
+
+
+class Bodies:
+    """The files of one queue."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make the two directories if they are not there. Raises OSError."""
+        self._bodies = directory / "bodies"
+        self.incoming = directory / "incoming"
+        for place in (self._bodies, self.incoming):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, message_id: int) -> Path:
+        """Where a message's body is."""
+        return self._bodies / shown_id(message_id)
+
+    def keep(self, message_id: int, body: bytes | Spilled) -> None:
+        """Have the body on the disk under the message's id. Raises OSError; nothing is left then."""
+        path = self.path(message_id)
+        source = body.path if isinstance(body, Spilled) else self.incoming / shown_id(message_id)
+        try:
+            if isinstance(body, bytes):
+                source.write_bytes(body)
+            with source.open("rb") as written:
+                os.fsync(written.fileno())
+            source.rename(path)
+            directory = os.open(self._bodies, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError:
+            self.forget(path, source)
+            raise
+
+    def forget(self, *paths: Path) -> None:
+        """Remove files that may be there. What cannot be removed is swept at the next start."""
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def found(self) -> list[int]:
+        """Ids of messages that have a file."""
+        numbers = (number_of(path.name) for path in self._bodies.iterdir())
+        return [number for number in numbers if number is not None]
+
+    def sweep(self, wanted: Collection[int]) -> int:
+        """Remove files of messages that are not ``wanted``, and what was being received; their number."""
+        orphans = [self.path(number) for number in self.found() if number not in wanted]
+        orphans += list(self.incoming.iterdir())
+        self.forget(*orphans)
+        return len(orphans)
