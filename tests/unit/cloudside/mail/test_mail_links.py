@@ -10,7 +10,7 @@ import pytest
 
 from cloudside.errors import UnavailableError
 from cloudside.mail.links import Link, Method, attach
-from cloudside.mail.store.sqlite import StorageFullError
+from cloudside.mail.store.engine import StorageFullError
 
 
 @asynccontextmanager

@@ -1,9 +1,13 @@
 """The relay's counters: what Prometheus is told, and that no stranger can make labels."""
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.testclient import TestClient
 
-from cloudside.mail.metrics import WORDS_MAX, Metrics, Observed, Words, application
+from cloudside.mail.metrics import WORDS_MAX, Look, Metrics, Observed, Words, application
+
+
+def client(metrics: Metrics, look: Look) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(application(metrics, look)), base_url="http://relay.test")
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -61,21 +65,23 @@ async def _troubled() -> Observed:
     return Observed(trouble="quota")
 
 
-def test_the_endpoint_tells_how_things_stand_now() -> None:
+async def test_the_endpoint_tells_how_things_stand_now() -> None:
     metrics = Metrics()
-    quiet = samples(TestClient(application(metrics, _quiet)).get("/metrics").text)
+    async with client(metrics, _quiet) as asking:
+        quiet = samples((await asking.get("/metrics")).text)
+    async with client(metrics, _troubled) as asking:
+        troubled = samples((await asking.get("/metrics")).text)
     assert quiet["kyoten_mail_queue", (("state", "queued"),)] == 2
     assert quiet["kyoten_mail_oldest_waiting_seconds", ()] == 7
     assert quiet["kyoten_mail_smarthost_up", ()] == 1
     assert quiet["kyoten_mail_quota_max", ()] == 1000 and quiet["kyoten_mail_quota_left", ()] == 990
     assert quiet["kyoten_mail_in_flight_bytes", ()] == 42
-    troubled = samples(TestClient(application(metrics, _troubled)).get("/metrics").text)
     assert troubled["kyoten_mail_smarthost_up", ()] == 0
     assert troubled["kyoten_mail_smarthost_trouble", (("verdict", "quota"),)] == 1
     assert ("kyoten_mail_queue", (("state", "queued"),)) not in troubled  # gone, not as it was
 
 
-def test_nothing_else_is_served() -> None:
-    client = TestClient(application(Metrics(), _quiet))
-    assert client.get("/").status_code == 404
-    assert client.post("/metrics").status_code == 405
+async def test_nothing_else_is_served() -> None:
+    async with client(Metrics(), _quiet) as asking:
+        assert (await asking.get("/")).status_code == 404
+        assert (await asking.post("/metrics")).status_code == 405
