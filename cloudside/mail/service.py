@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import logging
-import secrets
 import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -17,8 +16,9 @@ import structlog
 
 from cloudside.config import Config, Listen
 from cloudside.errors import ConfigurationError, KyotenError
-from cloudside.mail.bounces import dsn, verp
+from cloudside.mail.bounces import dsn, keys
 from cloudside.mail.bounces.listener import BounceHandler
+from cloudside.mail.bounces.recording import Recorder, notify_of
 from cloudside.mail.delivery.delivery import Delivery, Schedule, Smarthost
 from cloudside.mail.intake.directory import Directory
 from cloudside.mail.intake.gate import Gate, LoginThrottle
@@ -33,7 +33,6 @@ from cloudside.mail.intake.listener import (
 from cloudside.mail.store.queue import Queue
 from cloudside.mail.watch.watch import Watch
 from cloudside.registry.database import Database
-from linux.files import write_durably
 
 log = structlog.get_logger(__name__)
 
@@ -67,10 +66,10 @@ async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = Non
     queue = Queue(config.queue_directory)
     database = Database(config.registry_url, actor="relay")
     try:
-        key = verp_key(config.state_directory / "mail" / "verp.key")
+        signing = keys.load(config.state_directory / "mail" / "verp.key")
         voice = dsn.Voice(relay.host_name, config.alerts.sender, config.alerts.language)
         schedule = Schedule(relay.retry_first_s, relay.retry_later_s, relay.give_up_s)
-        delivery = Delivery(queue, smarthost, schedule, key=key, domain=relay.bounce_domain, voice=voice)
+        delivery = Delivery(queue, smarthost, schedule, key=signing[0], domain=relay.bounce_domain, voice=voice)
         directory = Directory(database)
         try:
             await asyncio.to_thread(directory.refresh)
@@ -89,7 +88,8 @@ async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = Non
             voice,
         )
         reception = Reception(queue, directory, relay.host_name, relay.bounce_domain, delivery.wake)
-        bounces = BounceHandler(queue, key, relay.bounce_domain, voice, delivery.wake)
+        recorder = Recorder(queue, voice, delivery.wake, notify_of(directory))
+        bounces = BounceHandler(recorder, signing, relay.bounce_domain)
         listeners = _listeners(config, reception, bounces, tls)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -104,20 +104,6 @@ async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = Non
         database.close()
         queue.close()
         log.info("relay-stopped")
-
-
-def verp_key(path: Path) -> bytes:
-    """The key of the signed return addresses; made at the first start. Raises ConfigurationError: unreadable."""
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_durably(path, secrets.token_bytes(verp.KEY_BYTES), mode=0o600)
-        key = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError("mail.key-unreadable", path=str(path), reason=error.strerror or "") from error
-    if len(key) != verp.KEY_BYTES:
-        raise ConfigurationError("mail.key-malformed", path=str(path), wanted=verp.KEY_BYTES, found=len(key))
-    return key
 
 
 Listener = Callable[[asyncio.Event], Coroutine[Any, Any, None]]

@@ -1,5 +1,10 @@
-"""Writing a non-delivery report to the sender of a mail (RFC 3464, RFC 6522; header rules of RFC 3834). Pure."""
+"""Writing a non-delivery report to the sender of a mail (RFC 3464, RFC 6522; header rules of RFC 3834). Pure.
 
+It says who, which subject, when, why and what to do, in the operators' language; the remote server's own words come
+last. A site that has an address for notices gets a copy there.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage, Message
@@ -9,7 +14,9 @@ from email.mime.text import MIMEText
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from cloudside.mail.message import fields, one_line, readable
+from cloudside.mail.bounces import reasons
+from cloudside.mail.bounces.cause import Cause
+from cloudside.mail.message import fields, one_line, readable, split
 from cloudside.mail.model import Kind, NewMessage, Original, State, shown_id
 from cloudside.messages import text
 
@@ -30,32 +37,85 @@ def wanted(original: Original) -> bool:
     return original.kind is Kind.MAIL and bool(original.sender) and not original.automatic
 
 
-def compose(
-    original: Original, recipient: str, state: State, *, status: str, reason: str, voice: Voice, now: float, new_id: int
-) -> NewMessage:
-    """The report that ``recipient`` will not get the mail.
-
-    ``status`` is an RFC 3463 code, ``reason`` the remote server's words.
+def reports(
+    original: Original,
+    recipient: str,
+    state: State,
+    *,
+    status: str,
+    reason: str,
+    voice: Voice,
+    now: float,
+    notify: str | None,
+    new_id: Callable[[], int],
+    cause: Cause | None = None,
+) -> tuple[NewMessage, ...]:
+    """What goes out because ``recipient`` will not get the mail: a report to its sender, and a copy to ``notify``, the
+    site's address for notices (None: it has none). Empty when nobody is to be told. For the rest see compose.
     """
+    if not wanted(original):
+        return ()
+    addressees = [original.sender]
+    if notify and notify.lower() != original.sender.lower():
+        addressees.append(notify)
+    return tuple(
+        compose(
+            original,
+            recipient,
+            state,
+            status=status,
+            reason=reason,
+            voice=voice,
+            now=now,
+            new_id=new_id(),
+            to=addressee,
+            cause=cause,
+        )
+        for addressee in addressees
+    )
+
+
+def compose(
+    original: Original,
+    recipient: str,
+    state: State,
+    *,
+    status: str,
+    reason: str,
+    voice: Voice,
+    now: float,
+    new_id: int,
+    to: str | None = None,
+    cause: Cause | None = None,
+) -> NewMessage:
+    """The report that ``recipient`` will not get the mail. ``to``: whom it goes to, None: the sender.
+
+    ``status`` is an RFC 3463 code, ``reason`` the remote server's words; ``cause`` when it is known better than both.
+    """
+    to = to or original.sender
     at = datetime.fromtimestamp(now, UTC)
     reason = one_line(reason, _REASON_MAX_CHARS)
-    subject = _subject_of(original.head)
-    params = {
-        "recipient": recipient,
-        "reason": reason,
+    if cause is None:
+        cause = Cause.EXPIRED if state is State.EXPIRED else reasons.cause_of(status, reason)
+    language = voice.language
+    params = _params(original, recipient, voice, now) | {
+        "at": _shown(now),
+        "why": reasons.why(cause, language=language),
+        "todo": reasons.what_to_do(cause, language=language),
         "status": status,
-        "subject": subject,
-        "accepted": format_datetime(datetime.fromtimestamp(original.accepted_at, UTC)),
-        "id": shown_id(original.id),
-        "host": voice.host_name,
+        "reason": reason or "-",
     }
-    key = "mail.dsn-expired" if state is State.EXPIRED else "mail.dsn-bounced"
-    title = text("mail.dsn-subject", params, language=voice.language)
+    opening = "bounces.dsn-to-sender" if to == original.sender else "bounces.dsn-to-site"
+    words = f"{text(opening, params, language=language)}\n\n{text('bounces.dsn-body', params, language=language)}"
+    title = text("bounces.dsn-subject", params, language=language)
     report = MIMEMultipart("report", policy=SMTP)
     report.set_param("report-type", "delivery-status")
-    for name, value in _headers(title, original.sender, voice, at, new_id).items():
+    for name, value in _headers(title, to, voice, at, new_id).items():
         report[name] = value
-    report.attach(MIMEText(text(key, params, language=voice.language), "plain", "utf-8", policy=SMTP))
+    references = _message_id_of(original.head)
+    if references:
+        report["References"] = references
+    report.attach(MIMEText(words, "plain", "utf-8", policy=SMTP))
     report.attach(_status_part(original, recipient, status, reason, voice, at))
     report.attach(
         MIMEText(
@@ -65,18 +125,37 @@ def compose(
             policy=SMTP,
         )
     )
-    return NewMessage(
-        id=new_id,
-        kind=Kind.DSN,
-        origin="",
-        source="",
-        sender="",
-        recipients=(original.sender,),
-        subject=title,
-        content=report.as_bytes(),
-        accepted_at=now,
-        automatic=True,
-    )
+    return _ours(Kind.DSN, report.as_bytes(), title, (to,), now, new_id)
+
+
+def complaints(
+    original: Original,
+    recipient: str,
+    *,
+    voice: Voice,
+    now: float,
+    notify: str | None,
+    new_id: Callable[[], int],
+) -> tuple[NewMessage, ...]:
+    """What goes out because ``recipient`` called the mail unwanted: a letter to the sender and to ``notify``.
+
+    The mail itself has arrived, so this is no RFC 3464 report; but later mail to that recipient will not be sent.
+    """
+    if not wanted(original):
+        return ()
+    found = []
+    language = voice.language
+    params = _params(original, recipient, voice, now)
+    title = text("bounces.complaint-subject", params, language=language)
+    for to in dict.fromkeys(filter(None, (original.sender, notify))):
+        number = new_id()
+        letter = EmailMessage(policy=SMTP)
+        for name, value in _headers(title, to, voice, datetime.fromtimestamp(now, UTC), number).items():
+            letter[name] = value
+        letter.set_content(text("bounces.complaint-body", params, language=language))
+        once = f"complaint {shown_id(original.id)} {recipient} {to}"
+        found.append(_ours(Kind.DSN, letter.as_bytes(), title, (to,), now, number, once=once))
+    return tuple(found)
 
 
 def compose_notice(
@@ -89,19 +168,49 @@ def compose_notice(
     for name, value in headers.items():
         notice[name] = value
     notice.set_content(body)
+    return _ours(Kind.NOTICE, notice.as_bytes(), subject, staff, now, new_id, once=once)
+
+
+def _ours(
+    kind: Kind,
+    content: bytes,
+    subject: str,
+    recipients: tuple[str, ...],
+    now: float,
+    new_id: int,
+    once: str | None = None,
+) -> NewMessage:
+    head, body = split(content)
     return NewMessage(
         id=new_id,
-        kind=Kind.NOTICE,
+        kind=kind,
         origin="",
         source="",
         sender="",
-        recipients=staff,
+        recipients=recipients,
         subject=subject,
-        content=notice.as_bytes(),
+        head=head,
+        body=body,
         accepted_at=now,
         automatic=True,
         once=once,
     )
+
+
+def _params(original: Original, recipient: str, voice: Voice, now: float) -> dict[str, str]:
+    return {
+        "recipient": recipient,
+        "sender": original.sender,
+        "site": original.origin,
+        "subject": _subject_of(original.head) or "-",
+        "accepted": _shown(original.accepted_at),
+        "id": shown_id(original.id),
+        "host": voice.host_name,
+    }
+
+
+def _shown(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _headers(subject: str, to: str, voice: Voice, at: datetime, new_id: int) -> dict[str, str]:
@@ -139,7 +248,15 @@ def _status_part(original: Original, recipient: str, status: str, reason: str, v
 
 
 def _subject_of(head: bytes) -> str:
-    for name, field in fields(head):
-        if name == b"subject":
-            return readable(field.partition(b":")[2].strip())
-    return ""
+    return readable(_value(head, b"subject"))
+
+
+def _message_id_of(head: bytes) -> str:
+    """The mail's own Message-ID when it is harmless, so that a mail program shows the report below the mail."""
+    found = _value(head, b"message-id").decode("ascii", errors="replace")
+    plain = len(found) <= 200 and found.isprintable() and found.isascii() and " " not in found and "=?" not in found
+    return found if plain and found.startswith("<") and found.endswith(">") else ""
+
+
+def _value(head: bytes, wanted_name: bytes) -> bytes:
+    return next((field.partition(b":")[2].strip() for name, field in fields(head) if name == wanted_name), b"")

@@ -2,24 +2,32 @@
 
 Which message and recipient it is about is known from the address, never guessed from the text (RFC 3464 reports name
 recipients that forwarding has changed). The text only tells what happened and why.
+
+structured  reports written for programs    prose  for people    reasons  why, in the sender's terms
 """
 
 import email
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from email.errors import MessageError
+from email.header import decode_header, make_header
 from email.message import Message
 from enum import StrEnum
 
 import flufl.bounce
 
+from cloudside.mail.bounces import prose, reasons, structured
+from cloudside.mail.bounces.cause import Cause
 from cloudside.mail.message import one_line
 
 #: Reports put the facts first and the returned mail last; more than this is not read.
 READ_MAX_BYTES = 256 * 1024
 _REASON_MAX_CHARS = 400
-_EXCERPT_MAX_CHARS = 300
-_STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
+_FEEDBACK_MAX_CHARS = 200
+_STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.]*\d)")
+_REPLY = re.compile(r"(?<![\d.])([45])\d\d(?=[ -])")
+#: The head of each line of a reply of several lines (RFC 5321 section 4.2.1), after servers have joined them.
+_CONTINUED = re.compile(r"\s[45]\d\d[- ](?:[45]\.\d{1,3}\.\d{1,3}\s+)?")
 
 
 class Meaning(StrEnum):
@@ -27,96 +35,145 @@ class Meaning(StrEnum):
 
     FAILED = "failed"
     DELAYED = "delayed"
-    #: Delivered or relayed after all, or an answer by a machine: nothing failed.
-    HARMLESS = "harmless"
+    DELIVERED = "delivered"
+    #: The mailbox answered by itself; the mail is in it.
+    AUTO_REPLY = "auto-reply"
+    #: The recipient called the mail unwanted.
+    COMPLAINED = "complained"
+    #: No report at all, such as a person's answer. It says nothing about the mail.
+    UNCLEAR = "unclear"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``status`` is an RFC 3463 code (5.0.0 when none was given), ``reason`` one line for people."""
+    """``status`` is an RFC 3463 code (5.0.0 when none was given), ``reason`` one line of the remote's words.
+
+    ``feedback``: what tells the same report from another when it comes again, by mail or as a notice; empty: nothing.
+    """
 
     meaning: Meaning
     status: str
     reason: str
+    feedback: str = ""
+
+    @property
+    def cause(self) -> Cause:
+        """Why, in the sender's terms."""
+        return reasons.cause_of(self.status, self.reason)
+
+    @property
+    def permanent(self) -> bool:
+        """It failed, and sending it again is no use."""
+        return self.meaning is Meaning.FAILED and reasons.is_permanent(self.status, self.cause)
+
+    @property
+    def suppresses(self) -> bool:
+        """It failed because the address is no good."""
+        return self.meaning is Meaning.FAILED and reasons.suppresses(self.status, self.reason)
 
 
-def read(raw: bytes, *, null_sender: bool) -> Report:
-    """Understand a returned mail. ``null_sender``: it came with the empty envelope sender, as all bounces should.
+def read(raw: bytes, *, null_sender: bool, recipient: str = "") -> Report:
+    """Understand a returned mail about ``recipient``.
 
-    A mail with the null sender that no parser knows and that does not call itself an auto-reply counts as a failure:
-    telling a sender too much is better than hiding a loss.
+    ``null_sender``: it came with the empty envelope sender, as all bounces should. A mail with the null sender that no
+    parser knows and that does not call itself an auto-reply counts as a failure: telling a sender too much is better
+    than hiding a loss.
     """
     try:
-        return _read(raw[:READ_MAX_BYTES], null_sender)
+        message = email.message_from_bytes(raw[:READ_MAX_BYTES])
+        found = _read(message, null_sender, recipient)
+        return Report(found.meaning, found.status, found.reason, _feedback(message))
     except Exception:  # stdlib and flufl parsers meet hostile input here; which of their errors is no one's business
-        return Report(Meaning.FAILED if null_sender else Meaning.HARMLESS, "5.0.0", "unreadable report")
+        return Report(Meaning.FAILED if null_sender else Meaning.UNCLEAR, "5.0.0", "unreadable report")
 
 
-def _read(raw: bytes, null_sender: bool) -> Report:
-    message = email.message_from_bytes(raw)
-    groups = list(_recipient_groups(message))
+def _read(message: Message, null_sender: bool, recipient: str) -> Report:
+    complaint = structured.complaint(message)
+    if complaint is not None:
+        unwanted = complaint not in ("not-spam", "auth-failure")
+        return Report(Meaning.COMPLAINED if unwanted else Meaning.UNCLEAR, "2.0.0", _tidy(f"complaint: {complaint}"))
+    text = prose.text_of(message)
+    groups = structured.status_groups(message) or structured.groups_in_text(text)
     if groups:
-        return _from_groups(groups)
-    if _automatic_reply(message):
-        return Report(Meaning.HARMLESS, "2.0.0", "automatic reply")
-    temporary, permanent = flufl.bounce.all_failures(message)
-    excerpt = one_line(_first_text(message), _EXCERPT_MAX_CHARS) or "no reason given"
-    if permanent:
-        return Report(Meaning.FAILED, _status_in(excerpt), excerpt)
-    if temporary:
-        return Report(Meaning.DELAYED, "4.0.0", excerpt)
-    return Report(Meaning.FAILED if null_sender else Meaning.HARMLESS, _status_in(excerpt), excerpt)
+        return _from_groups(structured.about(groups, recipient), text)
+    receipt = structured.receipt(message)
+    if receipt is not None and not re.search(r"reject|refus|failed|quota", f"{receipt} {text}", re.IGNORECASE):
+        return Report(Meaning.DELIVERED, "2.0.0", _tidy(receipt))
+    return _from_prose(message, text, null_sender)
 
 
-def _recipient_groups(message: Message) -> Iterator[Message]:
-    """The per-recipient field groups of an RFC 3464 report; forwarded reports inside it are not looked into."""
-    for part in message.walk():
-        if part.get_content_type() == "message/delivery-status":
-            payload = part.get_payload()
-            if isinstance(payload, list):
-                yield from (group for group in payload if isinstance(group, Message) and group.get("Action"))
-            return
-
-
-def _from_groups(groups: list[Message]) -> Report:
+def _from_groups(groups: list[structured.Group], text: str) -> Report:
     for meaning, actions in (
         (Meaning.FAILED, ("failed",)),
         (Meaning.DELAYED, ("delayed",)),
-        (Meaning.HARMLESS, ("delivered", "relayed", "expanded")),
+        (Meaning.DELIVERED, ("delivered", "relayed", "expanded")),
     ):
         for group in groups:
-            if str(group["Action"]).strip().lower() in actions:
-                status = _STATUS.search(str(group.get("Status", "")))
-                diagnostic = str(group.get("Diagnostic-Code", "")).partition(";")[2]
-                fallback = "5.0.0" if meaning is Meaning.FAILED else "4.0.0"
-                reason = one_line(" ".join(diagnostic.split()), _REASON_MAX_CHARS)
-                return Report(meaning, status[1] if status else fallback, reason or "no reason given")
-    return Report(Meaning.HARMLESS, "2.0.0", "unknown action")
+            if group.action in actions:
+                reason = group.diagnostic
+                if meaning is not Meaning.DELIVERED and not _telling(reason):
+                    reason = _joined(reason, prose.excerpt(text))
+                return Report(meaning, _status(meaning, group.status, reason), _tidy(reason))
+    return Report(Meaning.UNCLEAR, "2.0.0", _tidy(f"unknown action {groups[0].action}"))
 
 
-def _automatic_reply(message: Message) -> bool:
-    submitted = str(message.get("Auto-Submitted", "")).lower()
-    # Reports often carry auto-replied too (RFC 3834 allows it), but they are multipart/report.
-    if message.get_content_type() == "multipart/report":
-        return False
-    subject = str(message.get("Subject", "")).lower()
-    return (
-        (submitted.startswith("auto-replied") and "undeliver" not in subject)
-        or "X-Autoreply" in message
-        or str(message.get("X-Auto-Response-Suppress", "")).lower() == "all"
-        or str(message.get("Precedence", "")).lower() == "auto_reply"
-    )
+def _from_prose(message: Message, text: str, null_sender: bool) -> Report:
+    reason = prose.excerpt(text) or prose.subject_of(message)
+    server = prose.from_daemon(message)
+    if not server:
+        if prose.wants_confirmation(message, text):
+            return Report(Meaning.FAILED, "4.7.1", _tidy(f"challenge-response: {reason}"))
+        if prose.is_automatic_reply(message) and not prose.says_failure(message):
+            return Report(Meaning.AUTO_REPLY, "2.0.0", _tidy(prose.subject_of(message) or "automatic reply"))
+    temporary, permanent = flufl.bounce.all_failures(message)
+    if prose.says_delay(message, text) and not permanent:
+        return Report(Meaning.DELAYED, _status(Meaning.DELAYED, "", reason), _tidy(reason))
+    if temporary and not permanent:
+        return Report(Meaning.DELAYED, _status(Meaning.DELAYED, "", reason), _tidy(reason))
+    if not permanent and prose.says_delivered(message, text) and not prose.says_failure(message):
+        return Report(Meaning.DELIVERED, "2.0.0", _tidy(reason))
+    if permanent or null_sender or (server and prose.says_failure(message)):
+        return Report(Meaning.FAILED, _status(Meaning.FAILED, "", reason), _tidy(reason))
+    return Report(Meaning.UNCLEAR, "2.0.0", _tidy(prose.subject_of(message) or reason))
 
 
-def _first_text(message: Message) -> str:
-    for part in message.walk():
-        if part.get_content_maintype() == "text":
-            payload = part.get_payload(decode=True)
-            if isinstance(payload, bytes):
-                return " ".join(payload[:4000].decode("utf-8", errors="replace").split())
-    return ""
+def _telling(diagnostic: str) -> bool:
+    """Whether there are words besides codes."""
+    return bool(re.search(r"[^\W\d_]{3}", re.sub(r"\bsmtp\b", "", diagnostic, flags=re.IGNORECASE)))
 
 
-def _status_in(excerpt: str) -> str:
-    found = _STATUS.search(excerpt)
-    return found[1] if found and found[1].startswith("5") else "5.0.0"
+def _joined(diagnostic: str, excerpt: str) -> str:
+    return f"{diagnostic} {excerpt}".strip() if diagnostic not in excerpt else excerpt
+
+
+def _status(meaning: Meaning, given: str, reason: str) -> str:
+    """The most telling code: the one given, or the one in the reply's words when that one is as good as none."""
+    stated = _STATUS.search(given)
+    classes = {Meaning.FAILED: "54", Meaning.DELAYED: "45", Meaning.DELIVERED: "2"}[meaning]
+    generic = stated is None or stated[1].endswith(".0.0") or stated[1][0] not in classes
+    said = next((found for found in _STATUS.findall(reason) if found[0] in classes), None)
+    if generic and said is not None:
+        return str(said)
+    if stated is not None and stated[1][0] in classes:
+        return stated[1]
+    reply = _REPLY.search(reason)
+    if meaning is Meaning.FAILED and reply is not None:
+        return f"{reply[1]}.0.0"
+    return {"5": "5.0.0", "4": "4.0.0", "2": "2.0.0"}[classes[0]]
+
+
+def _tidy(reason: str) -> str:
+    """One line, words decoded, the repeated codes of a reply of several lines taken out."""
+    try:
+        reason = str(make_header(decode_header(reason))) if "=?" in reason else reason
+    except (ValueError, LookupError, MessageError, UnicodeError):
+        pass
+    reason = " ".join(reason.split())
+    return one_line(_CONTINUED.sub(" ", reason), _REASON_MAX_CHARS) or "no reason given"
+
+
+def _feedback(message: Message) -> str:
+    """Its Message-ID. What Amazon SES mails has the notice's feedback id there, so both ways are known as one."""
+    given = " ".join(str(message.get("Message-ID", "")).split()).strip("<>")
+    local, _, domain = given.partition("@")
+    return one_line(local if domain.lower().endswith("amazonses.com") else given, _FEEDBACK_MAX_CHARS)

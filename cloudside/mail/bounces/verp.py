@@ -3,6 +3,9 @@
 ``b+<token>@domain`` is the return path of a relayed mail, ``n+<token>@domain`` that of our own reports and notices,
 whose bounces are absorbed: Amazon SES refuses an empty MAIL FROM (docs/adr/0005-dsn-return-path.md). The token is
 base32, so it survives servers that change the case of a local part; it holds a random message id, so it tells nothing.
+
+Keys are rotated: the first of several signs, all are believed. A bounce may come weeks after its mail, so a key that
+signs no longer stays for as long as messages are remembered.
 """
 
 import base64
@@ -10,9 +13,12 @@ import binascii
 import hashlib
 import hmac
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 KEY_BYTES = 32
+#: Keys that are believed at once: one signs, the others are of earlier mail.
+KEYS_MAX = 4
 _MAC_BYTES = 10
 _PAYLOAD = struct.Struct(">QH")
 _RELAYED = "b"
@@ -36,8 +42,8 @@ def compose(address: ReturnAddress, *, key: bytes, domain: str) -> str:
     return f"{prefix}+{token}@{domain}"
 
 
-def parse(text: str, *, key: bytes, domain: str) -> ReturnAddress | None:
-    """What a return address points at; None unless we signed it."""
+def parse(text: str, *, keys: Sequence[bytes], domain: str) -> ReturnAddress | None:
+    """What a return address points at; None unless one of our keys signed it."""
     local, _, right = text.rpartition("@")
     prefix, _, token = local.lower().partition("+")
     if right.lower() != domain.lower() or prefix not in (_RELAYED, _OWN):
@@ -47,7 +53,7 @@ def parse(text: str, *, key: bytes, domain: str) -> ReturnAddress | None:
     except (binascii.Error, UnicodeEncodeError):
         return None
     payload, mac = raw[: _PAYLOAD.size], raw[_PAYLOAD.size :]
-    if len(payload) != _PAYLOAD.size or not hmac.compare_digest(mac, _mac(prefix, payload, key)):
+    if len(payload) != _PAYLOAD.size or not any(hmac.compare_digest(mac, _mac(prefix, payload, key)) for key in keys):
         return None
     message_id, index = _PAYLOAD.unpack(payload)
     return ReturnAddress(message_id, index, own=prefix == _OWN)

@@ -1,0 +1,261 @@
+"""Reports that servers write for people: what kind of letter is it, and which line says why? Pure; any text is taken.
+
+flufl.bounce knows some forms; the rest is told by what all have in common: who writes (MAILER-DAEMON), a subject, a
+line with an SMTP reply. Texts are in English and Japanese; others count by sender and subject.
+"""
+
+import re
+from email.errors import MessageError
+from email.header import decode_header, make_header
+from email.message import Message
+from html.parser import HTMLParser
+
+from cloudside.mail.bounces import structured
+from cloudside.mail.bounces.reasons import said_by_words
+
+#: Octets of text parts that are looked at.
+TEXT_MAX_BYTES = 32 * 1024
+_EXCERPT_LINES_MAX = 4
+
+
+def _any(*words: str) -> re.Pattern[str]:
+    return re.compile("|".join(words), re.IGNORECASE | re.MULTILINE)
+
+
+_DAEMON = _any(
+    r"mailer-daemon",
+    r"mail delivery (?:sub)?system",
+    r"postmaster",
+    r"mail administrator",
+    r"system administrator",
+    r"mailerdaemon",
+    r"mail-daemon",
+    r"mail delivery service",
+    r"mailer daemon",
+    r"mail router",
+    r"delivery.?subsystem",
+    r"internet mail delivery",
+)
+_FAILURE_SUBJECT = _any(
+    r"undeliver",
+    r"non.?deliver",
+    r"returned (?:mail|to sender|message)",
+    r"failure notice",
+    r"delivery (?:failure|failed|error|problem)",
+    r"(?:mail|message|delivery)[a-z ]{0,12} fail",
+    r"mail system error",
+    r"could not be delivered",
+    r"not delivered",
+    r"rejected",
+    r"delivery (?:status )?notification ?\(?:? ?(?:failure|error)",
+    r"delivery notification: delivery has failed",
+    r"notice: mail delivery status",
+    r"returned mail",
+    r"mail error",
+    r"bounce",
+    r"エラー通知",
+    r"配信(?:不能|できません|エラー|失敗)",
+    r"送信(?:エラー|できません|失敗)",
+    r"不達",
+    r"お届けできません",
+    r"unzustellbar",
+    r"non remis",
+    r"devuelto",
+)
+_DELAY = _any(
+    r"delivery (?:status notification ?\(delay\)|delayed)",
+    r"warning: (?:could not send|message .{0,40} delayed|mail)",
+    r"has been delayed",
+    r"not (?:yet )?been delivered (?:yet|after)",
+    r"has not yet been delivered",
+    r"not yet delivered",
+    r"(?:will|we'll|continue to) (?:be |keep )?(?:re-?tr(?:y|ied|ying)|trying)",
+    r"delivery attempts will continue",
+    r"do(?:es)? not need to resend",
+    r"no action is required",
+    r"delivery (?:is|temporarily) (?:delayed|suspended)",
+    r"still (?:being )?(?:retried|trying)",
+    r"delivery incomplete",
+    r"再送を?(?:試み|続け|行い)",
+    r"遅延",
+    r"配信が遅れ",
+)
+_GIVEN_UP = _any(
+    r"given up",
+    r"giving up",
+    r"permanent(?:ly)? (?:error|fail)",
+    r"failed permanently",
+    r"could not be delivered (?:for|within)",
+    r"will not be re-?tried",
+    r"won't be re-?tried",
+    r"no longer (?:be )?(?:retr|tr[iy])",
+)
+_DELIVERED = _any(
+    r"success(?:ful(?:ly)?)? (?:deliver|mail delivery|relayed)",
+    r"(?:was|been|were) (?:successfully )?(?:delivered to|relayed)",
+    r"delivery status notification ?\((?:success|relay|expanded)\)",
+    r"^relayed:",
+    r"配信(?:しました|されました|完了)",
+)
+_AWAY_SUBJECT = _any(
+    r"^\s*auto(?:matic|mated)?[ -]?(?:reply|response|re)\b",
+    r"^\s*(?:auto|away|vacation|absen[ct]e?|abwesen\w*|autosvar|automatische antwort)\b",
+    r"^\s*(?:r[eé]ponse automatique|respuesta autom|risposta autom)",
+    r"^\s*(?:re: *)?\[?(?:自動(?:応答|返信|回答)|不在|休暇)",
+    r"^\s*(?:on (?:vacation|leave|holiday)|i(?:'m| am) (?:away|out))\b",
+    r"^\s*(?:ticket received|we have received your)",
+    r"out of (?:the )?office",
+    r"(?:自動(?:応答|返信)|不在(?:通知|です|のお知らせ))",
+)
+_CHALLENGE = _any(
+    r"challenge.?response",
+    r"your (?:message|e?-?mail)[^.]{0,80}(?:held|waiting|requires|needs)[^.]{0,60}(?:confirm|verif|approv|authori)",
+    r"confirm(?:ation)? (?:that )?(?:you|your message|request)",
+    r"spamarrest",
+    r"boxbe",
+    r"\bTMDA\b",
+    r"please (?:click|reply|confirm)[^.]{0,80}(?:so that|in order)[^.]{0,60}deliver",
+    r"to release your (?:message|mail)",
+    r"(?:メール|メッセージ)[^。]{0,30}(?:保留|認証)[^。]{0,60}(?:確認|クリック|承認)",
+)
+_RETURNED_MAIL = _any(
+    r"^[ \t>*=_#+-]{2,}.{0,12}(?:below (?:this line )?is a copy|original message|this is a copy of)",
+    r"^[ \t>*=_#+-]{2,}.{0,12}(?:returned (?:message|mail)|message (?:header|text)s?\b|undelivered message)",
+    r"^[ \t>*=_#+-]{2,}.{0,12}(?:the header of the original|unsent message|body of (?:the )?message)",
+    r"^[ \t>*=_#+-]{2,}.{0,12}(?:元のメール|送信メール|オリジナル)",
+    r"^\s*(?:below is a copy of the original|original message (?:headers?|follows)|included is a copy)",
+    r"^\s*(?:the (?:full|first \d+ lines of the) original)",
+    r"^\s*(?:returned|original) message (?:headers?|attached|text)[ :]",
+    r"^(?:received: from|return-path: <)",
+)
+_REPLY_LINE = re.compile(
+    r"(?:^|[\s:#(<\"'「=])([45]\d\d(?:[ -]#?[45]\.\d{1,3}\.\d{1,3}\b|[ -](?=\S))|#?[45]\.\d{1,3}\.\d{1,3}\b)"
+)
+
+
+def subject_of(message: Message) -> str:
+    """The subject, decoded."""
+    raw = str(message.get("Subject", ""))
+    try:
+        return str(make_header(decode_header(raw)))
+    except (ValueError, LookupError, MessageError, UnicodeError):
+        return raw
+
+
+def text_of(message: Message) -> str:
+    """The words of the report: its text parts, without the mail that it returns; HTML only when there is no other."""
+    plain, marked_up, size = [], [], 0
+    for part in structured.parts(message):
+        if part.is_multipart() or size > TEXT_MAX_BYTES:
+            continue
+        kind = part.get_content_type()
+        if part.get_content_maintype() == "text" or (part is message and not plain):
+            text = _decoded(part)
+            size += len(text)
+            (marked_up if kind == "text/html" else plain).append(text)
+    text = "\n".join(plain) if "".join(plain).strip() else "\n".join(_unmarked(one) for one in marked_up)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    end = _RETURNED_MAIL.search(text)
+    # A report that begins with such a line says why further down.
+    return text[: end.start()] if end and text[: end.start()].strip() else text
+
+
+def from_daemon(message: Message) -> bool:
+    """Whether a mail server writes, and no person."""
+    return bool(message.get("X-Failed-Recipients")) or bool(
+        _DAEMON.search(" ".join(str(message.get(name, "")) for name in ("From", "Sender", "Return-Path")))
+    )
+
+
+def says_failure(message: Message) -> bool:
+    """Whether the subject says that a mail came back."""
+    return bool(_FAILURE_SUBJECT.search(subject_of(message)))
+
+
+def says_delay(message: Message, text: str) -> bool:
+    """Whether it only warns: the server goes on trying."""
+    words = f"{subject_of(message)}\n{text}"
+    return bool(_DELAY.search(words)) and not _GIVEN_UP.search(words)
+
+
+def says_delivered(message: Message, text: str) -> bool:
+    """Whether it confirms that the mail arrived."""
+    return bool(_DELIVERED.search(f"{subject_of(message)}\n{text}"))
+
+
+def is_automatic_reply(message: Message) -> bool:
+    """Whether a mailbox answers by itself: away, on holiday, ticket opened (RFC 3834, and what came before it)."""
+    submitted = str(message.get("Auto-Submitted", "no")).strip().lower()
+    return (
+        submitted.startswith(("auto-replied", "auto-notified", "auto-generated"))
+        or any(
+            name in message
+            for name in ("X-Autoreply", "X-Autorespond", "X-Auto-Reply", "X-Autogenerated", "X-Apple-Action")
+        )
+        or str(message.get("X-Auto-Response-Suppress", "")).strip().lower() == "all"
+        or str(message.get("Precedence", "")).strip().lower() == "auto_reply"
+        or bool(_AWAY_SUBJECT.search(subject_of(message)))
+    )
+
+
+def wants_confirmation(message: Message, text: str) -> bool:
+    """Whether the mail is held back until its sender does something, which no controller ever will."""
+    return bool(_CHALLENGE.search(f"{subject_of(message)}\n{text}"))
+
+
+def excerpt(text: str) -> str:
+    """The lines that say why: those with an SMTP reply, or with known words, or else the first ones."""
+    lines = [line for raw in text.split("\n") if (line := " ".join(raw.split()).strip("|*>")) and line.strip("-=_ ")]
+    for tells in (_REPLY_LINE.search, said_by_words):
+        for number, line in enumerate(lines):
+            if tells(line):
+                return " ".join(_with_rest(lines, number))
+    return " ".join(lines[:_EXCERPT_LINES_MAX])
+
+
+def _with_rest(lines: list[str], number: int) -> list[str]:
+    """A line and what continues it: the reply may begin on the line before its words."""
+    return lines[number : number + 2]
+
+
+def _decoded(part: Message) -> str:
+    payload = part.get_payload(decode=True)
+    if not isinstance(payload, bytes):
+        return ""
+    payload = payload[:TEXT_MAX_BYTES]
+    declared = (part.get_content_charset() or "").lower()
+    if b"\x1b$" in payload or b"\x1b(" in payload:
+        declared = "iso-2022-jp-ext"  # what it is, whatever it says
+    guesses = [declared, "utf-8", "cp932", "euc-jp"] if declared not in ("us-ascii", "ascii") else ["utf-8", "cp932"]
+    for charset in guesses:
+        try:
+            return payload.decode(charset)
+        except (LookupError, UnicodeError):
+            continue
+    return payload.decode("iso-2022-jp-ext" if b"\x1b$" in payload else "latin-1", errors="replace")
+
+
+class _Words(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self._unseen = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._unseen += tag in ("style", "script")
+        if tag in ("p", "br", "div", "tr", "td", "li", "h1", "h2", "h3", "pre"):
+            self.words.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._unseen -= tag in ("style", "script") and self._unseen > 0
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen:
+            self.words.append(data)
+
+
+def _unmarked(marked_up: str) -> str:
+    reader = _Words()
+    reader.feed(marked_up)
+    reader.close()
+    return "".join(reader.words)
