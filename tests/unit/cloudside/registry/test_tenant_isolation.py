@@ -5,8 +5,9 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from registry_engines import Engine
@@ -18,12 +19,16 @@ from cloudside.registry import (
     credentials,
     devices,
     log_requests,
+    mail_holds,
+    mail_limits,
+    mail_profiles,
     policies,
     reports,
     routers,
     servers,
     settings,
     sites,
+    suppressions,
     tenants,
 )
 from cloudside.registry.callers import OPERATOR, Caller
@@ -32,6 +37,16 @@ from cloudside.registry.database import Database
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 ACME, ZENITH = Caller("acme"), Caller("zenith")
 REQUEST = "0" * 32
+DEFAULTS = mail_limits.Defaults(hourly=60, daily=500)
+LATER = NOW + timedelta(days=1)
+#: Whose mail statements are about in the filled registry: zenith's, and the operators' own.
+MAIL_SUBJECTS = (
+    ("tenant", "zenith"),
+    ("site", "osaka-1"),
+    ("device", "osaka"),
+    ("device", "10.20.0.20"),
+    ("site", "server/web"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +61,14 @@ def filled_template(engine: Engine, populated_template: str) -> str:
         reports.record_tunnel(s, OPERATOR, site_id="osaka-1", gateway="gw1", up=True, since=NOW)
         log_requests.ask(s, OPERATOR, request_id=REQUEST, site_id="osaka-1", lines=5, requested_by="o", now=NOW)
         credentials.issue(s, OPERATOR, site_id="osaka-1", user="osaka", password="correct horse", now=NOW)
+        mail_profiles.change(s, OPERATOR, site_id="osaka-1", notify="ops@zenith.test")
+        for scope, name in MAIL_SUBJECTS:
+            mail_limits.set_limit(s, OPERATOR, scope=scope, name=name, hourly=5, daily=9)
+            mail_holds.put(s, OPERATOR, scope=scope, name=name, reason="flood", author="ops", now=NOW)
+        for tenant in ("zenith", ""):
+            suppressions.add(
+                s, OPERATOR, tenant_id=tenant, address="a@x.test", cause="manual", reason="r", author="ops", now=NOW
+            )
     return url
 
 
@@ -90,6 +113,13 @@ _ON_SITE: dict[str, Callable[[Session, Caller, str], object]] = {
         s, c, site_id=site, user="new", password="correct horse", now=NOW
     ),
     "credentials.of_site": lambda s, c, site: credentials.of_site(s, c, site),
+    "mail_profiles.get": lambda s, c, site: mail_profiles.get(s, c, site),
+    "mail_profiles.change": lambda s, c, site: mail_profiles.change(s, c, site_id=site, old_tls=True),
+    "mail_limits.set_limit": lambda s, c, site: mail_limits.set_limit(s, c, scope="site", name=site, hourly=1, daily=2),
+    "mail_limits.raise_limit": lambda s, c, site: mail_limits.raise_limit(
+        s, c, scope="site", name=site, times=2, until=LATER, now=NOW, defaults=DEFAULTS
+    ),
+    "mail_limits.default_hourly": lambda s, c, site: mail_limits.default_hourly(s, c, site, DEFAULTS),
 }
 
 
@@ -136,6 +166,8 @@ def test_lists_hold_only_the_callers_own(filled: Database) -> None:
         assert reports.tunnels(session, ACME) == []
         assert list(reports.heartbeats(session, ZENITH)) == ["osaka-1"]
         assert [tunnel.site_id for tunnel in reports.tunnels(session, ZENITH)] == ["osaka-1"]
+        assert mail_profiles.every(session, ACME) == []
+        assert [profile.site_id for profile in mail_profiles.every(session, ZENITH)] == ["osaka-1"]
 
 
 def test_foreign_server_request_and_credential(filled: Database) -> None:
@@ -156,6 +188,85 @@ def test_foreign_server_request_and_credential(filled: Database) -> None:
             reports.gateways(session, ACME)
         with pytest.raises(RefusedError):
             reports.record_gateway(session, ACME, name="gw1", seen_at=NOW)
+
+
+def test_foreign_mail_logins_are_unknown_ones(filled: Database) -> None:
+    acts: list[Callable[[Session, Caller, str], object]] = [
+        lambda s, c, user: credentials.get(s, c, user),
+        lambda s, c, user: credentials.rotate(s, c, user=user, password="another password", now=NOW),
+        lambda s, c, user: credentials.restrict(s, c, user=user, senders=["@x.test"]),
+        lambda s, c, user: credentials.revoke(s, c, user=user, now=NOW),
+        lambda s, c, user: mail_limits.set_limit(s, c, scope="device", name=user, hourly=1, daily=2),
+    ]
+    for act in acts:
+        answers = []
+        for user in ("osaka", "nobody"):
+            with pytest.raises(InputError) as caught, filled.write() as session:
+                act(session, ACME, user)
+            answers.append(str(caught.value).replace(user, "USER"))
+        assert answers[0] == answers[1]
+        assert "registry.unknown-smtp-user" in answers[0]
+    with filled.write() as session:
+        assert credentials.every(session, ACME) == []
+        for act in acts:
+            act(session, ZENITH, "osaka")
+
+
+@pytest.mark.parametrize("module", [mail_limits, mail_holds], ids=["mail_limits", "mail_holds"])
+def test_mail_statements_of_others_do_not_exist(filled: Database, module: Any) -> None:
+    take_away = module.remove if module is mail_limits else module.take_away
+    with filled.write() as session:
+        assert module.every(session, ACME) == []
+        assert [(row.scope, row.name) for row in module.every(session, ZENITH)] == [
+            ("device", "10.20.0.20"),
+            ("device", "osaka"),
+            ("site", "osaka-1"),
+            ("tenant", "zenith"),
+        ]
+        for scope, name in MAIL_SUBJECTS:
+            assert module.find(session, ACME, scope=scope, name=name) is None
+            with pytest.raises(InputError, match="no-mail"):
+                take_away(session, ACME, scope=scope, name=name)
+        with pytest.raises(InputError, match="no-mail"):  # a cloud server's is nobody's but the operators'
+            take_away(session, ZENITH, scope="site", name="server/web")
+        assert len(module.every(session, OPERATOR)) == len(MAIL_SUBJECTS)
+
+
+def test_nobody_states_anything_about_others_mail(filled: Database) -> None:
+    acts: list[Callable[[Session, Caller, str, str], object]] = [
+        lambda s, c, scope, name: mail_limits.set_limit(s, c, scope=scope, name=name, hourly=1, daily=2),
+        lambda s, c, scope, name: mail_limits.raise_limit(
+            s, c, scope=scope, name=name, times=2, until=LATER, now=NOW, defaults=DEFAULTS
+        ),
+        lambda s, c, scope, name: mail_holds.put(s, c, scope=scope, name=name, reason="r", author="a", now=NOW),
+    ]
+    for act in acts:
+        for scope, name in MAIL_SUBJECTS:
+            with pytest.raises((InputError, RefusedError)) as caught, filled.write() as session:
+                act(session, ACME, scope, name)
+            wanted = "registry.operators-only" if name == "server/web" else "registry.unknown-"
+            assert caught.value.key.startswith(wanted), (scope, name)
+
+
+def test_suppressed_addresses_are_their_tenants_own(filled: Database) -> None:
+    with filled.write() as session:
+        assert suppressions.every(session, ACME) == []
+        assert [row.tenant_id for row in suppressions.every(session, ZENITH)] == ["zenith"]
+        assert suppressions.every(session, ZENITH, tenant_id="") == []
+        with pytest.raises(InputError, match="unknown-tenant"):
+            suppressions.remove(session, ACME, tenant_id="zenith", address="a@x.test")
+        with pytest.raises(InputError, match="unknown-tenant"):
+            suppressions.add(
+                session, ACME, tenant_id="zenith", address="b@x.test", cause="manual", reason="", author="", now=NOW
+            )
+        with pytest.raises(InputError, match="not-suppressed"):
+            suppressions.remove(session, ACME, tenant_id="acme", address="a@x.test")
+        with pytest.raises(RefusedError, match="operators-only"):
+            suppressions.remove(session, ZENITH, tenant_id="", address="a@x.test")
+        with pytest.raises(RefusedError, match="operators-only"):
+            suppressions.prune(session, ZENITH, now=NOW)
+        suppressions.remove(session, ZENITH, tenant_id="zenith", address="a@x.test")
+        assert [row.tenant_id for row in suppressions.every(session, OPERATOR)] == [""]
 
 
 #: Functions that take a session and no caller, and why that is right. All others start at the caller's tenant.
