@@ -251,6 +251,10 @@ class Relay(_Section):
     notices: Notices | None = None
     #: Prometheus metrics over HTTP; none: none.
     metrics_listen: Listen | None = None
+    #: Processes beside the first one that take mail, behind the same ports: Python runs on one core a process. 0: the
+    #: first one takes it itself, enough for some hundred mails a second. Limits of connections and rates are then
+    #: shared out evenly, with a half more for each process.
+    intake_processes: Annotated[int, Field(ge=0, le=16)] = 0
     #: Domain of the signed return addresses; must not be the smarthost's MAIL FROM domain.
     bounce_domain: str = "bounces.kyoten.invalid"
     host_name: str = "relay.kyoten.invalid"
