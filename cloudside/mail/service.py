@@ -19,7 +19,7 @@ from cloudside.errors import ConfigurationError, KyotenError
 from cloudside.mail.bounces import dsn, keys
 from cloudside.mail.bounces.listener import BounceHandler
 from cloudside.mail.bounces.recording import Recorder, notify_of
-from cloudside.mail.delivery.delivery import Delivery, Schedule, Smarthost
+from cloudside.mail.delivery import assembly
 from cloudside.mail.intake.directory import Directory
 from cloudside.mail.intake.gate import Gate, LoginThrottle
 from cloudside.mail.intake.listener import (
@@ -61,16 +61,15 @@ async def run(config: Config, stop: asyncio.Event, *, tls: TlsFiles | None = Non
     """
     # aiosmtpd logs each line of each client, addresses and all.
     logging.getLogger("mail.log").setLevel(logging.CRITICAL)
-    smarthost = _smarthost(config)
+    smarthost = assembly.smarthost(config)
     relay = config.relay
     queue = Queue(config.queue_directory)
     database = Database(config.registry_url, actor="relay")
     try:
         signing = keys.load(config.state_directory / "mail" / "verp.key")
         voice = dsn.Voice(relay.host_name, config.alerts.sender, config.alerts.language)
-        schedule = Schedule(relay.retry_first_s, relay.retry_later_s, relay.give_up_s)
-        delivery = Delivery(queue, smarthost, schedule, key=signing[0], domain=relay.bounce_domain, voice=voice)
         directory = Directory(database)
+        delivery = assembly.delivery(config, queue, directory, key=signing[0], voice=voice)
         try:
             await asyncio.to_thread(directory.refresh)
         except KyotenError as error:
@@ -177,12 +176,3 @@ async def _serve(
             connection.abort()
         if isinstance(handler, SubmissionHandler):
             handler.close()
-
-
-def _smarthost(config: Config) -> Smarthost:
-    relay = config.relay
-    if not relay.smarthost:
-        raise ConfigurationError("mail.no-smarthost")
-    if relay.smarthost_credentials is None:
-        raise ConfigurationError("mail.no-credentials")
-    return Smarthost(relay.smarthost, relay.smarthost_port, relay.smarthost_credentials, relay.smarthost_ca)

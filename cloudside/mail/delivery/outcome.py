@@ -1,14 +1,32 @@
-"""What the smarthost's answers mean, when to try again, how fast to send. Pure.
+"""What the smarthost's answers mean, and when to try again. Pure.
 
-SES: 454 "Maximum sending rate exceeded" and "Daily message quota exceeded" concern the account, not the recipient
-(Amazon SES developer guide, "SMTP response codes"); neither uses up a recipient's tries. 53x is our credential.
+Amazon SES developer guide, "SMTP response codes": 454 "Throttling failure: Maximum sending rate exceeded" and "Daily
+message quota exceeded" concern the account, not the recipient, and use up none of a recipient's tries. 53x is our
+credential, and some 554 are about the account as well. 451 4.4.2 is the farewell to a connection that was idle.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 #: The first attempts after a failure come close together, later ones far apart (RFC 5321 4.5.4.1).
 FIRST_RETRIES = 2
+#: As long as any id that we have seen of a smarthost, and then some.
+REMOTE_ID_MAX_CHARS = 128
+
+_REMOTE_ID = re.compile(r"[!-~]+")
+#: Postfix, Exim, Haraka and their like: "2.0.0 Ok: queued as 4F2..."; SES: "Ok 0100...-000000".
+_QUEUED_AS = re.compile(r"\b(?:queued as|id=)\s*(\S+)", re.IGNORECASE)
+_OK = re.compile(r"(?:2\.\d{1,3}\.\d{1,3}\s+)?ok:?\s+(\S+)\s*\Z", re.IGNORECASE)
+_STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}")
+#: SES about our account, with a code that otherwise is about one message. Mail that waits is not to blame for a paused
+#: account, and bouncing all of it would lose it. Only whole sentences of SES's: "Access denied" and "not verified" can
+#: be about one sender's domain, and one tenant must not be able to stop the others.
+_ACCOUNT = re.compile(
+    r"(?:5\.\d+\.\d+ )?(?:message rejected: )?sending (?:is )?(?:paused|suspended|disabled|shut ?down)"
+    r" for (?:this|your) account",
+    re.IGNORECASE,
+)
 
 
 class Verdict(StrEnum):
@@ -19,11 +37,15 @@ class Verdict(StrEnum):
     TEMPORARY = "temporary"
     #: This recipient, for good.
     PERMANENT = "permanent"
+    #: The address is on the tenant's list; nothing was sent.
+    SUPPRESSED = "suppressed"
     #: The account sends too fast.
     THROTTLED = "throttled"
     #: The account's day is used up.
     QUOTA = "quota"
-    #: The smarthost does not take our credential or our TLS.
+    #: What is left of the account's day is kept for urgent mail.
+    RESERVE = "reserve"
+    #: The smarthost does not take our credential or our TLS, or the account is paused.
     REFUSED = "refused"
     #: No usable connection.
     UNREACHABLE = "unreachable"
@@ -35,10 +57,11 @@ NOT_THE_MESSAGE = frozenset({Verdict.THROTTLED, Verdict.QUOTA, Verdict.REFUSED, 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict and the words it came with (one line)."""
+    """A verdict and the words it came with (one line). ``remote_id``: the smarthost's name for the message."""
 
     verdict: Verdict
     reply: str
+    remote_id: str = ""
 
 
 class Stage(StrEnum):
@@ -55,11 +78,33 @@ def judge(code: int, text: str, stage: Stage) -> Verdict:
         return Verdict.QUOTA if "quota" in lowered else Verdict.THROTTLED
     if code in (530, 534, 535, 538):
         return Verdict.REFUSED
-    if code == 421:
+    if code == 421 or (code == 451 and "4.4.2" in text):
         return Verdict.UNREACHABLE
     if stage is Stage.SESSION:
         return Verdict.REFUSED if code >= 500 else Verdict.UNREACHABLE
-    return Verdict.PERMANENT if code >= 500 else Verdict.TEMPORARY
+    if code >= 500:
+        return Verdict.REFUSED if code == 554 and _ACCOUNT.match(text) else Verdict.PERMANENT
+    return Verdict.TEMPORARY
+
+
+def remote_id_of(text: str) -> str:
+    """The smarthost's name for a message in its answer to the data ("Ok 0100018d-...", "queued as 4F2..."), or "".
+
+    ``text`` is the reply without its code. Bounces and SES's notices name the message so.
+    """
+    found = _QUEUED_AS.search(text) or _OK.match(text)
+    if found is None:
+        return ""
+    name = found.group(1).strip("<>[](),;")
+    return name if len(name) <= REMOTE_ID_MAX_CHARS and _REMOTE_ID.fullmatch(name) else ""
+
+
+def enhanced_status(reply: str) -> str:
+    """The RFC 3463 code in a permanent reply; 5.0.0 when it has none."""
+    for word in reply.split()[:3]:
+        if _STATUS.fullmatch(word) and word[0] == "5":
+            return word
+    return "5.0.0"
 
 
 def retry_delay_s(failures: int, *, first_s: float, later_s: float) -> float:
@@ -70,30 +115,3 @@ def retry_delay_s(failures: int, *, first_s: float, later_s: float) -> float:
 def hold_delay_s(faults: int, *, longest_s: float) -> float:
     """Seconds the whole queue rests after the ``faults``-th fault of ours in a row: 1, 2, 4, ..."""
     return float(min(longest_s, 2.0 ** min(faults - 1, 30)))
-
-
-@dataclass(slots=True)
-class Pacer:
-    """Spaces transactions out once the smarthost complains, and closes up again slowly while it does not."""
-
-    smallest_s: float = 0.05
-    #: SES's slowest accounts may send one a second.
-    largest_s: float = 2.0
-    interval_s: float = 0.0
-    _next: float = 0.0
-
-    def delay_s(self, now: float) -> float:
-        """Seconds until the caller may send; books the place. ``now`` on a monotonic clock."""
-        at = max(now, self._next)
-        self._next = at + self.interval_s
-        return at - now
-
-    def slower(self) -> None:
-        """The rate was exceeded."""
-        self.interval_s = min(self.largest_s, max(self.smallest_s, self.interval_s * 2))
-
-    def faster(self) -> None:
-        """A message went through."""
-        self.interval_s *= 0.7
-        if self.interval_s < self.smallest_s / 4:
-            self.interval_s = 0.0

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from cloudside.mail.address import valid
 from cloudside.mail.bounces import dsn, reading, verp
 from cloudside.mail.bounces.reading import Meaning
-from cloudside.mail.delivery.outcome import Pacer, Stage, Verdict, hold_delay_s, judge, retry_delay_s
 from cloudside.mail.intake.gate import Gate, LoginThrottle
 from cloudside.mail.message import Trace, has_bare_line_ends, normalised, one_line, prepare, split
 from cloudside.mail.model import Kind, Original, State
@@ -100,45 +99,6 @@ def test_return_addresses_come_back_in_any_case_and_fit(message_id, index, own):
 def test_other_addresses_are_no_return_addresses(text):
     assert verp.parse(text, key=KEY, domain="bounces.test") is None
     assert verp.parse(text + "@bounces.test", key=KEY, domain="bounces.test") is None
-
-
-@pytest.mark.parametrize(
-    ("code", "text", "stage", "verdict"),
-    [
-        (454, "Throttling failure: Maximum sending rate exceeded.", Stage.MESSAGE, Verdict.THROTTLED),
-        (454, "Throttling failure: Daily message quota exceeded.", Stage.MESSAGE, Verdict.QUOTA),
-        (454, "Throttling failure: Daily message quota exceeded.", Stage.SESSION, Verdict.QUOTA),
-        (454, "4.7.0 Temporary authentication failure", Stage.SESSION, Verdict.UNREACHABLE),
-        (535, "Authentication Credentials Invalid", Stage.SESSION, Verdict.REFUSED),
-        (530, "Authentication required", Stage.MESSAGE, Verdict.REFUSED),
-        (421, "Too many concurrent SMTP connections", Stage.MESSAGE, Verdict.UNREACHABLE),
-        (451, "4.3.0 later", Stage.MESSAGE, Verdict.TEMPORARY),
-        (554, "Message rejected: Email address is not verified.", Stage.MESSAGE, Verdict.PERMANENT),
-        (554, "no service", Stage.SESSION, Verdict.REFUSED),
-    ],
-)
-def test_replies_are_judged(code, text, stage, verdict):
-    assert judge(code, text, stage) is verdict
-
-
-def test_retries_are_close_twice_and_far_afterwards():
-    assert [retry_delay_s(n, first_s=900, later_s=7200) for n in (1, 2, 3, 9)] == [900, 900, 7200, 7200]
-    assert [hold_delay_s(n, longest_s=60) for n in (1, 2, 3, 100)] == [1, 2, 4, 60]
-
-
-def test_the_pacer_spaces_out_and_closes_up():
-    pacer = Pacer()
-    assert [pacer.delay_s(10), pacer.delay_s(10)] == [0, 0]
-    pacer.slower()
-    pacer.slower()
-    assert pacer.interval_s == pytest.approx(0.1)
-    assert [pacer.delay_s(10), pacer.delay_s(10)] == [0, pytest.approx(0.1)]
-    for _ in range(20):
-        pacer.slower()
-    assert pacer.interval_s == pacer.largest_s
-    for _ in range(30):
-        pacer.faster()
-    assert pacer.interval_s == 0
 
 
 VOICE = dsn.Voice("relay.test", "kyoten@kyoten.test", "ja")
