@@ -17,7 +17,7 @@ from aiosmtpd.smtp import MISSING, Envelope, Session
 from cloudside.mail.bounces import reading, verp
 from cloudside.mail.bounces.rates import Rate
 from cloudside.mail.bounces.recording import Recorder
-from cloudside.mail.intake.listener import Server
+from cloudside.mail.intake.listener import Incoming, Server
 from cloudside.mail.message import has_bare_line_ends
 from cloudside.mail.model import Spilled, shown_id
 
@@ -68,12 +68,14 @@ class BounceHandler:
         return MISSING
 
     async def handle_DATA(self, server: Server, session: Session, envelope: Envelope) -> str:
-        content: object = envelope.content
+        incoming: object = envelope.content
+        if not isinstance(incoming, Incoming):
+            raise TypeError("a mail without content")
         try:
             if not self._bounces.take(server.source, time.monotonic()):
                 return TOO_MANY
             async with self._readers:
-                start, clean = await asyncio.to_thread(_start_of, content)
+                start, clean = await asyncio.to_thread(_start_of, incoming)
             if not clean:
                 return "554 5.6.0 A carriage return or line feed stands alone (RFC 5321 2.3.8)"
             null_sender = envelope.mail_from in ("<>", "", None)
@@ -83,8 +85,8 @@ class BounceHandler:
                     # A client that leaves cancels us, not the commit.
                     await asyncio.shield(asyncio.ensure_future(self.take(address, start, null_sender=null_sender)))
         finally:
-            if isinstance(content, Spilled):
-                await asyncio.to_thread(content.path.unlink, missing_ok=True)
+            if isinstance(incoming.body, Spilled):
+                await asyncio.to_thread(incoming.body.path.unlink, missing_ok=True)
         return "250 2.0.0 Noted"
 
     async def take(self, address: verp.ReturnAddress, start: bytes, *, null_sender: bool) -> None:
@@ -98,22 +100,25 @@ class BounceHandler:
         await self.recorder.record(known, address.index, report, self.clock())
 
 
-def _start_of(content: object) -> tuple[bytes, bool]:
+def _start_of(incoming: Incoming) -> tuple[bytes, bool]:
     """As much of a bounce as is read, and whether all of it keeps to CRLF."""
-    if isinstance(content, Spilled):
-        return _start_of_file(content.path)
-    raw = content if isinstance(content, bytes) else b""
-    return raw[: reading.READ_MAX_BYTES], not has_bare_line_ends(raw)
+    start = incoming.head[: reading.READ_MAX_BYTES] + b"\r\n"
+    clean = not has_bare_line_ends(incoming.head)
+    if isinstance(incoming.body, Spilled):
+        body, body_clean = _start_of_file(incoming.body.path)
+    else:
+        body, body_clean = incoming.body[: reading.READ_MAX_BYTES], not has_bare_line_ends(incoming.body)
+    return (start + body)[: reading.READ_MAX_BYTES], clean and body_clean
 
 
 def _start_of_file(path: Path) -> tuple[bytes, bool]:
-    start = b""
+    start = bytearray()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
-            if block.endswith(b"\r"):
-                block += file.read(1)
+            while block.endswith(b"\r") and (more := file.read(1)):
+                block += more  # a CRLF that the blocks would cut in two
             if has_bare_line_ends(block):
                 return b"", False
             if len(start) < reading.READ_MAX_BYTES:
-                start = (start + block)[: reading.READ_MAX_BYTES]
-    return start, True
+                start += block
+    return bytes(start), True

@@ -8,6 +8,20 @@ _WHO = r"(?:user|account|mailbox|recipients?|address|alias|mail ?box|person|name
 
 BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
+        Cause.CONTENT,
+        (
+            r"RFC ?5322 compliant",
+            r"multiple (?:addresses in From|From|Subject) ",
+            r"duplicate header",
+            r"line (?:length|limit) exceeded",
+            r"malformed (?:header|MIME|message)",
+        ),
+    ),
+    (
+        Cause.SPAM,
+        (r"(?:due to|scored as|classified as|identified as|considered|detected as) (?:likely )?spam\b",),
+    ),
+    (
         Cause.SUPPRESSED,
         (r"suppress(?:ed|ion)",),
     ),
@@ -26,6 +40,7 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.MAILBOX_FULL,
         (
+            r"mailbox exceeds",
             r"over ?quota",
             r"quota (?:exceed|full|is full)",
             r"(?:exceed|over|exceeded)[a-z' ]{0,30} (?:quota|storage)",
@@ -59,8 +74,17 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        Cause.ENCRYPTION,
+        (
+            r"(?:does not|doesn.t|must|requires?|without|not) (?:support |use |issue a )?(?:STARTTLS|TLS|encryption)",
+            r"encryption (?:is )?(?:required|needed)",
+        ),
+    ),
+    (
         Cause.DOMAIN_UNKNOWN,
         (
+            r"host(?:/domain)? does not accept mail",
+            r"indicated no SMTP service",
             r"null MX",
             r"does not accept mail \(null",
         ),
@@ -68,6 +92,7 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.NOT_AUTHENTICATED,
         (
+            r"\brDNS\b",
             r"\bDMARC\b",
             r"\bSPF\b",
             r"\bDKIM\b",
@@ -83,6 +108,10 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.BLOCKED,
         (
+            r"invalid IP",
+            r"blocked (?:for|by)\b",
+            r"messages from [\d.:a-f]+ (?:weren.t|were not) sent",
+            r"bloqu[eé]",
             r"spamhaus",
             r"spamcop",
             r"barracuda(?:central| networks)",
@@ -105,6 +134,9 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.TOO_MANY,
         (
+            r"frequency limit",
+            r"temporarily deferred due to",
+            r"unexpected volume",
             r"too many (?:messages|mails|connections|recipients|emails|errors|requests)",
             r"too fast",
             r"too quickly",
@@ -120,6 +152,8 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.ATTACHMENT,
         (
+            r"potential security (?:issue|risk)",
+            r"content presents a potential",
             r"virus",
             r"malware",
             r"infected",
@@ -135,8 +169,8 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.SPAM,
         (
-            r"\bspam\b",
-            r"\bspammy\b",
+            r"message filtered",
+            r"spam(?!haus|cop)",
             r"junk ?mail",
             r"\bjunk\b",
             r"unsolicited",
@@ -158,7 +192,7 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
             r"too many hops",
             r"hop count",
             r"routing loop",
-            r"ループ",
+            r"(?<!グ)ループ",
         ),
     ),
     (
@@ -180,6 +214,8 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.DOMAIN_UNKNOWN,
         (
+            r"DNS (?:lookup )?(?:failure|error)",
+            r"domain is not reachable",
             r"host(?:name)?(?: or domain(?: name)?)? (?:was )?not found",
             r"(?:domain|host)[a-z ]{0,20} (?:unknown|does ?n[o']t exist|not exist|could ?n[o']t be found|not found)",
             r"unknown (?:domain|host|mail host)",
@@ -199,6 +235,8 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.MAILBOX_DISABLED,
         (
+            r"(?:mailbox|account) is (?:frozen|blocked)",
+            r"frozen",
             _WHO + r"[^.;]{0,40}(?:disabled|inactive|suspended|locked|expired|deactivated|discontinued|not active)",
             _WHO + r"[^.;]{0,40}(?:temporarily limited|been blocked)",
             r"no longer (?:active|available|valid|in use|accept|on server)",
@@ -220,6 +258,7 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.SENDER_REFUSED,
         (
+            r"from: domain is invalid",
             r"sender (?:address |domain )?(?:rejected|denied|refused|not|is ?n.t|verif|unknown|domain)",
             r"MAIL FROM[^.;]{0,40}(?:not|reject|denied|refus)",
             r"envelope sender",
@@ -233,6 +272,11 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.MAILBOX_UNKNOWN,
         (
+            r"not a registered",
+            r"not listed in",
+            r"not our user",
+            r"ディレクトリ[^。]{0,12}(?:ありません|見つかりません)",
+            r"no valid recipients",
             _WHO + r"[^.;]{0,50}(?:unknown|not found|not exist|n.t exist|invalid|unavailable|rejected|undeliverable)",
             _WHO + r"[^.;]{0,50}not (?:be )?(?:listed|recognized|known|valid|local)",
             _WHO + r"[^.;]{0,50}(?:could(?: ?not|n.t) be found|wasn.t found|disallowed|no such|not here)",
@@ -260,6 +304,8 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.UNREACHABLE,
         (
+            r"host (?:is )?not reachable",
+            r"did not accept our requests to connect",
             r"connection (?:timed out|refused|reset|closed|dropped|lost|died)",
             r"timed? ?out",
             r"no route to host",
@@ -278,6 +324,8 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         Cause.NOT_ALLOWED,
         (
+            r"\breject",
+            r"rejet",
             r"not (?:allowed|permitted|authori[sz]ed|accepted)",
             r"members? only",
             r"only members",

@@ -65,7 +65,8 @@ _FAILURE_SUBJECT = _any(
 _DELAY = _any(
     r"delivery (?:status notification ?\(delay\)|delayed)",
     r"warning: (?:could not send|message .{0,40} delayed|mail)",
-    r"has been delayed",
+    r"(?:has been|is) delayed",
+    r"temporary failure report",
     r"not (?:yet )?been delivered (?:yet|after)",
     r"has not yet been delivered",
     r"not yet delivered",
@@ -128,6 +129,18 @@ _RETURNED_MAIL = _any(
     r"^\s*(?:returned|original) message (?:headers?|attached|text)[ :]",
     r"^(?:received: from|return-path: <)",
 )
+_POLITE = _any(
+    r"(?:this|message) (?:is|was) (?:an? )?(?:created |generated |sent )?automatic",
+    r"^this is the .{0,60}(?:program|system|agent) at",
+    r"^hi[.!]",
+    r"sorry to (?:have to )?inform",
+    r"please do not reply",
+    r"for (?:further )?assistance",
+    r"delivery status notification",
+    r"a message that you sent could not be delivered",
+    r"tried to deliver your message, but it was rejected",
+)
+_COMPLAINT = re.compile(r"complaint about (?:a )?message from|spam complaint", re.IGNORECASE)
 _REPLY_LINE = re.compile(
     r"(?:^|[\s:#(<\"'「=])([45]\d\d(?:[ -]#?[45]\.\d{1,3}\.\d{1,3}\b|[ -](?=\S))|#?[45]\.\d{1,3}\.\d{1,3}\b)"
 )
@@ -135,7 +148,7 @@ _REPLY_LINE = re.compile(
 
 def subject_of(message: Message) -> str:
     """The subject, decoded."""
-    raw = str(message.get("Subject", ""))
+    raw = _header(message, "Subject")
     try:
         return str(make_header(decode_header(raw)))
     except (ValueError, LookupError, MessageError, UnicodeError):
@@ -144,7 +157,9 @@ def subject_of(message: Message) -> str:
 
 def text_of(message: Message) -> str:
     """The words of the report: its text parts, without the mail that it returns; HTML only when there is no other."""
-    plain, marked_up, size = [], [], 0
+    plain: list[str] = []
+    marked_up: list[str] = []
+    size = 0
     for part in structured.parts(message):
         if part.is_multipart() or size > TEXT_MAX_BYTES:
             continue
@@ -163,13 +178,18 @@ def text_of(message: Message) -> str:
 def from_daemon(message: Message) -> bool:
     """Whether a mail server writes, and no person."""
     return bool(message.get("X-Failed-Recipients")) or bool(
-        _DAEMON.search(" ".join(str(message.get(name, "")) for name in ("From", "Sender", "Return-Path")))
+        _DAEMON.search(" ".join(str(message.get(name, "")) for name in ("From", "Sender")))
     )
 
 
 def says_failure(message: Message) -> bool:
     """Whether the subject says that a mail came back."""
     return bool(_FAILURE_SUBJECT.search(subject_of(message)))
+
+
+def says_complaint(message: Message) -> bool:
+    """Whether a provider passes a complaint on in its own form."""
+    return bool(_COMPLAINT.search(subject_of(message)))
 
 
 def says_delay(message: Message, text: str) -> bool:
@@ -206,33 +226,45 @@ def wants_confirmation(message: Message, text: str) -> bool:
 def excerpt(text: str) -> str:
     """The lines that say why: those with an SMTP reply, or with known words, or else the first ones."""
     lines = [line for raw in text.split("\n") if (line := " ".join(raw.split()).strip("|*>")) and line.strip("-=_ ")]
-    for tells in (_REPLY_LINE.search, said_by_words):
-        for number, line in enumerate(lines):
-            if tells(line):
-                return " ".join(_with_rest(lines, number))
-    return " ".join(lines[:_EXCERPT_LINES_MAX])
+    for number, line in enumerate(lines):
+        reply = _REPLY_LINE.search(line)
+        if reply is not None:  # its words may stand on the next line
+            return " ".join([line[reply.start(1) :], *lines[number + 1 : number + 2]])
+    telling = [line for line in lines if not _POLITE.search(line)]
+    for number, line in enumerate(telling):
+        if said_by_words(line):
+            return " ".join(telling[number : number + 2])
+    return " ".join((telling or lines)[:_EXCERPT_LINES_MAX])
 
 
-def _with_rest(lines: list[str], number: int) -> list[str]:
-    """A line and what continues it: the reply may begin on the line before its words."""
-    return lines[number : number + 2]
+def _header(message: Message, name: str) -> str:
+    """The first field of that name; octets that are not ASCII are taken for what they most likely are."""
+    for found, value in message.raw_items():
+        if found.lower() == name.lower():
+            raw = str(value).encode("ascii", errors="surrogateescape")
+            return " ".join((str(value) if raw.isascii() else _guessed(raw, "")).split())
+    return ""
 
 
 def _decoded(part: Message) -> str:
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):
         return ""
-    payload = payload[:TEXT_MAX_BYTES]
-    declared = (part.get_content_charset() or "").lower()
-    if b"\x1b$" in payload or b"\x1b(" in payload:
-        declared = "iso-2022-jp-ext"  # what it is, whatever it says
-    guesses = [declared, "utf-8", "cp932", "euc-jp"] if declared not in ("us-ascii", "ascii") else ["utf-8", "cp932"]
-    for charset in guesses:
-        try:
-            return payload.decode(charset)
-        except (LookupError, UnicodeError):
-            continue
-    return payload.decode("iso-2022-jp-ext" if b"\x1b$" in payload else "latin-1", errors="replace")
+    return _guessed(payload[:TEXT_MAX_BYTES], (part.get_content_charset() or "").lower())
+
+
+def _guessed(raw: bytes, declared: str) -> str:
+    """Text in the charset that it says it has, or in the one that it has."""
+    if b"\x1b$" in raw and raw.isascii():
+        return raw.decode("iso-2022-jp-ext", errors="replace")
+    for charset in (declared, "utf-8", "cp932", "euc-jp"):
+        # Octets above 127 are not ASCII, whatever it says, and anything at all is Latin-1.
+        if charset and charset not in ("us-ascii", "ascii", "iso-8859-1", "latin-1"):
+            try:
+                return raw.decode(charset)
+            except (LookupError, UnicodeError):
+                continue
+    return raw.decode("latin-1")
 
 
 class _Words(HTMLParser):

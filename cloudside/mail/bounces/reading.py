@@ -26,8 +26,8 @@ _REASON_MAX_CHARS = 400
 _FEEDBACK_MAX_CHARS = 200
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.]*\d)")
 _REPLY = re.compile(r"(?<![\d.])([45])\d\d(?=[ -])")
-#: The head of each line of a reply of several lines (RFC 5321 section 4.2.1), after servers have joined them.
-_CONTINUED = re.compile(r"\s[45]\d\d[- ](?:[45]\.\d{1,3}\.\d{1,3}\s+)?")
+#: The head of a reply's line (RFC 5321 section 4.2.1). Servers join the lines of one reply.
+_LINE_HEAD = re.compile(r"(?:^|(?<=\s))([45]\d\d)[- ](?:[45]\.\d{1,3}\.\d{1,3}\s+)?")
 
 
 class Meaning(StrEnum):
@@ -89,6 +89,8 @@ def read(raw: bytes, *, null_sender: bool, recipient: str = "") -> Report:
 
 def _read(message: Message, null_sender: bool, recipient: str) -> Report:
     complaint = structured.complaint(message)
+    if complaint is None and prose.says_complaint(message):
+        complaint = "abuse"
     if complaint is not None:
         unwanted = complaint not in ("not-spam", "auth-failure")
         return Report(Meaning.COMPLAINED if unwanted else Meaning.UNCLEAR, "2.0.0", _tidy(f"complaint: {complaint}"))
@@ -132,7 +134,8 @@ def _from_prose(message: Message, text: str, null_sender: bool) -> Report:
         return Report(Meaning.DELAYED, _status(Meaning.DELAYED, "", reason), _tidy(reason))
     if not permanent and prose.says_delivered(message, text) and not prose.says_failure(message):
         return Report(Meaning.DELIVERED, "2.0.0", _tidy(reason))
-    if permanent or null_sender or (server and prose.says_failure(message)):
+    blamed = prose.says_failure(message) and (server or reasons.said_by_words(reason))
+    if permanent or null_sender or blamed:
         return Report(Meaning.FAILED, _status(Meaning.FAILED, "", reason), _tidy(reason))
     return Report(Meaning.UNCLEAR, "2.0.0", _tidy(prose.subject_of(message) or reason))
 
@@ -169,7 +172,11 @@ def _tidy(reason: str) -> str:
     except (ValueError, LookupError, MessageError, UnicodeError):
         pass
     reason = " ".join(reason.split())
-    return one_line(_CONTINUED.sub(" ", reason), _REASON_MAX_CHARS) or "no reason given"
+    first = _LINE_HEAD.search(reason)
+    if first is not None:
+        rest = _LINE_HEAD.sub(lambda found: "" if found[1] == first[1] else found[0], reason[first.end() :])
+        reason = reason[: first.end()] + rest
+    return one_line(reason, _REASON_MAX_CHARS) or "no reason given"
 
 
 def _feedback(message: Message) -> str:

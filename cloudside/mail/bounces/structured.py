@@ -150,8 +150,10 @@ def _groups(blocks: list[Message]) -> list[Group]:
 
 
 def _action(word: str, status: str) -> str:
-    if word in ("fail", "failure", "error"):  # OpenSMTPD and others; RFC 3464 knows "failed"
+    if word in ("fail", "failure", "error", "expired", "undeliverable"):  # RFC 3464 knows "failed"
         return "failed"
+    if word in ("deliverable", "success", "delivery"):
+        return "delivered"
     if word:
         return word
     return {"4": "delayed", "2": "delivered"}.get(status[:1], "failed")
