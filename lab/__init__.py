@@ -7,6 +7,7 @@
     world    a running Kyoten on its ground
     probes, controller, devices, rogue   what hosts do: real packets, mail, SSH, a router in the wrong hands
     demo     the main job, shown
+    mail_proof  the relay, cut at any moment: nothing is lost
     preflight, cli     is this machine able; kyoten-lab: demo, exec, list, down, box
 
 It is a library: tests build smaller or larger worlds from it, several side by side in one box.

@@ -66,11 +66,13 @@ def run(
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
     relay: bool = False,
+    devices: Sequence[str] = (),
 ) -> Ended:
     """Run ``argv`` as root in a new machine, in ``directory`` (this one by default), without standard input.
 
-    With ``relay`` its output goes to ours as it comes, otherwise it is returned. ``timeout_s`` counts from the
-    command's begin. Raises VmError: the machine cannot be prepared, does not come up, or ended before the command did.
+    ``devices`` are further words for the emulator, such as a disk. With ``relay`` the output goes to ours as it comes,
+    otherwise it is returned. ``timeout_s`` counts from the command's begin. Raises VmError: the machine cannot be
+    prepared, does not come up, or ended before the command did.
     """
     with ExitStack() as stack:
         with cache.locked() as place:
@@ -81,7 +83,7 @@ def run(
             disk = image.environment_disk(place)
         initial = image.initial_ram_disk(job, found)
         _write_job(job, argv, directory or Path.cwd(), environment or {})
-        return _Machine(_emulator_argv(found, initial, disk, job), relay=relay).run(timeout_s)
+        return _Machine([*_emulator_argv(found, initial, disk, job), *devices], relay=relay).run(timeout_s)
 
 
 def _claimed(job: Path) -> int:

@@ -1,0 +1,220 @@
+"""The whole machine is cut: a virtual machine relays mail on a disk whose every write is logged, and that disk is then
+judged as it would have been found after a power cut at any moment.
+
+One disk has two partitions: ext4 with the queue, and the ledger. The ledger's sectors say what was promised before
+which write; they are never missing, since they stand for what clients remember.
+"""
+
+import asyncio
+import json
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudside.config import load
+from lab.mail_proof import disk, ledger, place, verdict, write_log
+from lab.mail_proof.standing import standing_of
+from lab.mail_proof.traffic import Fate, Mix
+from lab.mail_proof.write_log import Request
+from lab.vm import machine
+
+SERIAL = "kyoten-queue"
+#: Where the queue's partition is mounted in the machine.
+QUEUE_DIRECTORY = Path("/run/kyoten-queue")
+#: Emulated, everything is ten times slower: small mails; those above 12 kB become files.
+MIX = Mix(
+    sizes=((1_500, 8), (14_000, 4), (60_000, 1)),
+    fates=((Fate.TAKEN, 20), (Fate.LATER, 3), (Fate.GONE, 4), (Fate.NEVER, 1)),
+    recipients_max=3,
+)
+SETTINGS: dict[str, str | float] = {
+    "retry_first_s": 2.0,
+    "retry_later_s": 4.0,
+    "give_up_s": 12.0,
+    "spill_bytes": 12_000,
+    "smarthost_connections": 4,
+}
+
+_MIB = 1024 * 1024
+_QUEUE_FIRST = _MIB
+#: The relay keeps 64 MiB free.
+_QUEUE_BYTES = 192 * _MIB
+_LEDGER_FIRST = _QUEUE_FIRST + _QUEUE_BYTES
+_LEDGER_BYTES = 16 * _MIB
+_SECTOR_BYTES = 512
+#: Disks are named in the order of their PCI slots, and the machine finds its own by name.
+_LAST_SLOT = "0x1e"
+_BOOT_S = 240.0
+
+
+class PowerError(Exception):
+    """The machine did not relay, or a disk of it cannot be read at all; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the machine left: the disk before it began, and everything that was written to it."""
+
+    before: disk.Disk
+    requests: tuple[Request, ...]
+    figures: dict[str, object]
+
+    @property
+    def flushes(self) -> tuple[int, ...]:
+        """Positions right after each flush."""
+        return tuple(place for place, request in enumerate(self.requests, 1) if request.flush)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The power fails after the first ``position`` requests; ``share`` of what was not flushed then is there."""
+
+    position: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One cut, judged."""
+
+    cut: Cut
+    promised: int
+    unflushed: int
+    lost: dict[str, str]
+    torn: int
+
+
+def record(directory: Path, *, seconds: float, clients: int) -> Recorded:
+    """Run the machine. Raises PowerError, lab.vm's VmError."""
+    certificate, key = place.certificate(directory)
+    assert key.exists()
+    ports = {"smarthost": place.free_port()}
+    found = place.lay_out(
+        directory,
+        smarthost_port=ports["smarthost"],
+        authority=certificate,
+        queue_directory=QUEUE_DIRECTORY / "queue",
+        **SETTINGS,
+    )
+    (directory / "ports").write_text(json.dumps({**ports, "site": found.port}))
+    image, log = directory / "disk", directory / "log"
+    _make_disk(image)
+    before = disk.Disk.of(image)
+    log.touch()
+    argv = [sys.executable, "-m", "lab.mail_proof.inside", str(directory), str(seconds), str(clients)]
+    ended = machine.run(argv, timeout_s=seconds + _BOOT_S, devices=_watched(image, log))
+    if ended.status != 0 or not ended.stdout:
+        raise PowerError(f"the machine ended with {ended.status}: {ended.stderr.decode(errors='replace')[-3000:]}")
+    return Recorded(before, write_log.read(log), json.loads(ended.stdout.splitlines()[-1]))
+
+
+def choose(recorded: Recorded, flushes: int, between: int, dice: random.Random) -> list[Cut]:
+    """So many cuts right after a flush, evenly spread, and so many at random places between, in rising order.
+
+    Only places after the first promise: before it there is nothing to lose.
+    """
+    first = next(at for at, request in enumerate(recorded.requests, 1) if _in_ledger(request))
+    last = len(recorded.requests)
+    at_flush = [place for place in recorded.flushes if place > first]
+    step = max(1.0, len(at_flush) / max(1, flushes))
+    chosen = [Cut(at_flush[int(number * step)], 0.0) for number in range(min(flushes, len(at_flush)))]
+    chosen += [Cut(dice.randint(first, last), dice.choice((0.0, 0.2, 0.5, 0.8, 1.0))) for _ in range(between)]
+    return sorted(chosen, key=lambda cut: cut.position)
+
+
+def judge(
+    recorded: Recorded, cuts: Sequence[Cut], directory: Path, dice: random.Random, *, lying: bool = False
+) -> list[Found]:
+    """Each cut's disk: mended as at boot, read by the product's own operations. ``cuts`` in rising order.
+
+    ``lying``: the disk did not do what a flush asked for, and everything since the start may be missing; a judge that
+    finds nothing lost then is blind.
+    """
+    durable = recorded.before.copy()
+    done = 0
+    book = [(at, line) for at, request in enumerate(recorded.requests, 1) for line in _lines(request)]
+    found = []
+    flushes = (0, *(() if lying else recorded.flushes))
+    for cut in cuts:
+        flushed = max(place for place in flushes if place <= cut.position)
+        queue_writes = [request for request in recorded.requests[done:flushed] if not _in_ledger(request)]
+        disk.apply(durable, queue_writes)
+        lines = [line for at, line in book if at <= cut.position]
+        unflushed = [request for request in recorded.requests[flushed : cut.position] if not _in_ledger(request)]
+        done = flushed
+        here = durable.copy()
+        disk.apply_some(here, unflushed, dice, cut.share)
+        found.append(_judged(cut, here, ledger.read(lines), len(unflushed), directory))
+    return found
+
+
+def _judged(cut: Cut, here: disk.Disk, written: ledger.Written, unflushed: int, directory: Path) -> Found:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    image, files = directory / "image", directory / "files"
+    files.mkdir()
+    here.save(image, _QUEUE_FIRST, _QUEUE_BYTES)
+    # Replays the journal, as mounting does, and mends what it can.
+    mended = subprocess.run(["e2fsck", "-fy", str(image)], capture_output=True, text=True, check=False)
+    if mended.returncode > 1:
+        return Found(cut, 0, unflushed, {"everything": f"e2fsck: {mended.stdout[-500:]}"}, 0)
+    subprocess.run(["debugfs", "-R", f'rdump /queue "{files}"', str(image)], capture_output=True, check=True)
+    config = load(_configuration(directory, files / "queue"))
+    standing = asyncio.run(standing_of(config))
+    result = verdict.judge(written.promises, MIX, written.takes, standing, ended=False)
+    return Found(cut, result.promised, unflushed, dict(result.lost), len(result.torn))
+
+
+def _configuration(directory: Path, queue: Path) -> Path:
+    path = directory / "kyoten.toml"
+    path.write_text(
+        f'state_directory = "{directory}"\nruntime_directory = "{directory}"\n[relay]\nqueue_directory = "{queue}"\n'
+    )
+    return path
+
+
+def _in_ledger(request: Request) -> bool:
+    return request.size > 0 and request.offset >= _LEDGER_FIRST
+
+
+def _lines(request: Request) -> list[str]:
+    if not _in_ledger(request):
+        return []
+    sectors = (request.data[at : at + _SECTOR_BYTES] for at in range(0, request.size, _SECTOR_BYTES))
+    return [text for sector in sectors if (text := sector.rstrip(b"\0").decode())]
+
+
+def _make_disk(image: Path) -> None:
+    """Two partitions (a classic table in the first sector), the first with an empty ext4."""
+    with image.open("wb") as file:
+        file.truncate(_LEDGER_FIRST + _LEDGER_BYTES)
+        parts = ((_QUEUE_FIRST, _QUEUE_BYTES), (_LEDGER_FIRST, _LEDGER_BYTES))
+        table = b"".join(
+            struct.pack("<B3sB3sII", 0, b"\0\0\0", 0x83, b"\0\0\0", first // _SECTOR_BYTES, size // _SECTOR_BYTES)
+            for first, size in parts
+        )
+        file.seek(446)
+        file.write(table.ljust(64, b"\0") + b"\x55\xaa")
+    # Nothing left to initialise later: writes that come by themselves would only lengthen the log.
+    options = f"offset={_QUEUE_FIRST},lazy_itable_init=0,lazy_journal_init=0"
+    subprocess.run(
+        ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-E", options, str(image), f"{_QUEUE_BYTES // 1024}k"],
+        check=True,
+        capture_output=True,
+    )
+
+
+def _watched(image: Path, log: Path) -> list[str]:
+    """The disk for the emulator. The guest sees a write cache, so that it flushes; the host need not."""
+    lazily = "cache.direct=off,cache.no-flush=on"
+    return [
+        "-blockdev", f"driver=file,node-name=queue-image,filename={image},{lazily}",
+        "-blockdev", f"driver=file,node-name=queue-log,filename={log},{lazily}",
+        "-blockdev", "driver=blklogwrites,node-name=queue,file=queue-image,log=queue-log",
+        "-device", f"virtio-blk-pci,drive=queue,serial={SERIAL},write-cache=on,addr={_LAST_SLOT}",
+    ]  # fmt: skip
