@@ -140,6 +140,21 @@ def recover(session: Session, now: float, others: tuple[str, ...]) -> int:
     return len(back)
 
 
+def restore(session: Session, now: float, relay: str, in_hand: frozenset[tuple[int, int]]) -> int:
+    """Put back what this relay has claimed and does not know of: its claim's COMMIT was never answered."""
+    rows = session.execute(
+        "SELECT m.id, r.message, r.position FROM recipients r JOIN messages m ON m.seq = r.message"
+        " WHERE r.state = 'sending' AND r.relay = ?/*lock*/",
+        (relay,),
+    ).fetchall()
+    strays = [(seq, position) for message_id, seq, position in rows if (message_id, position) not in in_hand]
+    session.executemany(
+        "UPDATE recipients SET state = 'queued', changed_at = ?, relay = '' WHERE message = ? AND position = ?",
+        [(now, seq, position) for seq, position in strays],
+    )
+    return len(strays)
+
+
 def delivered(session: Session, attempt: Attempt, now: float, reply: str, remote_id: str) -> Moved:
     """The smarthost took responsibility."""
     message_id = attempt.original.id

@@ -67,6 +67,10 @@ class Queue:
         except OSError as error:
             raise ConfigurationError("mail.queue-unusable", path=str(directory), reason=error.strerror or "") from error
         self._engine = engine or SqliteEngine(directory / FILE_NAME, upgrade)
+        self._claiming = asyncio.Lock()
+        #: What was claimed and is not settled, and whether there may be claims that we do not know of.
+        self._in_hand: set[tuple[int, int]] = set()
+        self._strays = False
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="mail-bodies")
         if self._engine.bodies_in_files:
             self._bodies.sweep(self._engine.read(purging.ids_in_files).result())
@@ -131,7 +135,15 @@ class Queue:
         ``urgent_only``: notices and urgent mail.
         """
         relay = self._engine.relay
-        found = await self._run(lambda session: moving.claim(session, now, limit, relay, urgent_only=urgent_only))
+        async with self._claiming:
+            in_hand = frozenset(self._in_hand)
+            if self._strays:
+                await self._run(lambda session: moving.restore(session, now, relay, in_hand))
+            # If the answer is lost, what was claimed would be nobody's until the next start.
+            self._strays = True
+            found = await self._run(lambda session: moving.claim(session, now, limit, relay, urgent_only=urgent_only))
+            self._in_hand.update((attempt.original.id, attempt.index) for attempt, _ in found)
+            self._strays = False
         return [
             replace(attempt, body=self._bodies.path(attempt.original.id)) if in_file else attempt
             for attempt, in_file in found
@@ -143,7 +155,8 @@ class Queue:
 
     async def delivered(self, attempt: Attempt, now: float, reply: str, remote_id: str = "") -> None:
         """The smarthost took responsibility. ``remote_id``: what it calls the mail."""
-        self._forget(await self._run(lambda session: moving.delivered(session, attempt, now, reply, remote_id)))
+        moved = await self._run(lambda session: moving.delivered(session, attempt, now, reply, remote_id))
+        self._done(attempt.original.id, attempt.index, moved)
 
     async def postpone(self, attempt: Attempt, now: float, *, until: float, reply: str, counted: bool) -> None:
         """Try again at ``until``. ``counted``: it was the recipient's failure and uses up one of its tries."""
@@ -151,6 +164,7 @@ class Queue:
         await self._run(
             lambda session: moving.postpone(session, attempt, now, relay, until=until, reply=reply, counted=counted)
         )
+        self._in_hand.discard((attempt.original.id, attempt.index))
 
     async def fail(
         self,
@@ -179,7 +193,7 @@ class Queue:
                 feedback=feedback,
             )
         )
-        self._forget(moved)
+        self._done(message_id, index, moved)
         return moved.changed
 
     async def complained(
@@ -300,7 +314,8 @@ class Queue:
         self._remove(files)
         return changed
 
-    def _forget(self, moved: moving.Moved) -> None:
+    def _done(self, message_id: int, index: int, moved: moving.Moved) -> None:
+        self._in_hand.discard((message_id, index))
         self._remove(moved.files)
 
     def _remove(self, message_ids: Sequence[int]) -> None:
@@ -327,7 +342,12 @@ class Queue:
 
 def open_queue(config: Config) -> Queue:
     """The queue that the configuration names. Raises ConfigurationError."""
-    return Queue(config.queue_directory)
+    engine = None
+    if config.relay.queue_url:
+        from cloudside.mail.store.postgresql import PostgresqlEngine
+
+        engine = PostgresqlEngine(config.relay.queue_url, relay=config.relay.name)
+    return Queue(config.queue_directory, engine=engine)
 
 
 def _taken(found: Receipt | Refusal) -> Receipt:
