@@ -54,8 +54,9 @@ _DUPLICATE = re.compile(r"deleting duplicate IKE_SA for peer '(.*)'")
 
 #: A line without one of these is not looked at: under a flood most are not.
 _WORTH = (
-    "is initiating", "looking for peer", "ed between", "certificate", "signature validation", "received proposals",
-    "address block", "no IKE config", "no matching peer", "unacceptable", "key found for", "generating", "half open",
+    "is initiating", "looking for peer", "ed between", "was revoked", "issuer certificate", "certificate lacks",
+    "certificate invalid", "signature validation", "received proposals", "address block", "no IKE config",
+    "no matching peer", "unacceptable", "key found for", "N(AUTH_FAILED)", "N(NO_PROP)", "N(TS_UNACCEPT)", "half open",
     "duplicate", "giving up after", "received DELETE for IKE_SA", "spawning",
 )  # fmt: skip
 

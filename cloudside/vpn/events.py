@@ -96,7 +96,9 @@ class Events:
                     if fresh:
                         self._opened_at = time.monotonic()
                         self._broken.set()
-                    if event is not None or fresh:
+                    # Behind others nobody need be woken: who was for the first takes them all, and if he has by now,
+                    # this one is the first again.
+                    if fresh or (event is not None and self._queue.qsize() <= 1):
                         self._wake()
                     fresh = False
             except LinuxError:

@@ -51,8 +51,9 @@ CHARON_ANSWERS_S = 5.0
 #: How long a wait may last at most, in seconds: then somebody looks whether to stop.
 LOOK_UP_S = 0.2
 #: Seconds after a batch of events in which more of them gather: when a thousand sites come at once, each batch costs
-#: what all tunnels cost. The first event after a pause waits for nothing.
-GATHER_S = 0.1
+#: what all tunnels cost. The first event after a pause waits for nothing. After a batch of MANY it is longer: each core
+#: that the daemon takes then is one that charon lacks.
+GATHER_S, GATHER_MANY_S, MANY = 0.1, 0.4, 10
 #: Seconds between two times that what is held is taken out of the garbage collector's sight.
 FREEZE_S = 60.0
 #: Seconds that a thread may go on while another one waits for the interpreter: what reads the kernel back must not hold
@@ -184,7 +185,7 @@ def _loop(
         if rung or happened:
             reconciler.take_up(happened, now=now, changed=rung, whole=whole)
             whole = False
-            gather_until = time.monotonic() + GATHER_S
+            gather_until = time.monotonic() + (GATHER_MANY_S if len(happened) >= MANY else GATHER_S)
         if broke:
             reconciler.listen_again()
         looked = reconciler.look(now=now)

@@ -31,8 +31,9 @@ __all__ = ["Accounts", "Report", "Reporter", "write_counts"]
 
 log = structlog.get_logger("kyoten.gateway")
 
-#: Seconds at least between two reports: while a thousand sites come at once each would tell of a few more.
-APART_S = 1.0
+#: Seconds at least between two reports: while a thousand sites come at once each would tell of a few more. After one
+#: with MANY more or fewer tunnels than the one before it is longer.
+APART_S, APART_MANY_S, MANY = 1.0, 3.0, 25
 #: Seconds between tellings of what was counted: as much is lost when the process is killed.
 FLUSH_S = 10.0
 
@@ -95,6 +96,8 @@ class Reporter:
         self._looked_back = accounts is None
         self._next: Report | None = None
         self._report_at = clock()
+        #: In the last report.
+        self._tunnels = 0
         self._stopped = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
@@ -123,7 +126,10 @@ class Reporter:
             self._condition.wait_for(lambda: self._next is not None or self._stopped, wait_s)
             self._condition.wait_for(lambda: self._stopped, max(0.0, self._report_at - self._clock()))
             report, self._next = self._next, None
-            self._report_at = self._clock() + APART_S
+            tunnels = len(report.live) if report is not None and report.live is not None else self._tunnels
+            many = abs(tunnels - self._tunnels) >= MANY
+            self._report_at = self._clock() + (APART_MANY_S if many else APART_S)
+            self._tunnels = tunnels
             return report, self._stopped
 
     def _run(self) -> None:

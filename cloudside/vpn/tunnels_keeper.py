@@ -92,8 +92,9 @@ class TunnelsKeeper:
         self._table = after_events(self._table, events)
         if self._meanwhile is not None:
             self._meanwhile += events
-        for event in events:
-            log.info("sa-event", kind=event.kind, up=event.up, site=event.sa.remote_id, peer=event.sa.remote_host)
+        for kind, up in sorted({(event.kind, event.up) for event in events}):
+            named = [f"{one.sa.remote_id} {one.sa.remote_host}" for one in events if one.kind == kind and one.up == up]
+            log.info("sa-events", kind=kind, up=up, sites=named)
         self._troubles.remember(self._care.note(events))
         self._tend_and_route()
         self._quiet_at = self._clock() + SETTLE_S

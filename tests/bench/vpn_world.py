@@ -356,7 +356,7 @@ def build(name: str, *, registered: int, connecting: int, mesh: bool = False) ->
     lines = [f"addr add {site.public}/32 dev wan0\naddr add {site.own}/32 dev lo" for site in found]
     sites.run(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n", timeout_s=120)
     world = GatewayWorld(network, config, database, gateway, web, {})
-    fleet = Fleet(sites, found, (credentials.root, *credentials.authorities), key)
+    fleet = Fleet(sites, found, (credentials.root,), key)
     return VpnWorld(network, Kyoten(world), Bare(bare, config, credentials), fleet, inventory)
 
 
