@@ -21,6 +21,7 @@ SUBJECT_MAX_CHARS = 100
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _LINE = re.compile(rb"[^\r\n]*\r\n|[^\r\n]+\Z")
 _BARE = re.compile(rb"\r\n|\r|\n")
+_NOT_A_NAME = re.compile(r"[^A-Za-z0-9.:\[\]_-]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 #: Never passed on: Bcc would disclose, Return-Path is the final server's to write (RFC 5321 4.4), X-SES-* steers SES.
 _STRIPPED = (b"bcc", b"resent-bcc", b"return-path")
@@ -40,12 +41,18 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A mail ready to be queued. ``automatic``: an auto-reply or bulk mail, see RFC 3834 and RFC 2076 (Precedence)."""
+    """The header section of a mail ready to be queued, each line with its CRLF, without the empty line.
 
-    content: bytes
+    ``automatic``: an auto-reply or bulk mail, see RFC 3834 and RFC 2076 (Precedence). ``froms``: the From fields as the
+    device wrote them, unfolded. ``fields`` are all that are kept, as (lower-case name, whole field).
+    """
+
+    head: bytes
     subject: str
     automatic: bool
     received_count: int
+    froms: tuple[str, ...]
+    fields: tuple[tuple[bytes, bytes], ...]
 
 
 def has_bare_line_ends(content: bytes) -> bool:
@@ -58,11 +65,6 @@ def normalised(content: bytes) -> bytes:
     if has_bare_line_ends(content):
         content = _BARE.sub(b"\r\n", content)
     return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
-
-
-def longest_line(content: bytes) -> int:
-    """Octets of the longest line, without its CRLF."""
-    return max(map(len, content.split(b"\r\n")), default=0)
 
 
 def split(content: bytes) -> tuple[bytes, bytes]:
@@ -95,29 +97,35 @@ def fields(head: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def prepare(content: bytes, *, sender: str, trace: Trace, domain: str) -> Prepared:
-    """Strip, complete and sign with a Received field. ``content`` must have CRLF line ends.
+def prepare(head: bytes, *, sender: str, trace: Trace, domain: str) -> Prepared:
+    """Strip, complete and sign a header section with a Received field. ``head`` must have CRLF line ends.
 
     ``sender`` fills a missing From; ``domain`` is the right side of a missing Message-ID.
     """
-    head, body = split(content)
     given = fields(head)
-    kept = [(name, field) for name, field in given if name not in _STRIPPED and not name.startswith(b"x-ses-")]
-    names = {name for name, _ in kept}
-    added = [_received(trace)]
-    if b"message-id" not in names:
+    kept = tuple((name, field) for name, field in given if name not in _STRIPPED and not name.startswith(b"x-ses-"))
+    values = {name: value(field) for name, field in reversed(kept)}
+    written = format_datetime(trace.at)
+    added = [_received(trace, written)]
+    if b"message-id" not in values:
         added.append(f"Message-ID: <{trace.message_id}@{domain}>\r\n".encode())
-    if b"date" not in names:
-        added.append(f"Date: {format_datetime(trace.at)}\r\n".encode())
-    if b"from" not in names:
+    if b"date" not in values:
+        added.append(f"Date: {written}\r\n".encode())
+    if b"from" not in values:
         added.append(f"From: <{sender or 'nobody@' + domain}>\r\n".encode())
-    values = {name: field.partition(b":")[2].strip() for name, field in reversed(kept)}
     return Prepared(
-        content=b"".join([*added, *(_ended(field) for _, field in kept), b"\r\n", body]),
+        head=b"".join([*added, *(_ended(field) for _, field in kept)]),
         subject=readable(values.get(b"subject", b"")),
         automatic=is_automatic(values),
         received_count=sum(name == b"received" for name, _ in given),
+        froms=tuple(_unfolded(field) for name, field in kept if name == b"from"),
+        fields=kept,
     )
+
+
+def value(field: bytes) -> bytes:
+    """What a header field says, without its name; folds stay."""
+    return field.partition(b":")[2].strip()
 
 
 def is_automatic(values: dict[bytes, bytes]) -> bool:
@@ -132,10 +140,11 @@ def is_automatic(values: dict[bytes, bytes]) -> bool:
 def readable(raw: bytes) -> str:
     """A header's text for people: decoded (RFC 2047), one line, clipped. Never raises."""
     text = raw.decode("utf-8", errors="replace")
-    try:
-        text = str(make_header(decode_header(text)))
-    except (ValueError, LookupError, MessageError):  # broken encoded word, unknown charset
-        pass
+    if "=?" in text:
+        try:
+            text = str(make_header(decode_header(text)))
+        except (ValueError, LookupError, MessageError):  # broken encoded word, unknown charset
+            pass
     return one_line(text, SUBJECT_MAX_CHARS)
 
 
@@ -154,10 +163,14 @@ def _ended(field: bytes) -> bytes:
     return field if field.endswith(b"\r\n") else field + b"\r\n"
 
 
-def _received(trace: Trace) -> bytes:
-    helo = re.sub(r"[^A-Za-z0-9.:\[\]_-]", "?", trace.helo)[:200]
+def _unfolded(field: bytes) -> str:
+    return value(field).replace(b"\r\n", b"").decode("utf-8", errors="replace")
+
+
+def _received(trace: Trace, written: str) -> bytes:
+    helo = _NOT_A_NAME.sub("?", trace.helo[:200])
     return (
         f"Received: from {helo} ([{trace.source}])\r\n"
         f"\tby {trace.host_name} with {trace.protocol} id {trace.message_id};\r\n"
-        f"\t{format_datetime(trace.at)}\r\n"
+        f"\t{written}\r\n"
     ).encode()
