@@ -13,7 +13,7 @@ the year, with a commissioning time.
 
 **A flood** is mail of one site beyond its normal mail, at a rate of at least 20 recipients an hour and of at least
 three times the site's own mean, from a credential thief or a device in a loop. Four shapes: *steady* for 24 hours,
-*ramp* from nothing over three days, *night* from 22 to 5 o'clock, *burst* of 15 to 60 minutes with 150 recipients at
+*ramp* from nothing over three days, *night* from 22 to 5 o'clock, *burst* of 15 to 60 minutes with 200 recipients at
 least. Steady, ramp and night: 20 to 2,000 an hour, evenly on a logarithmic scale. Half are a thief's (four of five of
 these to hundreds of domains, one to a single new one), half a loop's, to the usual recipients. It is caught when an
 alarm names the site before it ends, a burst within an hour of it. Sites have been there for four weeks. **A silence**
@@ -32,6 +32,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 
 from cloudside.mail.watch import anomaly
@@ -232,7 +233,7 @@ def _flood(site: Site, day: int, start: float, rng: random.Random) -> Flood:
     if shape == "night":
         start = 24.0 * day + 22
     if shape == "burst":
-        rate = max(math.exp(rng.uniform(math.log(150), math.log(2000))) / hours, 3 * site.mean_rate())
+        rate = max(math.exp(rng.uniform(math.log(200), math.log(2000))) / hours, 3 * site.mean_rate())
     thief = rng.random() < 0.5
     return Flood(shape, thief, thief and rng.random() < 0.8, start, start + hours, rate)
 
@@ -325,7 +326,7 @@ def _listen(habit: Habit, year: Year, hour: int, since: int | None) -> int | Non
 
 
 def judge_silences(years: list[Year]) -> int:
-    """Decide which silences are alarms, now that it is known who else was quiet; how many were common ones."""
+    """Decide which silences are alarms, now that it is known who else was quiet; how often many were at once."""
     quiet, watched = [0] * (24 * DAYS), [0] * (24 * DAYS)
     for year in years:
         for hour in year.quiet:
@@ -333,7 +334,9 @@ def judge_silences(years: list[Year]) -> int:
         if year.watched_from is not None:
             for hour in range(year.watched_from, 24 * DAYS):
                 watched[hour] += 1
-    common = [anomaly.together(quiet[hour], watched[hour]) for hour in range(24 * DAYS)]
+    together = [anomaly.together(quiet[hour], watched[hour]) for hour in range(24 * DAYS)]
+    after = anomaly.TOGETHER_AFTER_HOURS
+    common = [any(together[max(0, hour - after) : hour + 1]) for hour in range(24 * DAYS)]
     for year in years:
         for start, end in year.silent:
             told = next((hour for hour in range(start, end) if not common[hour]), None)
@@ -344,9 +347,7 @@ def judge_silences(years: list[Year]) -> int:
                 year.false.append((told, "silence"))
             elif silence.caught is None:
                 silence.caught = told
-    held_back = [any(year_start <= hour < year_end for year in years for year_start, year_end in year.silent)
-                 for hour, many in enumerate(common) if many]  # fmt: skip
-    return sum(held_back)
+    return sum(now and not before for before, now in pairwise([False, *common]))
 
 
 def measure(sites: int = SITES, seed: int = SEED) -> dict[str, float]:
@@ -358,7 +359,7 @@ def measure(sites: int = SITES, seed: int = SEED) -> dict[str, float]:
         year = Year()
         disturb(site, year, rng)
         years.append(live(site, year, rng))
-    judge_silences(years)
+    common = judge_silences(years)
     days = sum(year.days for year in years)
     floods = [flood for year in years for flood in year.floods]
     silences = [silence for year in years for silence in year.silences]
@@ -368,8 +369,9 @@ def measure(sites: int = SITES, seed: int = SEED) -> dict[str, float]:
     heard = [silence for silence in silences if silence.caught is not None]
     figures: dict[str, float] = {
         "site_days": days,
-        "false_alarms_per_1000_site_days": 1000 * len(wolf) / days,
-        **{f"false_{kind}_per_1000": 1000 * wolf.count(kind) / days for kind in ("hour", "day", "domains", "silence")},
+        # A silence of many is one alarm for all of them; these are all false here.
+        "false_alarms_per_1000_site_days": 1000 * (len(wolf) + common) / days,
+        **{f"false_{kind}_per_1000": 1000 * wolf.count(kind) / days for kind in ("hours", "day", "domains", "silence")},
         "floods": len(floods),
         "floods_caught_pct": 100 * len(caught) / max(len(floods), 1),
         "floods_caught_by_limits_alone_pct": 100 * sum(flood.limited for flood in floods) / max(len(floods), 1),
@@ -377,6 +379,7 @@ def measure(sites: int = SITES, seed: int = SEED) -> dict[str, float]:
         "flood_delay_minutes_p95": delays[int(0.95 * len(delays))] if delays else 0.0,
         "silences": len(silences),
         "silences_caught_pct": 100 * len(heard) / max(len(silences), 1),
+        "silences_of_many": common,
         "silence_delay_hours_p50": median(one.caught - one.start for one in heard if one.caught) if heard else 0.0,
         "limit_notices_per_1000_site_days": 1000 * sum(year.limit_notices for year in years) / days,
     }

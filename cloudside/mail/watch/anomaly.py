@@ -11,10 +11,10 @@ from enum import StrEnum
 
 from cloudside.mail.watch.baseline import Baseline, surprise
 
-#: An hour and a day have to be so surprising (natural logarithm of one over the probability).
+#: Two hours and a day have to be so surprising (natural logarithm of one over the probability).
 SURPRISE = 16.0
-#: So many recipients above the expectation are needed in an hour, and in a day in which short bursts count little.
-HOUR_FLOOR, DAY_FLOOR = 60.0, 90.0
+#: So many recipients above the expectation are needed in two hours, and in a day in which short bursts count little.
+HOURS_FLOOR, DAY_FLOOR = 140.0, 100.0
 #: And so many times as many as the site ever had without alarm.
 RECORD_FACTOR = 1.5
 #: While a site is young its floors are so many times as high.
@@ -23,12 +23,14 @@ YOUNG_FACTOR = 2.0
 NEW_DOMAINS = 5
 
 #: Silence: the probability of it, the hours that it has to last, and how many times the longest normal one.
-SILENCE, SILENCE_HOURS, GAP_FACTOR = math.log(1e-5), 24, 1.5
+SILENCE, SILENCE_HOURS, GAP_FACTOR = math.log(1e-5), 48, 1.25
 #: A site that sent fewer recipients than this in the time it was watched is not expected to send.
 SILENCE_MIN_TOTAL = 20
 #: When of the sites that are watched this share, and at least so many, are quieter than they should be (with this
 #: probability of it), it is not about one of them: a holiday, or a fault of ours.
 TOGETHER_SHARE, TOGETHER_MIN, QUIET = 0.06, 5, math.log(0.01)
+#: For so many hours after that nobody's silence is told: not everybody comes back at once.
+TOGETHER_AFTER_HOURS = 24
 
 #: Bounces: of a site's mail of a day, this share and this number; the alarm ends below half of it.
 BOUNCE_SHARE, BOUNCE_MIN = 0.2, 10
@@ -37,7 +39,8 @@ BOUNCE_SHARE, BOUNCE_MIN = 0.2, 10
 class Span(StrEnum):
     """The window that shows it."""
 
-    HOUR = "hour"
+    #: The running clock hour and the one before: a burst knows nothing of clock hours.
+    HOURS = "hours"
     DAY = "day"
 
 
@@ -65,25 +68,25 @@ class Bounces:
 
 
 def excesses(baseline: Baseline) -> tuple[float, float]:
-    """How far an hour and a day may rise above what is expected."""
+    """How far two hours and a day may rise above what is expected."""
     factor = YOUNG_FACTOR if baseline.young else 1.0
     return (
-        max(HOUR_FLOOR * factor, RECORD_FACTOR * baseline.record_hour),
+        max(HOURS_FLOOR * factor, RECORD_FACTOR * baseline.record_hours),
         max(DAY_FLOOR * factor, RECORD_FACTOR * baseline.record_day),
     )
 
 
 def unusual(baseline: Baseline, hour: int, count: int) -> Unusual | None:
-    """Whether ``count`` recipients in the running ``hour``, or the 24 hours with it, are too many.
+    """Whether ``count`` recipients in the running ``hour`` are too many, with the hour before it or the last 23.
 
     It is known as soon as the count is reached, not at the hour's end: the expectation is that of the whole hour.
     """
     if not count:
         return None
-    in_hour, in_day = excesses(baseline)
-    mean = baseline.expected(hour)
-    if count > mean + in_hour and surprise(count, mean, baseline.spread()) > SURPRISE:
-        return Unusual(Span.HOUR, count, mean, math.floor(mean + in_hour))
+    in_hours, in_day = excesses(baseline)
+    both, expected = baseline.pair(hour, count)
+    if both > expected + in_hours and surprise(both, expected, baseline.spread()) > SURPRISE:
+        return Unusual(Span.HOURS, both, expected, math.floor(expected + in_hours))
     kept, expected = baseline.day(hour, count)
     # A day's hours are not independent: what makes one of them busy makes the next one busy.
     if kept > expected + in_day and surprise(kept, expected, 2 * baseline.spread()) > SURPRISE:

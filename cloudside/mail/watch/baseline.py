@@ -5,8 +5,10 @@ week towards the same hour of any day, that towards the site's mean, that toward
 seen. Older weeks are forgotten, so seasons and growth are followed. A single hour counts only up to a clip, so that a
 flood or a fault's burst does not become the rule; only a young site's hours count as they are.
 
-Faults bring bursts, and those are normal. How high they rise above the expectation is remembered as a record, for one
-hour and for a day; a day counts each hour up to a bound (``kept``), so that it tells what goes on from what was short.
+Faults bring bursts, and those are normal. How high they rise above the expectation is remembered as a record, for two
+hours and for a day; a day counts each hour up to a bound (``kept``), so that it tells what goes on from what was
+short. A record counts only a week later, and not if there was an alarm meanwhile: a flood that grows slowly must not
+make itself the rule.
 """
 
 import math
@@ -25,6 +27,9 @@ YOUNG_HOURS = 14 * 24
 #: Share of a record that is left an hour later: half of it after about ten months.
 FADING = 0.5 ** (1 / 7000)
 
+#: Days until a record counts.
+RECORD_DAYS = 7
+
 #: Of one hour, this many beyond three times the expectation count for a day.
 KEPT = 25.0
 _CLIP = 5.0
@@ -34,21 +39,27 @@ class Baseline:
     """The habit of one site. ``learn`` is called for each hour once, in order."""
 
     __slots__ = (
-        "_day", "_day_hits", "_excess", "_hits", "_kept", "_level", "_means", "_quiet", "_spread", "_sum", "_sum_means",
-        "_week", "_week_hits", "hours", "record_day", "record_gap", "record_hour", "since_mail", "total",
+        "_before", "_day", "_day_hits", "_excess", "_hits", "_kept", "_level", "_means", "_pending", "_quiet",
+        "_spread", "_sum", "_sum_means", "_week", "_week_hits", "hours", "record_day", "record_gap", "record_hours",
+        "since_mail", "total",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._week, self._week_hits = array("d", bytes(8 * BINS)), array("d", bytes(8 * BINS))
         self._day, self._day_hits = array("d", bytes(8 * 24)), array("d", bytes(8 * 24))
         self._level = self._hits = self._excess = self._spread = 0.0
+        #: The hours of a day but one: what was kept of them, and their means; and the sums of these.
         self._kept: deque[float] = deque(maxlen=23)
         self._means: deque[float] = deque(maxlen=23)
         self._sum = self._sum_means = self._quiet = 0.0
+        #: Count and mean of the last hour.
+        self._before = (0, 0.0)
+        #: Records of the last days that do not count yet.
+        self._pending: deque[tuple[float, float]] = deque([(0.0, 0.0)])
         #: Hours learnt so far, and recipients in them (clipped).
         self.hours, self.total = 0, 0.0
-        #: The highest that an hour, and a day, rose above its expectation without being an alarm.
-        self.record_hour = self.record_day = 0.0
+        #: The highest that two hours, and a day, rose above their expectation without being an alarm.
+        self.record_hours = self.record_day = 0.0
         #: Hours since the last one with mail; the longest such time that was normal.
         self.since_mail, self.record_gap = 0, 0
 
@@ -65,6 +76,11 @@ class Baseline:
         """Variance of an hour's count over its mean: 1 for a Poisson process, more when mail comes in bursts."""
         return (self._excess + 2.0) / (self._spread + 1.0)
 
+    def pair(self, hour: int, count: int) -> tuple[int, float]:
+        """Of ``hour``, which has ``count`` so far, and the one before: the count, and what is expected."""
+        before, mean = self._before
+        return before + count, mean + self.expected(hour)
+
     def day(self, hour: int, count: int) -> tuple[float, float]:
         """Of the 24 hours that end with ``hour``, which has ``count`` so far: what is kept, and what is expected."""
         mean = self.expected(hour)
@@ -78,14 +94,17 @@ class Baseline:
         """Probability that there is mail at all in this hour."""
         return min(self._shrunk(self._week_hits[hour % BINS], self._day_hits[hour % 24], self._hits, PRIOR), 1.0)
 
-    def learn(self, hour: int, count: int, *, alarmed: bool = False) -> None:
-        """Take in a finished hour. ``alarmed``: there was an alarm about too much; it sets no record."""
+    def learn(self, hour: int, count: int, *, alarmed: bool = False, missed: bool = False) -> None:
+        """Take in a finished hour.
+
+        ``alarmed``: there was an alarm about too much, it sets no record. ``missed``: there was one about silence.
+        """
         mean, hit = self.expected(hour), float(count > 0)
         clipped = float(count)
         if not self.young:
             clipped = min(clipped, mean + 3 * math.sqrt(mean * self.spread()) + _CLIP)
-        self._note_quiet(hour, count)
-        self._note_records(hour, count, mean, alarmed)
+        self._note_quiet(hour, count, missed)
+        self._note_records(count, mean, alarmed)
         bin_, clock = hour % BINS, hour % 24
         share = 1 / (min(self.hours // BINS, WEEKS - 1) + 1)
         self._week[bin_] += share * (clipped - self._week[bin_])
@@ -101,9 +120,9 @@ class Baseline:
         self.hours += 1
         self.total += clipped
 
-    def accept(self, hour_excess: float, day_excess: float) -> None:
+    def accept(self, hours_excess: float, day_excess: float) -> None:
         """An alarm is over: what it was about, up to what would just have been one, may be normal from now on."""
-        self.record_hour = max(self.record_hour, hour_excess)
+        self.record_hours = max(self.record_hours, hours_excess)
         self.record_day = max(self.record_day, day_excess)
 
     def _shrunk(self, week: float, day: float, level: float, prior: float) -> float:
@@ -114,21 +133,33 @@ class Baseline:
         weeks = min(self.hours // BINS, WEEKS)
         return (weeks * week + PROFILE_WEEKS * day) / (weeks + PROFILE_WEEKS)
 
-    def _note_quiet(self, hour: int, count: int) -> None:
+    def _note_quiet(self, hour: int, count: int, missed: bool) -> None:
         if count:
-            self.record_gap = max(self.record_gap, self.since_mail)
+            if not missed:
+                self.record_gap = max(self.record_gap, self.since_mail)
             self.since_mail, self._quiet = 0, 0.0
         else:
             self.since_mail += 1
             self._quiet += math.log1p(-min(self.any_expected(hour), 0.999))
 
-    def _note_records(self, hour: int, count: int, mean: float, alarmed: bool) -> None:
-        self.record_hour *= FADING
+    def _note_records(self, count: int, mean: float, alarmed: bool) -> None:
+        self.record_hours *= FADING
         self.record_day *= FADING
         kept_now = kept(count, mean)
-        if not alarmed:
-            self.record_hour = max(self.record_hour, count - mean)
-            self.record_day = max(self.record_day, self._sum + kept_now - self._sum_means - mean)
+        if self.hours % 24 == 0:
+            self._pending.append((0.0, 0.0))
+            if len(self._pending) > RECORD_DAYS:
+                self.accept(*self._pending.popleft())
+        if alarmed:
+            self._pending = deque([(0.0, 0.0)])
+        else:
+            before, mean_before = self._before
+            hours, day = self._pending[-1]
+            self._pending[-1] = (
+                max(hours, before + count - mean_before - mean),
+                max(day, self._sum + kept_now - self._sum_means - mean),
+            )
+        self._before = (count, mean)
         if len(self._kept) == 23:
             self._sum -= self._kept[0]
             self._sum_means -= self._means[0]

@@ -34,13 +34,14 @@ class Habit:
             self._raise(found)
         elif self.standing is not None:
             # It may be how this site is now. One alarm raises what is usual once, however long it lasted.
-            in_hour, in_day = self._usual
-            if self.standing.span is Span.HOUR:
-                self.baseline.accept(in_hour, 0.0)
+            in_hours, in_day = self._usual
+            if self.standing.span is Span.HOURS:
+                self.baseline.accept(in_hours, 0.0)
             else:
                 self.baseline.accept(0.0, in_day)
             self.standing = None
-        self.baseline.learn(hour, count, alarmed=found is not None)
+        missed = count > 0 and anomaly.silent(self.baseline)
+        self.baseline.learn(hour, count, alarmed=found is not None, missed=missed)
 
     def _raise(self, found: Unusual) -> None:
         if self.standing is None:
