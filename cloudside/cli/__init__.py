@@ -7,6 +7,6 @@ install, tenants, sites, devices, servers, smtp, incidents, grants     statement
 policies, platform (plans: difference and gate), answers (authorship)     who may reach whom
 overview    status, tunnels;  reports: a site's row in it. Pure
 remote      ssh, logs
-mail (mail_selection, _actions, _limits, _profile, suppressions)     the relay's queue; whose mail, how much
+mail (mail_selection, _actions, _moves, _limits, _profile, suppressions)     the relay's queue; whose mail, how much
 daemons     gateway, relay, web, worker, serve
 """
