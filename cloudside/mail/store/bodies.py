@@ -20,11 +20,18 @@ class Bodies:
     """The files of one queue."""
 
     def __init__(self, directory: Path) -> None:
-        """Make the two directories if they are not there. Raises OSError."""
+        """Files of the queue in ``directory``."""
         self._bodies = directory / "bodies"
         self.incoming = directory / "incoming"
+
+    def make(self) -> None:
+        """Make the two directories if they are not there. Raises OSError."""
         for place in (self._bodies, self.incoming):
-            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not place.is_dir():
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if os.geteuid() == 0:  # `kyoten mail` by root must not lock the relay out
+                    owner = place.parent.stat()
+                    os.chown(place, owner.st_uid, owner.st_gid)
 
     def path(self, message_id: int) -> Path:
         """Where a message's body is."""

@@ -61,9 +61,11 @@ class Queue:
         """
         self._directory = directory
         self._reserve_bytes = reserve_bytes
+        self._bodies = Bodies(directory)
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._bodies = Bodies(directory)
+            if engine is None or engine.relay:  # whoever only looks after a shared one needs no place here
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._bodies.make()
         except OSError as error:
             raise ConfigurationError("mail.queue-unusable", path=str(directory), reason=error.strerror or "") from error
         self._engine = engine or SqliteEngine(directory / FILE_NAME, upgrade)
@@ -109,16 +111,17 @@ class Queue:
             stored = replace(new, body=Spilled(path, new.size - len(new.head) - 2))
         else:
             stored = replace(new, body=await self._in_thread(spilled.read_bytes)) if spilled != path else new
-        kept = False
+        # Unless it is known that no message names it, the file stays; an orphan is swept at the next start.
+        needed = True
         try:
             found = await self._run(lambda session: accepting.insert(session, stored), accepting.order_of(new))
-            kept = isinstance(found, Receipt) and found.taken and self._engine.bodies_in_files
+            needed = isinstance(found, Receipt) and found.taken and self._engine.bodies_in_files
             return _taken(found)
-        except asyncio.CancelledError:
-            kept = True  # the commit may come yet; if it does not, the file is swept at the next start
+        except StorageFullError:
+            needed = False
             raise
         finally:
-            if not kept:
+            if not needed:
                 self._files.submit(self._bodies.forget, path, spilled)
 
     async def recover(self, now: float) -> int:
