@@ -3,10 +3,10 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,13 +31,17 @@ def register(app: typer.Typer) -> None:
 
 def relay(context: typer.Context) -> None:
     """Relay sites' mail."""
+    import uvloop
+
     from cloudside.mail import service
     from cloudside.pki import published
 
     config = operators_cli_of(context).config
     files = published.endpoint_files(config)
     tls = service.TlsFiles(certificate=files.chain, key=files.key)
-    _until_signal(lambda stop: service.run(config, stop, tls=tls))
+    service.prepare_process(config.relay)
+    children = service.fork_intake(config, tls)
+    _until_signal(lambda stop: service.run(config, stop, tls=tls, children=children), run=uvloop.run)
 
 
 def web(context: typer.Context) -> None:
@@ -105,7 +109,11 @@ def _usage(cli: Cli) -> "Chore":
     return Chore("usage", _PRUNE_EVERY_S, prune)
 
 
-def _until_signal(daemon: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+def _until_signal(
+    daemon: Callable[[asyncio.Event], Awaitable[None]],
+    *,
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+) -> None:
     from cloudside.logging import configure
 
     configure()
@@ -116,4 +124,4 @@ def _until_signal(daemon: Callable[[asyncio.Event], Awaitable[None]]) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await daemon(stop)
 
-    asyncio.run(main())
+    run(main())

@@ -9,14 +9,13 @@ from cloudside.mail.intake import cram, urgency
 from cloudside.mail.intake.directory import Directory
 from cloudside.mail.intake.doors import IDLE_S, Door
 from cloudside.mail.intake.gate import Gate, LoginThrottle, Rate
-from cloudside.mail.intake.handlers import Reception, SiteHandler
+from cloudside.mail.intake.handlers import Reception, SiteHandler, Taking
 from cloudside.mail.intake.listener import Server
 from cloudside.mail.intake.passwords import Passwords
 from cloudside.mail.intake.spool import Memory, Spool
 from cloudside.mail.intake.submission import SubmissionHandler, SubmissionServer
 from cloudside.mail.intake.tls import Certificates
 from cloudside.mail.metrics import Metrics
-from cloudside.mail.store.queue import Queue
 from cloudside.mail.watch.sightings import Sightings
 
 #: In the queue's directory: bodies of mail that is still coming in.
@@ -43,7 +42,7 @@ class Intake:
 
 def intake(
     config: Config,
-    queue: Queue,
+    queue: Taking,
     directory: Directory,
     accepted: Callable[[], None],
     *,

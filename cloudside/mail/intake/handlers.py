@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiosmtpd.smtp import MISSING, Envelope, Session
@@ -25,7 +25,6 @@ from cloudside.mail.message import RECEIVED_MAX, Prepared, Trace, prepare
 from cloudside.mail.metrics import Metrics
 from cloudside.mail.model import Kind, LimitExceededError, NewMessage, Receipt, shown_id
 from cloudside.mail.store.engine import StorageFullError
-from cloudside.mail.store.queue import Queue
 from cloudside.mail.watch.sightings import Sight, Sightings
 
 log = structlog.get_logger(__name__)
@@ -47,11 +46,23 @@ class Client:
     recipients: frozenset[str]
 
 
+class Taking(Protocol):
+    """The queue, as far as taking mail needs it; it may be in another process."""
+
+    def require_space(self, size_bytes: int) -> None:
+        """Raise StorageFullError unless a mail of this size fits."""
+        ...
+
+    async def accept(self, new: NewMessage) -> Receipt:
+        """Make a mail durable. Raises LimitExceededError, StorageFullError, UnavailableError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reception:
     """What a handler needs to take mail. ``accepted`` is called when new mail waits for delivery."""
 
-    queue: Queue
+    queue: Taking
     directory: Directory
     host_name: str
     domain: str

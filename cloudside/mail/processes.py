@@ -1,0 +1,241 @@
+"""Listeners in processes of their own, behind the same ports: Python runs on one core a process.
+
+The first process owns the queue, delivers and watches. The others are made from it by fork before it has threads or a
+loop; each binds the same addresses (SO_REUSEPORT, the kernel spreads connections), knows the registry by itself, and
+hands finished mails to the first one over a socket pair. A 250 still comes only after the queue's commit. They live and
+die together: a process whose other end is gone ends, and whoever supervises the relay starts it anew.
+"""
+
+import asyncio
+import gc
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from cloudside.errors import KyotenError, UnavailableError
+from cloudside.mail.links import Link, attach
+from cloudside.mail.metrics import Metrics
+from cloudside.mail.model import NewMessage, Receipt
+from cloudside.mail.store.engine import StorageFullError
+from cloudside.mail.store.queue import RESERVE_BYTES, SPACE_FACTOR
+from cloudside.mail.watch.sightings import Sight, Sightings
+
+log = structlog.get_logger(__name__)
+
+#: How often what was counted and seen goes to the first process.
+TELL_EVERY_S = 0.2
+#: How long a child has to end after it was told to, beyond the time for draining.
+END_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process that listens, and our end of the line to it."""
+
+    pid: int
+    end: socket.socket
+
+
+class QueueThere:
+    """The queue in the first process, as listeners use it."""
+
+    def __init__(self, link: Link, directory: Path) -> None:
+        self._link = link
+        self._directory = directory
+
+    @property
+    def incoming(self) -> Path:
+        """Where mail that is being received may be written."""
+        return self._directory / "incoming"
+
+    def require_space(self, size_bytes: int) -> None:
+        """Raise StorageFullError unless a message of this size fits and the reserve stays free."""
+        if shutil.disk_usage(self._directory).free < RESERVE_BYTES + SPACE_FACTOR * size_bytes:
+            raise StorageFullError("mail.disk-full", path=str(self._directory))
+
+    async def accept(self, new: NewMessage) -> Receipt:
+        """See Queue.accept. Raises the same, and UnavailableError when the first process is gone."""
+        receipt: Receipt = await self._link.call("accept", new)
+        return receipt
+
+
+class Reports:
+    """What a child counted and saw, gathered and told to the first process a few times a second."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._gathered: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def add(self, name: str, *arguments: object, **named: object) -> None:
+        """Tell this soon."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_later(TELL_EVERY_S, self.flush)
+        self._gathered.append((name, arguments, named))
+
+    def flush(self) -> None:
+        """Tell it now."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._link.tell("reports", gathered)
+
+
+class MetricsThere(Metrics):
+    """Counts in the first process."""
+
+    def __init__(self, reports: Reports) -> None:
+        super().__init__()
+        self._reports = reports
+
+    def accepted(self, listener: str, *, recipients: int, size: int, seconds: float) -> None:
+        self._reports.add("accepted", listener, recipients=recipients, size=size, seconds=seconds)
+
+    def refused(self, reason: str) -> None:
+        self._reports.add("refused", reason)
+
+    def login(self, result: str) -> None:
+        self._reports.add("login", result)
+
+    def connected(self, listener: str, change: int) -> None:
+        self._reports.add("connected", listener, change)
+
+
+class SightingsThere(Sightings):
+    """Sees for the first process."""
+
+    def __init__(self, reports: Reports) -> None:
+        super().__init__()
+        self._reports = reports
+
+    def saw(self, sight: Sight, subject: str, source: str, at: float, detail: str = "") -> None:
+        self._reports.add("saw", sight, subject, source, at, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a child's listeners are given instead of the first process's own parts."""
+
+    queue: QueueThere
+    metrics: Metrics
+    sightings: Sightings
+    stop: asyncio.Event
+
+
+Work = Callable[[Surroundings], Awaitable[None]]
+
+
+def fork(count: int, directory: Path, work: Work) -> list[Child]:
+    """Make ``count`` children that do ``work`` until they are told to stop. Only before a thread or loop is made."""
+    gc.collect()
+    gc.freeze()  # pages that nobody writes to stay shared
+    sys.stdout.flush()
+    sys.stderr.flush()
+    children: list[Child] = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            for child in children:
+                child.end.close()
+            _be_a_child(theirs, directory, work)
+        theirs.close()
+        children.append(Child(pid, ours))
+    return children
+
+
+def _be_a_child(end: socket.socket, directory: Path, work: Work) -> None:
+    """Work, then end the process; never returns."""
+    status = 1
+    try:
+        # The first process is told by signal and tells us, so that both a terminal's Ctrl-C and systemd are served.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        from cloudside.logging import configure
+
+        configure()
+        uvloop.run(_work(end, directory, work))
+        status = 0
+    except KyotenError as error:
+        log.error("intake-process-failed", reason=error.key)
+    except Exception as error:
+        log.error("intake-process-crashed", exc_info=error)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)  # not through the first process's frames and exit handlers
+
+
+async def _work(end: socket.socket, directory: Path, work: Work) -> None:
+    stop = asyncio.Event()
+
+    async def told_to_stop() -> None:
+        stop.set()
+
+    link = await attach(end, {"stop": told_to_stop})
+    reports = Reports(link)
+    around = Surroundings(QueueThere(link, directory), MetricsThere(reports), SightingsThere(reports), stop)
+    working = asyncio.ensure_future(work(around))
+    gone = asyncio.ensure_future(link.closed.wait())
+    await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+    if gone.done() and not working.done():
+        os._exit(1)  # nothing can be accepted any more, and clients are best told by a closed connection
+    gone.cancel()
+    reports.flush()
+    await asyncio.sleep(0)
+    await working
+    link.close()
+
+
+async def attend(
+    child: Child,
+    accept: Callable[[NewMessage], Awaitable[Receipt]],
+    metrics: Metrics,
+    sightings: Sightings,
+    stop: asyncio.Event,
+    *,
+    drain_s: float,
+) -> None:
+    """The first process's side of one child, until both have stopped. Raises UnavailableError: it ended by itself."""
+    targets: dict[str, Callable[..., None]] = {
+        "accepted": metrics.accepted,
+        "refused": metrics.refused,
+        "login": metrics.login,
+        "connected": metrics.connected,
+        "saw": sightings.saw,
+    }
+
+    async def reports(gathered: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
+        for name, arguments, named in gathered:
+            targets[name](*arguments, **named)
+
+    link = await attach(child.end, {"accept": accept, "reports": reports})
+    log.info("intake-process", pid=child.pid)
+    stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(link.closed.wait())
+    try:
+        await asyncio.wait((stopped, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            raise UnavailableError("mail.link-closed", call="accept")
+        link.tell("stop")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s + END_S):
+                await link.closed.wait()
+    finally:
+        stopped.cancel()
+        gone.cancel()
+        link.close()
+        await asyncio.to_thread(_end, child.pid)
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)  # it has said goodbye or had its time
+        os.waitpid(pid, 0)
