@@ -45,20 +45,20 @@ class SqliteEngine:
         self.relay = relay
         self._path = path
         self._lock = _locked(path)
+        opened: list[sqlite3.Connection] = []
         try:
-            self._connection = _connected(path, read_only=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}")
-            self._connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-            prepare(self._connection)
-            self._reading = _connected(path, read_only=True)
-        except sqlite3.Error as error:
+            opened.append(_connected(path, read_only=False))
+            _configure(opened[0])
+            prepare(opened[0])
+            opened.append(_connected(path, read_only=True))
+        except BaseException as error:
+            for connection in opened:
+                connection.close()
             self._lock.close()
-            raise ConfigurationError("mail.queue-unusable", path=str(path), reason=str(error)) from error
-        except BaseException:
-            self._lock.close()
+            if isinstance(error, sqlite3.Error):
+                raise ConfigurationError("mail.queue-unusable", path=str(path), reason=str(error)) from error
             raise
+        self._connection, self._reading = opened
         self._jobs: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mail-queue-writer", daemon=True)
         self._thread.start()
@@ -164,6 +164,13 @@ def _connected(path: Path, *, read_only: bool) -> sqlite3.Connection:
     )
     connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
     return connection
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
 
 
 def _locked(path: Path) -> TextIO:

@@ -27,7 +27,10 @@ def upgrade(connection: sqlite3.Connection) -> None:
         for name in old:
             connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
         # Their indexes have kept their names.
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"):
+        indexes = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        ).fetchall()
+        for (name,) in indexes:
             connection.execute(f"DROP INDEX {name}")
         for statement in schema.tables(schema.SQLITE):
             connection.execute(statement)
@@ -51,8 +54,9 @@ def _take_over(connection: sqlite3.Connection) -> None:
         " SELECT id, kind, '', origin, '', source, sender, subject, automatic, 0, accepted_at, size, once, head"
         " FROM old_messages ORDER BY accepted_at, id"
     )
-    whole = "SELECT m.seq, o.content FROM old_messages o JOIN messages m ON m.id = o.id WHERE o.content IS NOT NULL"
-    for seq, content in connection.execute(whole):
+    whole = "SELECT m.seq, m.id FROM old_messages o JOIN messages m ON m.id = o.id WHERE o.content IS NOT NULL"
+    for seq, message_id in connection.execute(whole).fetchall():
+        (content,) = connection.execute("SELECT content FROM old_messages WHERE id = ?", (message_id,)).fetchone()
         head, body = split(content)
         connection.execute("UPDATE messages SET head = ? WHERE seq = ?", (head, seq))
         connection.execute("INSERT INTO bodies (message, body) VALUES (?, ?)", (seq, body))

@@ -97,5 +97,3 @@ def message(number: int = 1, *, at: float = NOW, **given: Any) -> NewMessage:
     if given.get("kind", Kind.MAIL) is not Kind.MAIL:
         words |= {"origin": "", "source": "", "sender": "", "tenant": "", "device": "", "automatic": True}
     return NewMessage(id=number, accepted_at=at, **(words | given))
-
-

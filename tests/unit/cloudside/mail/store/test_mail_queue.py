@@ -171,11 +171,11 @@ async def test_bodies_leave_when_finished_and_headers_stay_until_the_purge(queue
 async def test_a_purge_takes_everything_that_belongs_to_a_message(queue, place):
     for number in range(1, 4):
         await queue.accept(message(number))
-        (attempt,) = await queue.claim(NOW, 1)
+        await queue.claim(NOW, 1)
         await queue.fail(number, 0, State.BOUNCED, NOW, "550", (), permanent=True, feedback="f1", suppress="bounce")
     assert await queue.purge(NOW + 1, NOW + 7200) == 3
     for table in ("messages", "recipients", "events", "feedback", "bodies", "counts"):
-        assert place.rows(f"SELECT count(*) FROM {table}") == [(0,)], table
+        assert place.rows(f"SELECT count(*) FROM {table}") == [(0,)], table  # noqa: S608
     assert len(await queue.suppressing()) == 3  # that is somebody's to fetch
 
 
