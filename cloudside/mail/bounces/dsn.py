@@ -21,6 +21,8 @@ from cloudside.mail.model import Kind, NewMessage, Original, State, shown_id
 from cloudside.messages import text
 
 _REASON_MAX_CHARS = 400
+#: Longer lines are encoded (RFC 5322 section 2.1.1: 998).
+_LINE_MAX_CHARS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +117,9 @@ def compose(
     references = _message_id_of(original.head)
     if references:
         report["References"] = references
-    report.attach(MIMEText(words, "plain", "utf-8", policy=SMTP))
+    report.attach(_text_part(words, "plain"))
     report.attach(_status_part(original, recipient, status, reason, voice, at))
-    report.attach(
-        MIMEText(
-            original.head.decode("utf-8", errors="replace").replace("\r\n", "\n"),
-            "rfc822-headers",
-            "utf-8",
-            policy=SMTP,
-        )
-    )
+    report.attach(_text_part(original.head.decode("utf-8", errors="replace").replace("\r\n", "\n"), "rfc822-headers"))
     return _ours(Kind.DSN, report.as_bytes(), title, (to,), now, new_id)
 
 
@@ -230,6 +225,12 @@ def _unencoded(text: str) -> str:
     email.policy would decode it, and for some (``=?unknown-8bit?q?=FF?=``) cannot write what came out.
     """
     return text.replace("=?", "= ?")
+
+
+def _text_part(words: str, kind: str) -> MIMEText:
+    """Readable as it is where it can be: some who read reports have no mail program."""
+    plain = words.isascii() and "\r" not in words and max(map(len, words.split("\n"))) <= _LINE_MAX_CHARS
+    return MIMEText(words, kind, "us-ascii" if plain else "utf-8", policy=SMTP)
 
 
 def _status_part(original: Original, recipient: str, status: str, reason: str, voice: Voice, at: datetime) -> MIMEBase:

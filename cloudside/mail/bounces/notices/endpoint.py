@@ -76,12 +76,12 @@ class NoticeDoor:
         except (ClientDisconnect, TimeoutError):
             return PlainTextResponse("the body did not come", status_code=408)
         except UnavailableError as error:
-            log.warning("notice-postponed", source=source, reason=error.key, **error.params)
+            log.warning("notice-postponed", source=source, reason=error.key, detail=dict(error.params))
             return PlainTextResponse("not now", status_code=503)
         except (InputError, RefusedError) as error:
             if error.key != "bounces.notice-topic":
                 self._refusals.take(source, time.monotonic())
-            log.warning("notice-refused", source=source, reason=error.key, **error.params)
+            log.warning("notice-refused", source=source, reason=error.key, detail=dict(error.params))
             return PlainTextResponse("refused", status_code=400 if isinstance(error, InputError) else 403)
         except Exception as error:  # ours: it comes again, and its text stays here
             key = error.key if isinstance(error, KyotenError) else type(error).__name__
