@@ -27,12 +27,12 @@ from cloudside.mail.bounces.listener import BounceHandler
 from cloudside.mail.bounces.recording import Recorder, notify_of
 from cloudside.mail.delivery import assembly
 from cloudside.mail.delivery.delivery import Delivery
-from cloudside.mail.intake.assembly import Intake, intake
+from cloudside.mail.intake.assembly import INCOMING, Intake, intake
 from cloudside.mail.intake.directory import Defaults, Directory
 from cloudside.mail.intake.doors import DRAIN_S, Door
 from cloudside.mail.intake.gate import Gate
 from cloudside.mail.intake.listener import Server
-from cloudside.mail.intake.spool import Memory
+from cloudside.mail.intake.spool import Memory, Spool
 from cloudside.mail.metrics import Metrics, Observed
 from cloudside.mail.metrics import application as metrics_application
 from cloudside.mail.model import NewMessage, Receipt, Selection, State
@@ -114,6 +114,10 @@ async def run(
         recorder = Recorder(queue, voice, delivery.wake, notify_of(directory), metrics.bounced)
         taking = None
         memory = Memory()
+        spool = Spool(
+            config.queue_directory / INCOMING, spill_bytes=relay.spill_bytes, require_space=queue.require_space
+        )
+        spool.clear()
         doors: list[Callable[[], Coroutine[Any, Any, None]]] = []
         if children:
             accept = partial(_accept, queue, delivery)
@@ -124,11 +128,10 @@ async def run(
                 certificate=_certificate(tls), metrics=metrics, sightings=sightings,
             )  # fmt: skip
             memory = taking.memory
-            taking.spool.clear()
             doors += [partial(door.serve, listen, stop) for listen, door in _doors(relay, taking)]
         if relay.bounce_listen is not None:
             bounces = BounceHandler(recorder, signing, relay.bounce_domain)
-            doors.append(partial(_bounce_door(relay, memory, bounces, metrics).serve, relay.bounce_listen, stop))
+            doors.append(partial(_bounce_door(relay, memory, spool, bounces, metrics).serve, relay.bounce_listen, stop))
         if relay.notices is not None and tls is not None:
             doors.append(partial(_serve_notices, config, tls, recorder, signing, stop))
         look = Look(queue, delivery, memory)
@@ -147,6 +150,7 @@ async def run(
         finally:
             if taking is not None:
                 taking.close()
+            spool.close()
     finally:
         database.close()
         queue.close()
@@ -247,7 +251,7 @@ def _doors(relay: Relay, taking: Intake) -> Iterator[tuple[Listen, Door]]:
             yield listen, door
 
 
-def _bounce_door(relay: Relay, memory: Memory, bounces: BounceHandler, metrics: Metrics) -> Door:
+def _bounce_door(relay: Relay, memory: Memory, spool: Spool, bounces: BounceHandler, metrics: Metrics) -> Door:
     return Door(
         Server,
         bounces,
@@ -256,6 +260,8 @@ def _bounce_door(relay: Relay, memory: Memory, bounces: BounceHandler, metrics: 
         size_max=relay.max_message_bytes + BOUNCE_EXTRA_BYTES,
         gate=Gate(relay.connections_max, relay.connections_per_site),
         memory=memory,
+        spool=spool,
+        normalise=False,  # a bounce with bare line ends is refused
         metrics=metrics,
     )
 

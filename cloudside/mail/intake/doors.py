@@ -55,6 +55,7 @@ class Door:
         gate: Gate,
         memory: Memory,
         spool: Spool | None = None,
+        normalise: bool = True,
         certificates: Certificates | None = None,
         implicit_tls: bool = False,
         old_tls: Callable[[str], bool] = lambda _source: False,
@@ -62,9 +63,10 @@ class Door:
         metrics: Metrics | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
-        """``spool``: mail is made CRLF text, split into head and body, and large bodies go to files; without one a
-        handler gets the content as it came. ``old_tls`` says which addresses may use TLS before 1.2, ``saw_old_tls`` is
-        told (address, version) when one did.
+        """``spool``: mail is split into head and body, and large bodies go to files; without one a handler gets the
+        content in one piece. ``normalise``: mail is made CRLF text, and long lines are refused; without it, or without
+        a spool, line ends and lines are as they came. ``old_tls`` says which addresses may use TLS before 1.2,
+        ``saw_old_tls`` is told (address, version) when one did.
         """
         self.name = name
         self.gate = gate
@@ -78,9 +80,10 @@ class Door:
         self.metrics = metrics or Metrics()
         self.idle_s = idle_s
         self.look_s = idle_s / LOOK_PART
-        self.normalise = spool is not None
-        judged = self.normalise
-        self.bounds = Bounds(size_max, LINE_MAX_OCTETS if judged else 0, HEAD_MAX_BYTES if judged else 0)
+        self.normalise = normalise and spool is not None
+        self.bounds = Bounds(
+            size_max, LINE_MAX_OCTETS if self.normalise else 0, HEAD_MAX_BYTES if spool is not None else 0
+        )
         self.greeting = f"220 {host_name} ESMTP"
         self.loop = asyncio.get_running_loop()
         self.commands = {
