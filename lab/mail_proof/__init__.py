@@ -8,6 +8,7 @@ place       a relay's directory: configuration, registry, certificates
 relay       the relay as a process that can be killed
 verdict     what was promised against what is in the queue and in the smarthost's hands
 standing    the queue read through the product's own operations
+scene       all of these together, to which faults happen
 crashes     the rig: kill, start again, at the end everything drains
 write_log   every write and flush of a virtual machine's disk
 disk        a disk as a power cut leaves it

@@ -57,6 +57,10 @@ class Clients:
         for thread in self._threads:
             thread.start()
 
+    def give_up(self) -> None:
+        """Begin nothing new."""
+        self._stopped.set()
+
     def stop(self, timeout_s: float = 40.0) -> None:
         """Finish the mails under way, then end. Raises TimeoutError."""
         self._stopped.set()

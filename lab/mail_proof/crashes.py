@@ -1,6 +1,5 @@
 """The rig: clients send, the relay is killed and started again and again; at the end all drains and is judged."""
 
-import asyncio
 import random
 import sys
 import time
@@ -10,30 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from threading import Event
 
-from cloudside.config import Config
-from cloudside.mail.model import Selection, State
-from cloudside.mail.store import access
-from cloudside.mail.store.queue import open_queue
-from lab.mail_proof import ledger, place
-from lab.mail_proof.clients import Clients
-from lab.mail_proof.relay import Relay
-from lab.mail_proof.smarthost import ScriptedSmarthost
-from lab.mail_proof.standing import standing_of
-from lab.mail_proof.traffic import Mix
-from lab.mail_proof.verdict import Duplicates, Verdict, duplicates, judge, reported_twice
+from lab.mail_proof import place
+from lab.mail_proof.ledger import Take
+from lab.mail_proof.scene import Scene
+from lab.mail_proof.verdict import Duplicates, Verdict, duplicates, reported_twice
 
-#: Tries soon after one another, so that recipients get through their lives while the rig runs.
-SETTINGS: dict[str, str | float] = {
-    "retry_first_s": 0.5,
-    "retry_later_s": 1.5,
-    "smarthost_connections": 8,
-    "spill_bytes": 64 * 1024,
-}
-#: Clients rest while more recipients than this wait: what is measured is cuts, not how long a queue drains.
-BACKLOG_MAX = 500
 _HELD_FIRST = 50_000_000
+_HELD_REST_S = 0.2
 _DRAIN_S = 180.0
-_LOOK_S = 0.2
 
 
 class Moment(StrEnum):
@@ -87,42 +70,33 @@ def run(
     command_every: int = 10,
     clients: int = 5,
     give_up_s: float = 20.0,
-    mix: Mix | None = None,
     queue_url: str = "",
 ) -> Outcome:
     """Cut the relay so often. ``records``: a directory on another file system.
 
-    Each ``command_every``-th relay is the real command, the others are forked.
-
-    Raises RelayError: it did not come up again, did not end when asked, or did not drain.
+    Each ``command_every``-th relay is the real command, the others are forked. Raises RelayError: it did not come up
+    again or did not end when asked; TimeoutError: it did not drain.
     """
     began = time.monotonic()
-    mix = mix or Mix()
     dice = random.Random(seed)
-    book = ledger.FileLedger(records / "ledger")
-    certificate, key = place.certificate(directory)
-    with ScriptedSmarthost(certificate, key) as smarthost:
-        rig = _Rig(directory, smarthost, book, certificate, mix, clients, give_up_s, queue_url)
-        try:
-            moments = rig.cut_often(cuts, dice, command_every)
-            held, parked = rig.drain()
-        finally:
-            rig.relay.close()
-        takes = smarthost.takes
-    book.close()
-    written = ledger.read((records / "ledger").read_text().splitlines())
-    standing = asyncio.run(standing_of(rig.place.config))
+    sources = [f"127.0.1.{20 + number}" for number in range(clients)]
+    with Scene(directory, records, sources=sources, give_up_s=give_up_s, queue_url=queue_url) as scene:
+        rig = _Rig(scene)
+        moments = rig.cut_often(cuts, dice, command_every)
+        held, parked = rig.drain()
+        takes = scene.smarthost.takes
+        verdict = scene.verdict()
     return Outcome(
         cuts=cuts,
         commands=len(range(0, cuts, command_every)),
         moments=dict(moments),
-        verdict=judge(written.promises, mix, takes, standing, ended=True),
-        mails=len(written.promises),
+        verdict=verdict,
+        mails=sum(len(some.promised) for some in rig.clients),
         in_doubt=sum(len(some.in_doubt) for some in rig.clients),
         held=held,
         parked=parked,
         takes=len(takes),
-        copies=duplicates(takes, rig.cuts),
+        copies=duplicates(takes, scene.cuts),
         reported_twice=reported_twice(takes),
         refused=dict(sum((Counter(some.refused) for some in rig.clients), Counter())),
         seconds=time.monotonic() - began,
@@ -130,39 +104,13 @@ def run(
 
 
 class _Rig:
-    """Everything that runs."""
+    """What happens to the scene."""
 
-    def __init__(
-        self,
-        directory: Path,
-        smarthost: ScriptedSmarthost,
-        book: ledger.Ledger,
-        certificate: Path,
-        mix: Mix,
-        clients: int,
-        give_up_s: float,
-        queue_url: str,
-    ) -> None:
-        self._smarthost = smarthost
-        self._book = book
-        smarthost.on_take = self._take
-        url = {"queue_url": queue_url} if queue_url else {}
-        self.place = place.lay_out(
-            directory,
-            smarthost_port=smarthost.port,
-            authority=certificate,
-            queue_directory=directory / "queue",
-            give_up_s=give_up_s,
-            **SETTINGS,
-            **url,
-        )
-        self.relay = Relay(self.place, directory / "relay.log")
-        sources = [f"127.0.1.{20 + number}" for number in range(clients)]
-        self._senders = Clients(book, self.place.port, sources, mix=mix, may_send=self._may_send)
-        held = Clients(book, self.place.port, [place.HELD_SOURCE], mix=mix, first=_HELD_FIRST, rest_s=0.2)
-        self.clients = (self._senders, held)
-        #: When each relay was dead, monotonic seconds.
-        self.cuts: list[float] = []
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        scene.smarthost.on_take = self._take
+        held = scene.more_clients([place.HELD_SOURCE], first=_HELD_FIRST, rest_s=_HELD_REST_S)
+        self.clients = (scene.clients, held)
         self._started_s = 1.0
         self._armed = Event()
         self._taking = Event()
@@ -177,9 +125,9 @@ class _Rig:
             command = number % command_every == 0
             moment = dice.choice(_MOMENTS)
             moments[moment] += 1
-            self.relay.start(forked=not command)
+            self._scene.relay.start(forked=not command, processes=dice.choice((0, 0, 2)))
             self._await(moment, dice, command=command)
-            self.cuts.append(self.relay.cut(alone=dice.random() < 0.3))
+            self._scene.cuts.append(self._scene.relay.cut(alone=dice.random() < 0.3))
             self._dead.set()
             if (number + 1) % 50 == 0:
                 sys.stderr.write(f"    {number + 1} cuts, {sum(len(some.promised) for some in self.clients)} mails\n")
@@ -187,17 +135,18 @@ class _Rig:
 
     def drain(self) -> tuple[int, int]:
         """Let a relay finish everything, release what is held, let one finish that; how many were held, parked."""
-        self.relay.start(forked=False)
-        self.relay.ready()
+        relay = self._scene.relay
+        relay.start(forked=False)
+        relay.ready()
         for some in self.clients:
             some.stop()
-        self._wait_until_drained()
-        self.relay.stop()
-        held, parked = asyncio.run(_release_all(self.place.config))
-        self.relay.start()
-        self.relay.ready()
-        self._wait_until_drained()
-        self.relay.stop()
+        self._scene.drained(_DRAIN_S)
+        relay.stop()
+        held, parked = self._scene.release_all()
+        relay.start()
+        relay.ready()
+        self._scene.drained(_DRAIN_S)
+        relay.stop()
         return held, parked
 
     def _await(self, moment: Moment, dice: random.Random, *, command: bool) -> None:
@@ -205,14 +154,15 @@ class _Rig:
             time.sleep(dice.uniform(0, 1.8 if command else self._started_s * 1.2))
             return
         began = time.monotonic()
-        self.relay.ready()
+        self._scene.relay.ready()
         if not command:
             self._started_s = time.monotonic() - began
         time.sleep(dice.uniform(0.02, 0.5))
         match moment:
             case Moment.PROMISED:
-                self._senders.promise.clear()
-                self._senders.promise.wait(3)
+                promise = self._scene.clients.promise
+                promise.clear()
+                promise.wait(3)
             case Moment.TAKING:
                 self._taking.clear()
                 self._dead.clear()
@@ -220,34 +170,9 @@ class _Rig:
                 self._taking.wait(3)
                 self._armed.clear()
 
-    def _take(self, take: ledger.Take) -> None:
-        self._book.take(take)
+    def _take(self, take: Take) -> None:
+        self._scene.take(take)
         if self._armed.is_set():
             self._armed.clear()
             self._taking.set()
             self._dead.wait(1)
-
-    def _may_send(self) -> bool:
-        return self._senders.owed - len(self._smarthost.settled) < BACKLOG_MAX
-
-    def _wait_until_drained(self) -> None:
-        deadline = time.monotonic() + _DRAIN_S
-        while True:
-            with access.opened(self.place.config) as queue:
-                states = queue.states()
-            waiting = sum(states.get(state, 0) for state in (State.QUEUED, State.SENDING))
-            if not waiting:
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the queue does not drain, {states} after {_DRAIN_S:g} s:\n{self.relay.words()}")
-            time.sleep(_LOOK_S)
-
-
-async def _release_all(config: Config) -> tuple[int, int]:
-    queue = open_queue(config)
-    try:
-        held = await queue.entries(Selection(states=(State.HELD,)), 10_000_000)
-        parked = sum("poison" in entry.reply for entry in held)
-        return await queue.release(Selection(states=(State.HELD,)), time.time()), parked
-    finally:
-        queue.close()

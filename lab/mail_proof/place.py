@@ -34,6 +34,14 @@ class Place:
     configuration: Path
     port: int
 
+    def with_processes(self, count: int) -> Path:
+        """The same configuration with so many processes that take mail."""
+        path = self.configuration.with_name(f"{self.configuration.stem}-{count}.toml")
+        if not path.exists():
+            text = self.configuration.read_text()
+            path.write_text(text.replace("[relay]\n", f"[relay]\nintake_processes = {count}\n"))
+        return path
+
     @property
     def config(self) -> config.Config:
         """As the relay reads it."""

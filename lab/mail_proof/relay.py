@@ -12,9 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -24,7 +23,13 @@ _READY_S = 30.0
 _LOOK_S = 0.01
 _STOP_S = 20.0
 #: What the process that is forked from has loaded.
-_PRELOADED = ["lab.mail_proof.relay", "cloudside.mail.service", "cloudside.pki.published", "cloudside.logging"]
+_PRELOADED = [
+    "lab.mail_proof.relay",
+    "cloudside.mail.service",
+    "uvloop",
+    "cloudside.pki.published",
+    "cloudside.logging",
+]
 
 
 class RelayError(Exception):
@@ -32,12 +37,12 @@ class RelayError(Exception):
 
 
 class Relay:
-    """One run after the other of the relay at ``place``. ``constants`` ("module.NAME" -> value): for forked ones."""
+    """One run after the other of the relay at ``place``. ``prepare`` runs first in those that are forked."""
 
-    def __init__(self, place: Place, log: Path, *, constants: Mapping[str, float] | None = None) -> None:
+    def __init__(self, place: Place, log: Path, *, prepare: Callable[[], None] | None = None) -> None:
         self._place = place
         self._log = log
-        self._constants = dict(constants or {})
+        self._prepare = prepare
         self._forks = multiprocessing.get_context("forkserver")
         self._forks.set_forkserver_preload(_PRELOADED)
         self._process: subprocess.Popen[bytes] | ForkServerProcess | None = None
@@ -60,16 +65,17 @@ class Relay:
             case forked:
                 return forked.is_alive()
 
-    def start(self, *, forked: bool = True) -> None:
-        """Start it; ``ready`` tells when it takes mail."""
+    def start(self, *, forked: bool = True, processes: int = 0) -> None:
+        """Start it, with so many processes of its own that take mail; ``ready`` tells when it does."""
+        configuration = self._place.with_processes(processes)
         if forked:
             process = self._forks.Process(
-                target=_run, args=(str(self._place.configuration), str(self._log), self._constants), daemon=True
+                target=_run, args=(str(configuration), str(self._log), self._prepare), daemon=True
             )
             process.start()
             self._process = process
             return
-        argv = [sys.executable, "-m", "cloudside.cli.main", "--config", str(self._place.configuration), "relay"]
+        argv = [sys.executable, "-m", "cloudside.cli.main", "--config", str(configuration), "relay"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -133,29 +139,32 @@ class Relay:
         return status
 
 
-def _run(configuration: str, log: str, constants: Mapping[str, float]) -> None:
+def _run(configuration: str, log: str, prepare: Callable[[], None] | None) -> None:
     """The forked process: as `kyoten relay` does it."""
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    import uvloop
+
     from cloudside.config import load
     from cloudside.logging import configure
     from cloudside.mail import service
     from cloudside.pki import published
 
-    for name, value in constants.items():
-        module, _, constant = name.rpartition(".")
-        if not hasattr(import_module(module), constant):
-            raise AttributeError(name)
-        setattr(import_module(module), constant, value)
+    if prepare is not None:
+        prepare()
     configure()
     config = load(Path(configuration))
     files = published.endpoint_files(config)
 
+    tls = service.TlsFiles(certificate=files.chain, key=files.key)
+    service.prepare_process(config.relay)
+    children = service.fork_intake(config, tls)
+
     async def main() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await service.run(config, stop, tls=service.TlsFiles(certificate=files.chain, key=files.key))
+        await service.run(config, stop, tls=tls, children=children)
 
-    asyncio.run(main())
+    uvloop.run(main())

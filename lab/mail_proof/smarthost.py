@@ -41,8 +41,10 @@ class Stage(StrEnum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
-    #: After the last byte of a mail.
+    #: After the last byte of a mail, before it is taken.
     END = "end"
+    #: It is taken and the client does not know yet: a fault here makes a copy.
+    TAKEN = "taken"
 
 
 class Fault(StrEnum):
@@ -270,6 +272,7 @@ class _Conversation:
         asked = self._host.plan(Stage.END, first)
         if asked is None:
             self._host.took(self._recipients, b"".join(lines))
+            asked = self._host.plan(Stage.TAKEN, first)
         self._give(asked, "250 2.0.0 OK 0100018c-test")
         self._recipients = []
 
