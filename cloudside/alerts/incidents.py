@@ -81,13 +81,6 @@ def mark_notified(session: Session, incident: Incident, now: datetime) -> None:
         current.due_at = current.closed_at  # it ended while it was told
 
 
-def give_back(session: Session, incident: Incident, now: datetime) -> None:
-    """Nobody could be told: it is due again."""
-    current = session.get(Incident, incident.id)
-    if current is not None and current.due_at == incident.due_at:
-        current.due_at = now
-
-
 def _open(session: Session, kind: str, subject: str) -> Incident | None:
     return session.scalar(select(Incident).where(Incident.open_key == _key(kind, subject)))
 

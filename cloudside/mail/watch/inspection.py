@@ -31,6 +31,8 @@ NEW_DOMAINS, FOREIGN_SOURCE, BOUNCES = "mail-new-domains", "mail-foreign-source"
 #: Sites that are looked at with one pass.
 AT_ONCE = 20
 DAY_S = 86400.0
+#: Mail of this very moment counts, also by another relay's clock.
+_AHEAD_S = 60.0
 #: A source that a site's mail came from within this time before the last day is not foreign any more.
 SOURCES_S = 13 * DAY_S
 #: Domains that are remembered of one site; more are remembered of none.
@@ -124,7 +126,7 @@ class Inspection:
         known = self._domains.get(origin)
         if known is None:
             known = self._domains[origin] = _Known(await asyncio.to_thread(self._read, origin))
-        sent = await self.queue.domains(origin, at - DAY_S, at)
+        sent = await self.queue.domains(origin, at - DAY_S, at + _AHEAD_S)
         incident = self.ledger.standing(NEW_DOMAINS).get(origin)
         if not self.habits.known(origin) or (incident is not None and incident.acknowledged):
             # Too young to be surprised, or somebody knows about it: known at once, as of long ago.
@@ -139,7 +141,7 @@ class Inspection:
 
     async def _foreign_sources(self, origin: str, snapshot: Snapshot, at: float) -> tuple[str, ...]:
         elsewhere = []
-        for source in await self.queue.sources(origin, at - DAY_S, at):
+        for source in await self.queue.sources(origin, at - DAY_S, at + _AHEAD_S):
             owner = snapshot.find(source)
             if owner is None or owner.name != origin:
                 elsewhere.append(source)

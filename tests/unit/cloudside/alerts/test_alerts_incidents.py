@@ -52,15 +52,67 @@ def test_raising_twice_is_one_incident_and_after_closing_a_new_one(database):
     assert [one.params for one in all_incidents(database) if one.subject == "s"] == [{"n": 1}, {"n": 3}]
 
 
-def test_unnotified_are_the_open_ones_nobody_was_told_of(database):
+def take(database, now, most=10):
     with database.write() as session:
-        for subject in ("told", "closed", "new"):
+        return incidents.take(session, now, for_s=30, most=most)
+
+
+def tell(database, now):
+    """What staff would be told now, as (subject, over)."""
+    taken = take(database, now)
+    with database.write() as session:
+        for incident in taken:
+            incidents.mark_notified(session, incident, now)
+    return [(incident.subject, incident.closed_at is not None) for incident in taken]
+
+
+def later(seconds):
+    return NOW + timedelta(seconds=seconds)
+
+
+def test_each_change_is_told_once(database):
+    with database.write() as session:
+        incidents.open_incident(session, "k", "s", {}, NOW)
+    assert tell(database, NOW) == [("s", False)] and tell(database, later(60)) == []
+    with database.write() as session:
+        assert incidents.tell_again(session, "k", "s", {"count": 2}, later(3600))
+        assert not incidents.tell_again(session, "k", "unknown", {}, later(3600))
+    assert tell(database, later(3600)) == [("s", False)] and tell(database, later(3700)) == []
+    with database.write() as session:
+        incidents.close_incident(session, "k", "s", later(7200))
+    assert tell(database, later(7200)) == [("s", True)] and tell(database, later(9999)) == []
+    assert all_incidents(database)[0].params == {"count": 2}
+
+
+def test_the_end_of_what_nobody_was_told_of_is_not_told(database):
+    with database.write() as session:
+        incidents.open_incident(session, "k", "s", {}, NOW)
+        incidents.close_incident(session, "k", "s", NOW)
+    assert tell(database, NOW) == []
+
+
+def test_two_relays_do_not_both_tell_it_and_one_that_dies_leaves_it_due(database):
+    with database.write() as session:
+        for subject in ("a", "b"):
             incidents.open_incident(session, "k", subject, {}, NOW)
-        session.flush()
-        incidents.mark_notified(session, incidents.open_incidents(session)[0].id, NOW)
-        incidents.close_incident(session, "k", "closed", NOW)
-    with database.read() as session:
-        assert [one.subject for one in incidents.unnotified(session)] == ["new"]
+    assert [one.subject for one in take(database, NOW, most=1)] == ["a"]
+    assert [one.subject for one in take(database, NOW)] == ["b"]
+    assert take(database, later(29)) == []
+    assert [one.subject for one in take(database, later(31))] == ["a", "b"]
+
+
+def test_what_changes_while_it_is_told_is_told_afterwards(database):
+    with database.write() as session:
+        for subject in ("worse", "over"):
+            incidents.open_incident(session, "k", subject, {}, NOW)
+    taken = take(database, NOW)
+    with database.write() as session:
+        incidents.tell_again(session, "k", "worse", {"n": 2}, later(1))
+        incidents.close_incident(session, "k", "over", later(1))
+    with database.write() as session:
+        for incident in taken:
+            incidents.mark_notified(session, incident, later(2))
+    assert tell(database, later(2)) == [("worse", False), ("over", True)]
 
 
 def test_silent_is_older_than_the_allowed_intervals():
@@ -95,7 +147,13 @@ def test_revoked_and_retired_sites_are_not_missed(database):
     assert all(one.closed_at is not None for one in all_incidents(database))
 
 
-KINDS = ("mail-flood", "smarthost-quota", "smarthost-refused", "smarthost-unreachable", "site-silent", "chore-failed")
+KINDS = (
+    "mail-flood", "mail-flood-day", "mail-near-limit", "mail-near-limit-day", "mail-unusual", "mail-new-domains",
+    "mail-foreign-source", "mail-bounces", "mail-silent", "mail-silent-many", "mail-login-failures",
+    "mail-unknown-source", "mail-credential-abroad", "mail-old-tls", "smarthost-quota", "smarthost-refused",
+    "smarthost-unreachable", "quota-near", "quota-reserve", "quota-unknown", "quota-disabled", "site-silent",
+    "chore-failed", "alert-path-failed",
+)  # fmt: skip
 PARAMS = {
     "window": "w",
     "count": 61,
@@ -108,15 +166,54 @@ PARAMS = {
     "last": "l",
     "interval_s": 30,
     "reason": "x",
+    "percent": 92,
+    "expected": 1.5,
+    "names": "n",
+    "since": "today",
+    "finished": 70,
+    "longest_hours": 3.5,
+    "watched": 100,
+    "user": "plc",
+    "sent": 46000,
+    "reserve": 5000,
+    "per_hour": 100,
+    "forecast": "f",
+    "per_key": "alerts.per-hour",
+    "then_key": "alerts.then-hold",
+    "span_key": "alerts.span-day",
+    "basis_key": "alerts.silence-learnt",
+    "commands": [["alerts.do-hold", "kyoten mail hold --site tokyo-1 --reason flood"]],
 }
+#: Those whose subject line is about many.
+NAMELESS = ("mail-silent-many",)
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_notice_that_names_its_subject_and_a_command(kind, language):
     notice = notices.write(kind, "tokyo-1", PARAMS, NOW, language=language)
-    assert "tokyo-1" in notice.subject and "kyoten" in notice.body and "{" not in notice.body
-    assert not notice.subject.startswith("alerts.")
+    assert kind in NAMELESS or "tokyo-1" in notice.subject + notice.body
+    assert "kyoten" in notice.body and "{" not in notice.subject + notice.body
+    assert "alerts." not in notice.subject + notice.body
+
+
+def test_a_notice_has_its_commands_alone_on_their_lines():
+    body = notices.write("mail-flood", "tokyo-1", PARAMS, NOW, language="en").body
+    assert "    kyoten mail hold --site tokyo-1 --reason flood" in body.splitlines()
+    assert "nothing is lost" in body
+
+
+def test_stages_are_seen_in_the_subject():
+    again = notices.write("mail-flood", "tokyo-1", PARAMS, NOW, language="en", stage=notices.Stage.AGAIN)
+    ended = notices.write("mail-flood", "tokyo-1", PARAMS, NOW, language="en", stage=notices.Stage.ENDED)
+    assert again.subject.startswith("Still: Mail flood") and ended.subject.startswith("Over: Mail flood")
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_many_alarms_are_one_notice(language):
+    notice = notices.digest([f"Silent site: s{number}" for number in range(500)], language=language)
+    assert "500" in notice.subject and "s0" in notice.subject and "- Silent site: s29\n- ...\n" in notice.body
+    assert "s30" not in notice.body
 
 
 async def test_the_worker_runs_chores_and_tells_of_failing_ones_until_they_work(database, tmp_path):

@@ -170,7 +170,9 @@ class Second:
             host="127.0.0.1", port=server.sockets[0].getsockname()[1], credentials=credentials, ca=tls[0]
         )
         try:
-            yield SmarthostWay(smarthost, ("ops@kyoten.test",), "kyoten@kyoten.test", lambda _: b"Subject: x\r\n\r\ny\r\n")
+            yield SmarthostWay(
+                smarthost, ("ops@kyoten.test",), "kyoten@kyoten.test", lambda _: b"Subject: x\r\n\r\ny\r\n"
+            )
         finally:
             server.close()
 
