@@ -65,12 +65,12 @@ class Signer:
         """
         key = self._current()
         with self._one:
-            text = body.read_bytes() if isinstance(body, Path) else body
-            signer = dkim.DKIM(head + b"\r\n" + text)
-            del text
-            names = [name.lower() for name, _ in signer.headers]
-            signed = [name for name in names if name in _SIGNED] + [name for name in names if name in _FROZEN]
+            text = head + b"\r\n" + (body.read_bytes() if isinstance(body, Path) else body)
             try:
+                signer = dkim.DKIM(text)
+                del text
+                names = [name.lower() for name, _ in signer.headers]
+                signed = [name for name in names if name in _SIGNED] + [name for name in names if name in _FROZEN]
                 field: bytes = signer.sign(
                     self._selector,
                     self._domain,
@@ -79,7 +79,7 @@ class Signer:
                     canonicalize=(b"relaxed", b"relaxed"),
                     include_headers=signed,
                 )
-            except dkim.DKIMException as error:
+            except Exception as error:  # its own, and IndexError and their like for headers that it did not expect
                 log.warning("mail-not-signed", reason=type(error).__name__)
                 return b""
         return field
