@@ -52,7 +52,7 @@ def of_queue() -> list[Remedy]:
 
 def of_user(user: str, origin: str) -> list[Remedy]:
     """Against a user name in wrong hands."""
-    found = [("alerts.do-rotate-user", _command("smtp", "rotate", user))] if user else []
+    found = [("alerts.do-rotate-user", _command("smtp", "rotate", user, "--grace", "none"))] if user else []
     if user:
         found.append(("alerts.do-revoke-user", _command("smtp", "revoke-user", user)))
     return [*found, *(of_look(origin) if origin else [("alerts.do-users", _command("smtp", "list"))])]

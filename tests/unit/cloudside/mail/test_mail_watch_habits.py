@@ -156,7 +156,7 @@ def test_missing_reports_are_missed_after_two_and_not_after_one():
     for at in range(96):
         habit.finish(hour + at, 0)
         missed.append(anomaly.silent(habit.baseline))
-    assert not any(missed[: 24 + 8]) and all(missed[2 * 24 + 8 : 72])
+    assert not any(missed[: 24 + 7]) and all(missed[24 + 7 :])
     habit.finish(hour + 96, 1)
     assert not anomaly.silent(habit.baseline)
 
