@@ -1,6 +1,7 @@
 """A relay between clients and a scripted smarthost, to which faults happen; at the end it drains and is judged."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ class Scene:
         )
         self.relay = Relay(self.place, directory / "relay.log", prepare=prepare)
         self.clients = self.more_clients(sources, may_send=self._may_send)
+        #: Set, no client begins a new mail.
+        self.paused = threading.Event()
         #: When each relay that was killed was dead, monotonic seconds.
         self.cuts: list[float] = []
 
@@ -136,7 +139,7 @@ class Scene:
         return asyncio.run(_release_all(self.place.config))
 
     def _may_send(self) -> bool:
-        return self.clients.owed - len(self.smarthost.settled) < BACKLOG_MAX
+        return not self.paused.is_set() and self.clients.owed - len(self.smarthost.settled) < BACKLOG_MAX
 
 
 async def _release_all(config: Config) -> tuple[int, int]:

@@ -107,6 +107,8 @@ class ScriptedSmarthost:
         #: Recipients of mails (not of reports) that it will not be asked about again: taken, or refused for good.
         self.settled: set[str] = set()
         self.conversations = 0
+        #: When connections were broken off from here, in rising order: a mail taken before may come once more.
+        self.broken_off: list[float] = []
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, key)
         self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
@@ -124,8 +126,7 @@ class ScriptedSmarthost:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(5)
-        for conversation in list(self._open):
-            conversation.cut()
+        self.hang_up()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -148,6 +149,12 @@ class ScriptedSmarthost:
         finally:
             self._open.discard(conversation)
             conversation.close()
+
+    def hang_up(self) -> None:
+        """End all connections that are open."""
+        self.broken_off.append(time.monotonic())
+        for conversation in list(self._open):
+            conversation.cut()
 
     def took(self, recipients: list[str], content: bytes) -> None:
         """Note a mail that is about to be answered for."""
@@ -290,6 +297,7 @@ class _Conversation:
         self._socket.sendall(text.encode() + b"\r\n")
 
     def _fail(self, fault: Fault) -> None:
+        self._host.broken_off.append(time.monotonic())
         match fault:
             case Fault.STALL:
                 self._closed.wait(_IDLE_S)
