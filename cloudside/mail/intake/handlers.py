@@ -3,7 +3,6 @@
 5xx is the client's fault and says which rule it broke; what is ours, or passes by itself, is 4xx.
 """
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -200,9 +199,8 @@ class SiteHandler:
         )
         self._reception.queue.require_space(new.size)
         incoming.handed_over = True
-        # When the relay stops we may be cancelled, the commit is not: the client will send again, and twice is better
-        # than never.
-        return await asyncio.shield(asyncio.ensure_future(self._commit(new, server.listener)))
+        # A client that leaves does not cancel us: it will send again, and twice is better than never.
+        return await self._commit(new, server.listener)
 
     async def _commit(self, new: NewMessage, listener: str) -> str:
         began = time.perf_counter()

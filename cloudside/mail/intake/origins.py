@@ -10,6 +10,9 @@ from cloudside.errors import RefusedError
 from cloudside.mail.intake.places import Address, Network, Places, read
 from cloudside.mail.model import Limit
 
+#: Looked up addresses that are remembered: with IPv6 one site could bring more than fit into memory.
+_REMEMBERED_MAX = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -81,13 +84,23 @@ class Snapshot:
     device_limits: Mapping[tuple[str, str], Limit] = field(default_factory=dict)
     device_holds: Mapping[tuple[str, str], str] = field(default_factory=dict)
     suppressions: Mapping[tuple[str, str], Suppressed] = field(default_factory=dict)
+    #: Addresses that were looked up: each mail asks several times.
+    _found: dict[str, Origin | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def find(self, source: str) -> Origin | None:
         """Whose address it is, revoked or not; None: nobody's, or no address."""
         try:
-            return self.places.find(read(source))
+            return self._found[source]
+        except KeyError:
+            pass
+        try:
+            found = self.places.find(read(source))
         except ValueError:
             return None
+        if len(self._found) >= _REMEMBERED_MAX:
+            self._found.clear()
+        self._found[source] = found
+        return found
 
     def origin_at(self, source: str) -> Origin:
         """Who sends from this address. Raises RefusedError: nobody we know, or a revoked site."""

@@ -76,7 +76,9 @@ class Receiver:
     def find_head(self) -> bool:
         """Move the header section out of ``kept`` as soon as it is certain where it ends; whether it is known."""
         if self.head is None and not self.refusal:
-            lines = bytes(self.kept) if self.ended else bytes(self.kept[: self.kept.rfind(b"\r\n") + 2])
+            # A line that has only begun may become anything.
+            whole = len(self.kept) if self.ended else self.kept.rfind(b"\r\n") + 2
+            lines = bytes(self.kept[:whole]) if whole > 1 or self.ended else b""
             head, body = split(lines)
             if self.ended or body or len(head) < len(lines):
                 self.head = head
