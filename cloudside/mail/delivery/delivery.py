@@ -269,7 +269,7 @@ class Delivery:
             message=shown_id(original.id),
             recipient=attempt.index,
             verdict=outcome.verdict.value,
-            code=outcome.reply[:3],
+            code=outcome.reply[:3] if outcome.reply[:3].isdigit() else "",
             remote=outcome.remote_id,
         )
         await self._settler.put(attempt, outcome, found)

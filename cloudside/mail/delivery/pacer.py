@@ -8,7 +8,7 @@ multiplicative decrease, as TCP does, so that several relays of one account shar
 from dataclasses import dataclass
 
 #: SES's slowest accounts may send one mail a second; slower than this we never get.
-SLOWEST = 0.5
+SLOWEST = 1.0
 #: Complaints of transactions that began before the last slowing-down are about the rate before it.
 ONE_COMPLAINT_S = 1.0
 #: A rate that was never known is forgotten again when it has grown to so many times the one that was too fast.

@@ -187,7 +187,7 @@ def suppression_words(attempt: Attempt, found: Suppressed | None, language: str)
     """Why nothing was sent to a suppressed address, since when, and how that can be changed."""
     params = {
         "address": attempt.recipient,
-        "tenant": attempt.original.tenant or "-",
+        "owner": f"--tenant {attempt.original.tenant}" if attempt.original.tenant else "--servers",
         "since": _day(found.since) if found else "-",
         "reason": found.reason if found else "-",
         "until": _day(found.expires_at) if found and found.expires_at is not None else "-",

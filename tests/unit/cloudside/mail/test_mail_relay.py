@@ -13,7 +13,7 @@ from sqlalchemy import select
 from cloudside.config import Listen
 from cloudside.errors import ConfigurationError
 from cloudside.mail import service
-from cloudside.mail.delivery import delivery
+from cloudside.mail.delivery import settling
 from cloudside.mail.store import view
 from cloudside.mail.store.queue import Queue
 from cloudside.mail.store.sqlite import StorageFullError
@@ -309,7 +309,7 @@ async def test_temporary_failure_and_broken_connection_are_tried_again(world, ma
         await state_of(world, "delivered")
     (story,) = view.trace(world.config.queue_directory, RECIPIENT)
     assert story.entries[0].attempts == 2
-    assert [item.event for item in story.happenings] == ["postponed", "postponed", "delivered"]
+    assert [item.event for item in story.happenings] == ["accepted", "postponed", "postponed", "delivered"]
 
 
 async def test_recipient_is_given_up_with_a_report_when_time_is_over(world, mail):
@@ -353,13 +353,13 @@ async def test_an_outcome_that_cannot_be_written_is_kept_until_it_can(world, mai
     failures = [StorageFullError("mail.disk-full", path="x")] * 2
     really = Queue.delivered
 
-    async def delivered(queue, attempt, now, reply):
+    async def delivered(queue, attempt, now, reply, remote_id):
         if failures:
             raise failures.pop()
-        await really(queue, attempt, now, reply)
+        await really(queue, attempt, now, reply, remote_id)
 
     monkeypatch.setattr(Queue, "delivered", delivered)
-    monkeypatch.setattr(delivery, "POLL_S", 0.05)
+    monkeypatch.setattr(settling, "AGAIN_S", 0.05)
     async with world.relay():
         await send(world, mail())
         await state_of(world, "delivered")
