@@ -68,25 +68,18 @@ class BounceHandler:
         return MISSING
 
     async def handle_DATA(self, server: Server, session: Session, envelope: Envelope) -> str:
-        incoming: object = envelope.content
-        if not isinstance(incoming, Incoming):
-            raise TypeError("a mail without content")
-        try:
-            if not self._bounces.take(server.source, time.monotonic()):
-                return TOO_MANY
-            async with self._readers:
-                start, clean = await asyncio.to_thread(_start_of, incoming)
-            if not clean:
-                return "554 5.6.0 A carriage return or line feed stands alone (RFC 5321 2.3.8)"
-            null_sender = envelope.mail_from in ("<>", "", None)
-            for text in envelope.rcpt_tos:
-                address = verp.parse(text, keys=self.keys, domain=self.domain)
-                if address is not None:
-                    # A client that leaves cancels us, not the commit.
-                    await asyncio.shield(asyncio.ensure_future(self.take(address, start, null_sender=null_sender)))
-        finally:
-            if isinstance(incoming.body, Spilled):
-                await asyncio.to_thread(incoming.body.path.unlink, missing_ok=True)
+        if not self._bounces.take(server.source, time.monotonic()):
+            return TOO_MANY
+        async with self._readers:
+            start, clean = await asyncio.to_thread(_start_of, envelope.content)
+        if not clean:
+            return "554 5.6.0 A carriage return or line feed stands alone (RFC 5321 2.3.8)"
+        null_sender = envelope.mail_from in ("<>", "", None)
+        for text in envelope.rcpt_tos:
+            address = verp.parse(text, keys=self.keys, domain=self.domain)
+            if address is not None:
+                # A client that leaves cancels us, not the commit.
+                await asyncio.shield(asyncio.ensure_future(self.take(address, start, null_sender=null_sender)))
         return "250 2.0.0 Noted"
 
     async def take(self, address: verp.ReturnAddress, start: bytes, *, null_sender: bool) -> None:
@@ -100,15 +93,14 @@ class BounceHandler:
         await self.recorder.record(known, address.index, report, self.clock())
 
 
-def _start_of(incoming: Incoming) -> tuple[bytes, bool]:
-    """As much of a bounce as is read, and whether all of it keeps to CRLF."""
-    start = incoming.head[: reading.READ_MAX_BYTES] + b"\r\n"
-    clean = not has_bare_line_ends(incoming.head)
-    if isinstance(incoming.body, Spilled):
-        body, body_clean = _start_of_file(incoming.body.path)
-    else:
-        body, body_clean = incoming.body[: reading.READ_MAX_BYTES], not has_bare_line_ends(incoming.body)
-    return (start + body)[: reading.READ_MAX_BYTES], clean and body_clean
+def _start_of(content: object) -> tuple[bytes, bool]:
+    """As much of a bounce as is read, and whether all of it keeps to CRLF. Its file is the server's to remove."""
+    if not isinstance(content, Incoming):
+        raw = content if isinstance(content, bytes) else b""
+        return raw[: reading.READ_MAX_BYTES], not has_bare_line_ends(raw)
+    body, clean = _start_of_file(content.body.path) if isinstance(content.body, Spilled) else _start_of(content.body)
+    start = content.head[: reading.READ_MAX_BYTES] + b"\r\n" + body
+    return start[: reading.READ_MAX_BYTES], clean and not has_bare_line_ends(content.head)
 
 
 def _start_of_file(path: Path) -> tuple[bytes, bool]:

@@ -196,6 +196,20 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        Cause.SENDER_REFUSED,
+        (
+            r"from: domain is invalid",
+            r"sender (?:address |domain )?(?:rejected|denied|refused|not|is ?n.t|verif|unknown|domain)",
+            r"MAIL FROM[^.;]{0,40}(?:not|reject|denied|refus)",
+            r"envelope sender",
+            r"not a verified (?:sender|identity)",
+            r"is not verified",
+            r"invalid (?:sender|return)",
+            r"bad sender",
+            r"送信元(?:アドレス)?が",
+        ),
+    ),
+    (
         Cause.EXPIRED,
         (
             r"delivery time expired",
@@ -256,28 +270,15 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
         ),
     ),
     (
-        Cause.SENDER_REFUSED,
-        (
-            r"from: domain is invalid",
-            r"sender (?:address |domain )?(?:rejected|denied|refused|not|is ?n.t|verif|unknown|domain)",
-            r"MAIL FROM[^.;]{0,40}(?:not|reject|denied|refus)",
-            r"envelope sender",
-            r"not a verified (?:sender|identity)",
-            r"is not verified",
-            r"invalid (?:sender|return)",
-            r"bad sender",
-            r"送信元(?:アドレス)?が",
-        ),
-    ),
-    (
         Cause.MAILBOX_UNKNOWN,
         (
+            r"address rejected\W*$",
             r"not a registered",
             r"not listed in",
             r"not our user",
             r"ディレクトリ[^。]{0,12}(?:ありません|見つかりません)",
             r"no valid recipients",
-            _WHO + r"[^.;]{0,50}(?:unknown|not found|not exist|n.t exist|invalid|unavailable|rejected|undeliverable)",
+            _WHO + r"[^.;]{0,50}(?:unknown|not found|not exist|n.t exist|invalid|unavailable|undeliverable)",
             _WHO + r"[^.;]{0,50}not (?:be )?(?:listed|recognized|known|valid|local)",
             _WHO + r"[^.;]{0,50}(?:could(?: ?not|n.t) be found|wasn.t found|disallowed|no such|not here)",
             r"(?:unknown|no such|invalid|non-?existent|bad|unrecognized|incorrect|illegal|unlisted)(?: \S+){0,3} "
@@ -305,6 +306,7 @@ BY_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
         Cause.UNREACHABLE,
         (
             r"host (?:is )?not reachable",
+            r"able to establish an SMTP connection",
             r"did not accept our requests to connect",
             r"connection (?:timed out|refused|reset|closed|dropped|lost|died)",
             r"timed? ?out",

@@ -140,6 +140,12 @@ _POLITE = _any(
     r"a message that you sent could not be delivered",
     r"tried to deliver your message, but it was rejected",
 )
+_REJECTED = _any(
+    r"(?:message|mail|post|submission)\s[^.]{0,60}(?:has been|was|is) (?:automatically\s)?rejected",
+    r"not allowed to (?:post|send|write)",
+    r"automatically\s+rejected",
+    r"自動的に(?:拒否|破棄|削除)",
+)
 _COMPLAINT = re.compile(r"complaint about (?:a )?message from|spam complaint", re.IGNORECASE)
 _REPLY_LINE = re.compile(
     r"(?:^|[\s:#(<\"'「=])([45]\d\d(?:[ -]#?[45]\.\d{1,3}\.\d{1,3}\b|[ -](?=\S))|#?[45]\.\d{1,3}\.\d{1,3}\b)"
@@ -157,22 +163,20 @@ def subject_of(message: Message) -> str:
 
 def text_of(message: Message) -> str:
     """The words of the report: its text parts, without the mail that it returns; HTML only when there is no other."""
-    plain: list[str] = []
-    marked_up: list[str] = []
-    size = 0
-    for part in structured.parts(message):
-        if part.is_multipart() or size > TEXT_MAX_BYTES:
-            continue
-        kind = part.get_content_type()
-        if part.get_content_maintype() == "text" or (part is message and not plain):
-            text = _decoded(part)
-            size += len(text)
-            (marked_up if kind == "text/html" else plain).append(text)
-    text = "\n".join(plain) if "".join(plain).strip() else "\n".join(_unmarked(one) for one in marked_up)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _whole_text(message)
     end = _RETURNED_MAIL.search(text)
     # A report that begins with such a line says why further down.
     return text[: end.start()] if end and text[: end.start()].strip() else text
+
+
+def alone(message: Message) -> Message:
+    """The report as one plain text without the mail that it returns, for parsers that look into everything."""
+    found = Message()
+    for name in ("From", "Subject", "X-Failed-Recipients", "Content-Description"):
+        if name in message:
+            found[name] = _header(message, name)
+    found.set_payload(_whole_text(message))
+    return found
 
 
 def from_daemon(message: Message) -> bool:
@@ -218,6 +222,11 @@ def is_automatic_reply(message: Message) -> bool:
     )
 
 
+def says_rejected(text: str) -> bool:
+    """Whether a list or a filter says in its automatic answer that it threw the mail away."""
+    return bool(_REJECTED.search(text))
+
+
 def wants_confirmation(message: Message, text: str) -> bool:
     """Whether the mail is held back until its sender does something, which no controller ever will."""
     return bool(_CHALLENGE.search(f"{subject_of(message)}\n{text}"))
@@ -229,7 +238,8 @@ def excerpt(text: str) -> str:
     for number, line in enumerate(lines):
         reply = _REPLY_LINE.search(line)
         if reply is not None:  # its words may stand on the next line
-            return " ".join([line[reply.start(1) :], *lines[number + 1 : number + 2]])
+            begin = reply.start(1) if reply[1][0] in "45" and reply[1][1].isdigit() else 0
+            return " ".join([line[begin:], *lines[number + 1 : number + 2]])
     telling = [line for line in lines if not _POLITE.search(line)]
     for number, line in enumerate(telling):
         if said_by_words(line):
@@ -251,6 +261,21 @@ def _decoded(part: Message) -> str:
     if not isinstance(payload, bytes):
         return ""
     return _guessed(payload[:TEXT_MAX_BYTES], (part.get_content_charset() or "").lower())
+
+
+def _whole_text(message: Message) -> str:
+    plain: list[str] = []
+    marked_up: list[str] = []
+    size = 0
+    for part in structured.parts(message):
+        if part.is_multipart() or size > TEXT_MAX_BYTES:
+            continue
+        if part.get_content_maintype() == "text" or (part is message and not plain):
+            text = _decoded(part)
+            size += len(text)
+            (marked_up if part.get_content_type() == "text/html" else plain).append(text)
+    text = "\n".join(plain) if "".join(plain).strip() else "\n".join(_unmarked(one) for one in marked_up)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _guessed(raw: bytes, declared: str) -> str:

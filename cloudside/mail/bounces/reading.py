@@ -125,9 +125,12 @@ def _from_prose(message: Message, text: str, null_sender: bool) -> Report:
     if not server:
         if prose.wants_confirmation(message, text):
             return Report(Meaning.FAILED, "4.7.1", _tidy(f"challenge-response: {reason}"))
-        if prose.is_automatic_reply(message) and not prose.says_failure(message):
+        automatic = prose.is_automatic_reply(message)
+        if automatic and prose.says_rejected(text):
+            return Report(Meaning.FAILED, _status(Meaning.FAILED, "", reason), _tidy(reason))
+        if automatic and not prose.says_failure(message):
             return Report(Meaning.AUTO_REPLY, "2.0.0", _tidy(prose.subject_of(message) or "automatic reply"))
-    temporary, permanent = flufl.bounce.all_failures(message)
+    temporary, permanent = flufl.bounce.all_failures(prose.alone(message))
     if prose.says_delay(message, text) and not permanent:
         return Report(Meaning.DELAYED, _status(Meaning.DELAYED, "", reason), _tidy(reason))
     if temporary and not permanent:

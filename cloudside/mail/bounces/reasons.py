@@ -62,6 +62,9 @@ _EXACT = ("1.1", "1.2", "1.3", "1.6", "2.2", "2.3", "3.4", "4.6")
 #: ... except by these, which servers wrap into codes about the address.
 _STRONG = frozenset({Cause.SUPPRESSED, Cause.MAILBOX_FULL, Cause.MAILBOX_DISABLED, Cause.DOMAIN_UNKNOWN, Cause.BLOCKED})
 
+#: Codes about the sender's address: a domain that was not found is not the recipient's then.
+_ABOUT_SENDER = ("1.7", "1.8")
+
 _CODE = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})")
 
 
@@ -70,7 +73,7 @@ def cause_of(status: str, reason: str) -> Cause:
     found = _CODE.fullmatch(status)
     code = found[1] if found else "0.0"
     said = next((cause for cause, words in _WORDS if words.search(reason)), None)
-    if code in _EXACT and said not in _STRONG:
+    if code in _ABOUT_SENDER or (code in _EXACT and said not in _STRONG):
         return _BY_CODE[code]
     if said is not None:
         return said
