@@ -33,6 +33,8 @@ LEARNT_HOURS = 12 * 168
 #: Sites whose past is read with one pass, and hours of all sites taken in before others get their turn.
 _READ_AT_ONCE = 5
 _PROFILES_EVERY_S = 60.0
+#: Recipients within two hours above twice what is expected, below which only the day's sum is still high.
+FADED = 10
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ class Habits:
             self._habits[name] = await asyncio.to_thread(learnt, past, self._upto)
 
     async def _watch_unusual(self, snapshot: Snapshot, now: datetime) -> None:
-        flooding, wanted = self.limits.floods(), dict[str, Facts]()
+        flooding, wanted, fading = self.limits.floods(), dict[str, Facts](), set[str]()
         hour, counts = self.tally.hour, self.tally.hours[Scope.SITE]
         for origin, habit in self._habits.items():
             count = counts.get(origin, 0)
@@ -107,7 +109,11 @@ class Habits:
             if found is not None and (origin not in flooding or origin in self.ledger.standing(UNUSUAL)):
                 devices = self.tally.days[Scope.DEVICE]
                 wanted[origin] = partial(facts.of_unusual, origin, found, hour, devices, self.queue, snapshot)
-        await self.ledger.settle(UNUSUAL, wanted, now, keep=self._unread(UNUSUAL), remind_s=HOURLY_S)
+                sent, expected = habit.baseline.pair(hour, count)
+                if sent <= 2 * expected + FADED:
+                    fading.add(origin)
+        keep = self._unread(UNUSUAL)
+        await self.ledger.settle(UNUSUAL, wanted, now, keep=keep, remind_s=HOURLY_S, fading=fading)
 
     async def _watch_silence(self, snapshot: Snapshot, now: datetime) -> None:
         at = now.timestamp()

@@ -1,6 +1,7 @@
 """The incidents of the registry as the watch sees them: what stands, and what is opened, told again, closed.
 
-Read anew with each pass. Writes happen only when something changes: every one is in the audit log.
+Read anew with each pass. Writes happen only when something changes: every one is in the audit log. Where several relays
+share a registry, what only one of them can see is its own: another one that does not see it must not end it.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 #: What lasts is told again after so many seconds: floods and what stops all mail hourly, the rest once a day.
 HOURLY_S, DAILY_S = 3600.0, 86400.0
+#: What another relay has opened is ended here when nobody was told of it for so long: that relay may be gone.
+ORPHANED_S = 2 * DAILY_S
 
 Params = Mapping[str, Any]
 #: Asked for only when something is to be told: it may cost queries.
@@ -34,12 +37,18 @@ class Standing:
     notified_at: datetime | None
     acknowledged: bool
 
+    @property
+    def relay(self) -> str | None:
+        """The relay whose it is; None: everybody's."""
+        return self.params.get("relay")
+
 
 class Ledger:
-    """What stands, by kind and subject."""
+    """What stands, by kind and subject. ``relay``: our name."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, relay: str) -> None:
         self._database = database
+        self._relay = relay
         self._standing: dict[str, dict[str, Standing]] = {}
 
     async def refresh(self) -> None:
@@ -58,20 +67,28 @@ class Ledger:
         *,
         keep: Collection[str] = (),
         remind_s: float = DAILY_S,
+        fading: Collection[str] = (),
+        shared: bool = False,
     ) -> None:
         """Have exactly the ``wanted`` ones stand, and those of ``keep`` if they stand; tell again what lasts.
 
-        Nobody is reminded of what somebody acknowledged. Raises KyotenError.
+        Nobody is reminded of what somebody acknowledged, nor of what is ``fading``. ``shared``: every relay sees the
+        same, so each may end it. Raises KyotenError.
         """
         standing = dict(self.standing(kind))
+        own = {} if shared else {"relay": self._relay}
         for subject, facts in wanted.items():
             known = standing.get(subject)
             if known is None:
-                await self.open(kind, subject, await facts(), now)
-            elif _due(known, now, remind_s):
-                await self.again(kind, known, await facts(), now)
+                await self.open(kind, subject, {**await facts(), **own}, now)
+            elif subject not in fading and self._ours(known) and _due(known, now, remind_s):
+                await self.again(kind, known, {**await facts(), **own}, now)
         for subject in standing.keys() - wanted.keys() - set(keep):
-            await self.close(kind, subject, now)
+            if self._ours(standing[subject]) or _orphaned(standing[subject], now):
+                await self.close(kind, subject, now)
+
+    def _ours(self, known: Standing) -> bool:
+        return known.relay in (None, self._relay)
 
     async def open(self, kind: str, subject: str, params: Params, now: datetime) -> None:
         """Open one. Raises KyotenError."""
@@ -119,3 +136,7 @@ class Ledger:
 def _due(known: Standing, now: datetime, remind_s: float) -> bool:
     told = known.notified_at
     return told is not None and not known.acknowledged and (now - told).total_seconds() >= remind_s
+
+
+def _orphaned(known: Standing, now: datetime) -> bool:
+    return (now - (known.notified_at or known.opened_at)).total_seconds() >= ORPHANED_S

@@ -108,6 +108,14 @@ class Limits:
             if one.window is window and one.level is level
         }
 
+    def _fading(self, found: Mapping[str, Crossing]) -> set[str]:
+        """Limits of a day that would not be exceeded if the day went on like this hour: it is over, but for the sum."""
+        return {
+            subject
+            for subject, one in found.items()
+            if one.window is Window.DAY and 24 * self.tally.hours[one.scope].get(one.name, 0) <= one.most
+        }
+
     async def _settle(
         self,
         kind: str,
@@ -133,7 +141,9 @@ class Limits:
                 wanted[subject] = partial(facts.of_crossing, crossing, hour, devices, self.queue, snapshot)
         for key in [key for key in self._near_since if key[0] == kind and key[1] not in found]:
             del self._near_since[key]
-        await self.ledger.settle(kind, wanted, now, keep=keep, remind_s=HOURLY_S)
+        await self.ledger.settle(
+            kind, wanted, now, keep=keep, remind_s=HOURLY_S, fading=self._fading(found), shared=True
+        )
         for key in [key for key in self._last if key[0] == kind and key[1] not in self.ledger.standing(kind)]:
             if key[1] not in found:
                 del self._last[key]

@@ -120,7 +120,7 @@ def watch_of(
 ) -> Watch:
     """The watch of a relay."""
     relay, alerts = config.relay, config.alerts
-    tally, ledger = Tally(queue), Ledger(database)
+    tally, ledger = Tally(queue), Ledger(database, relay.name)
     limits = Limits(queue, directory, tally, ledger, sightings)
     habits = Habits(queue, database, directory, tally, ledger, limits)
 
