@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 from functools import cache
-from functools import lru_cache
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger

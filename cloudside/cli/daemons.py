@@ -116,7 +116,7 @@ def _until_signal(
 ) -> None:
     from cloudside.logging import configure
 
-    configure()
+    configure(for_good=True)
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -67,6 +67,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._words = Words()
+        self._children: dict[tuple[Counter, str], Counter] = {}
         prefix = "kyoten_mail"
         self._accepted = Counter(f"{prefix}_accepted", "Mails made durable", ["listener"], registry=registry)
         self._recipients = Counter(f"{prefix}_accepted_recipients", "Recipients of accepted mails", registry=registry)
@@ -107,18 +108,18 @@ class Metrics:
 
     def accepted(self, listener: str, *, recipients: int, size: int, seconds: float) -> None:
         """A mail got its 250. ``listener``: site, submission or tls. ``seconds``: until its commit had come back."""
-        self._accepted.labels(self._words.bounded(listener)).inc()
+        self._child(self._accepted, listener).inc()
         self._recipients.inc(recipients)
         self._bytes.inc(size)
         self._commit_s.observe(seconds)
 
     def refused(self, reason: str) -> None:
         """A connection, command or mail was answered with 4xx or 5xx. ``reason``: a short word such as ``size``."""
-        self._refused.labels(self._words.bounded(reason)).inc()
+        self._child(self._refused, reason).inc()
 
     def login(self, result: str) -> None:
         """good, failed or throttled."""
-        self._logins.labels(self._words.bounded(result)).inc()
+        self._child(self._logins, result).inc()
 
     def connected(self, listener: str, change: int) -> None:
         """One more connection (+1), or one less (-1)."""
@@ -126,17 +127,27 @@ class Metrics:
 
     def attempted(self, verdict: str, seconds: float) -> None:
         """One try to hand a recipient's mail to the smarthost."""
-        self._attempts.labels(self._words.bounded(verdict)).inc()
+        self._child(self._attempts, verdict).inc()
         self._attempt_s.observe(seconds)
 
     def finished(self, state: str, age_s: float) -> None:
         """A recipient is delivered, bounced or expired, ``age_s`` after its mail was accepted."""
-        self._finished.labels(self._words.bounded(state)).inc()
+        self._child(self._finished, state).inc()
         self._age_s.observe(max(0.0, age_s))
 
     def bounced(self, meaning: str) -> None:
         """A bounce or complaint came in, by mail or as a notice."""
-        self._bounces.labels(self._words.bounded(meaning)).inc()
+        self._child(self._bounces, meaning).inc()
+
+    def _child(self, counter: Counter, word: str) -> Counter:
+        """The counter of one word. ``labels`` looks and locks each time, which costs as much as all the rest."""
+        child = self._children.get((counter, word))
+        if child is None:
+            bounded = self._words.bounded(word)
+            child = counter.labels(bounded)
+            if bounded == word:
+                self._children[counter, word] = child
+        return child
 
     def observe(self, observed: Observed) -> None:
         """Take up how things stand. A state that is gone goes to 0 and does not stay as it was."""

@@ -162,7 +162,7 @@ def _be_a_child(end: socket.socket, directory: Path, work: Work) -> None:
             signal.signal(number, signal.SIG_IGN)
         from cloudside.logging import configure
 
-        configure()
+        configure(for_good=True)
         uvloop.run(_work(end, directory, work))
         status = 0
     except KyotenError as error:
