@@ -114,7 +114,12 @@ def release(
                 for scope, name in given.subjects
                 if mail_holds.find(session, caller, scope=scope, name=name) is not None
             ]
-    agree(cli, RELEASE, given, yes=yes, found_wanted=not standing)
+    try:
+        agree(cli, RELEASE, given, yes=yes, found_wanted=not standing)
+    except InputError:
+        for scope, name in given.subjects:  # a wrong name is a better answer than no mail
+            _require_known(cli, scope, name)
+        raise
     if standing:
         with cli.write("relay") as (session, caller):
             for scope, name in standing:

@@ -15,7 +15,7 @@ from cloudside.errors import InputError
 from cloudside.mail.model import Scope, Selection, State, number_of
 
 What = Annotated[
-    list[str] | None, typer.Argument(metavar="[WHAT]...", help="Message ids, one mail address, sites, server/NAME.")
+    list[str] | None, typer.Argument(metavar="WHAT", help="Message ids, one mail address, sites, server/NAME.")
 ]
 Sites = Annotated[list[str] | None, typer.Option("--site", help="Mail of this site, or of server/NAME. Repeatable.")]
 Device = Annotated[

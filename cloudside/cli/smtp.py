@@ -99,7 +99,7 @@ def rotate(
     cli = cli_of(context)
     stays = None if grace.strip().lower() == _NONE else duration(grace)
     with cli.read() as (session, caller):
-        standing = credentials.get(session, caller, user)
+        standing = credentials.standing(session, caller, user)  # what is wrong is told before a password is typed
     readable = standing.cram_secret is not None if cram_md5 is None else cram_md5
     encrypt = _encrypt(cli) if readable else None
     password = _password(user)

@@ -8,6 +8,7 @@ from cloudside.cli.context import Cli, JsonFlag, cli_of, operators_cli_of
 from cloudside.cli.moments import duration
 from cloudside.cli.output import done, show_rows
 from cloudside.errors import InputError
+from cloudside.messages import text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -129,8 +130,10 @@ def _row(row: "Suppression") -> dict[str, Any]:
 
 
 def _name(tenant: str) -> str:
-    return tenant or "-"
+    return tenant or text("cli.mail-of-servers")
 
 
 def _until(end: "datetime | None") -> str:
-    return "-" if end is None else f"{end:%Y-%m-%d %H:%M} UTC"
+    return (
+        text("cli.until-removed") if end is None else text("cli.until-moment", {"moment": f"{end:%Y-%m-%d %H:%M} UTC"})
+    )

@@ -98,7 +98,7 @@ def rotate(
     Raises InputError (or InputErrors): unknown, another tenant's or revoked; password too short or the same as before;
     ``good_until`` over or more than LONGEST_GRACE away.
     """
-    credential = _standing(session, caller, user)
+    credential = standing(session, caller, user)
     problems = _password_problems(user, password)
     if not problems and proves_password(credential, password):
         problems.append(InputError("registry.same-password", user=user))
@@ -131,7 +131,7 @@ def restrict(
     Raises InputError (or InputErrors) and changes nothing then: unknown, another tenant's or revoked; unknown device;
     bad prefix or address.
     """
-    credential = _standing(session, caller, user)
+    credential = standing(session, caller, user)
     site = sites.get(session, caller, credential.site_id)
     if device:
         devices.get(session, caller, site.id, device)
@@ -175,6 +175,14 @@ def get(session: Session, caller: Caller, user: str) -> SmtpCredential:
     return credential
 
 
+def standing(session: Session, caller: Caller, user: str) -> SmtpCredential:
+    """One that is not revoked. Raises InputError: unknown, another tenant's or revoked."""
+    credential = get(session, caller, user)
+    if credential.revoked_at is not None:
+        raise InputError("registry.smtp-user-revoked", user=user)
+    return credential
+
+
 def usable(session: Session, caller: Caller, user: str) -> SmtpCredential | None:
     """The credential behind a user name, unless it or its site is revoked."""
     query = visible(caller).where(
@@ -195,13 +203,6 @@ def visible(caller: Caller) -> Select[SmtpCredential]:
     """All credentials that exist for the caller, by user name."""
     query = select(SmtpCredential).join(Site, Site.id == SmtpCredential.site_id).order_by(SmtpCredential.user)
     return query if caller.tenant is None else query.where(Site.tenant_id == caller.tenant)
-
-
-def _standing(session: Session, caller: Caller, user: str) -> SmtpCredential:
-    credential = get(session, caller, user)
-    if credential.revoked_at is not None:
-        raise InputError("registry.smtp-user-revoked", user=user)
-    return credential
 
 
 def _user_problems(session: Session, user: str) -> list[InputError]:

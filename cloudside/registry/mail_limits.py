@@ -12,7 +12,7 @@ from types import MappingProxyType
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from cloudside.errors import InputError, combined
+from cloudside.errors import InputError, RefusedError, combined
 from cloudside.mail.model import Action, Scope
 from cloudside.registry import mail_scopes, sites
 from cloudside.registry.callers import Caller
@@ -151,8 +151,8 @@ def in_force(row: MailLimit, now: datetime) -> Mapping[str, int | None]:
 
 
 def _require_right(caller: Caller, scope: Scope) -> None:
-    if scope is Scope.TENANT:
-        caller.require_operator()
+    if scope is Scope.TENANT and caller.tenant is not None:
+        raise RefusedError("registry.mail-limit-operators", tenant=caller.tenant)
 
 
 def _count_problems(hourly: int | None, daily: int | None) -> list[InputError]:

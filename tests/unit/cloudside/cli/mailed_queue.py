@@ -44,7 +44,7 @@ def fill(directory: Path) -> None:
     async def work() -> None:
         queue = Queue(directory, reserve_bytes=0)
         for mail in MAILS:
-            await queue.accept(_new(mail))
+            await queue.accept(new_message(mail))
             if mail.number == 1:
                 (attempt,) = await queue.claim(NOW + HOUR, 1)
                 await queue.delivered(attempt, NOW + 1, "250 OK", "ses-id-1")
@@ -68,7 +68,8 @@ def standing(directory: Path) -> dict[int, str]:
     return states
 
 
-def _new(mail: Mail) -> NewMessage:
+def new_message(mail: Mail) -> NewMessage:
+    """As the listeners would make it."""
     return NewMessage(
         id=mail.number,
         kind=Kind.MAIL,

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from mailed_queue import fill
 
+from cloudside.cli import mail
+from cloudside.messages import LANGUAGES, catalogue
+
 Kyoten = Callable[..., Any]
 ACME, BIRCH = ("--tenant", "acme"), ("--tenant", "birch")
 
@@ -120,3 +123,9 @@ def test_nothing_found_is_said_as_every_error(mailed: Kyoten) -> None:
 
 def test_no_queue_is_said_as_every_error(world: Kyoten) -> None:
     assert world("mail", "queue", "--json", status=5).error["key"] == "mail.no-queue"
+
+
+def test_every_column_has_a_heading() -> None:
+    columns = {*mail._COLUMNS, *mail._RECIPIENT_COLUMNS, *mail._STORY_COLUMNS}
+    for language in LANGUAGES:
+        assert {f"mail.column-{name}" for name in columns} - catalogue(language).keys() == set()

@@ -1,12 +1,20 @@
 """`kyoten mail hold`, `release`, `retry`, `drop`: what changes, what is asked, and whose mail nobody else touches."""
 
+import asyncio
 import io
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mailed_queue import fill, standing
+from mailed_queue import Mail, fill, new_message, standing
+from structlog.testing import capture_logs
+
+from cloudside.cli import mail_moves
+from cloudside.mail.store import control
+from cloudside.mail.store.queue import Queue
 
 Kyoten = Callable[..., Any]
 ACME, BIRCH = ("--tenant", "acme"), ("--tenant", "birch")
@@ -137,7 +145,7 @@ def test_a_wider_hold_that_stays_is_told(mailed: Kyoten) -> None:
         (("hold", "--site", "tokio-1", "--reason", "r"), "registry.unknown-site"),
         (("hold", "--device", "nobody", "--reason", "r"), "registry.unknown-smtp-user"),
         (("hold", "server/wep", "--reason", "r"), "registry.unknown-server"),
-        (("release", "--site", "tokio-1"), "mail.nothing-found"),
+        (("release", "--site", "tokio-1"), "registry.unknown-site"),
         (("release", "--site", "tokyo-1"), "cli.mail-nothing-to-release"),
         (("hold", ONE, "--reason", "r"), "cli.mail-nothing-to-hold"),
         (("hold", FOUR, "--reason", "r"), "cli.mail-nothing-to-hold"),
@@ -194,3 +202,63 @@ def test_what_comes_is_held_before_a_relay_ever_ran(world: Kyoten) -> None:
     assert document == {"changed": 0, "new_mail": "held"}
     assert world("mail", "hold", TWO, "--reason", "r", "--json", status=5).error["key"] == "mail.no-queue"
     assert world("mail", "release", "--site", "tokyo-1", "--json").document["new_mail"] == "released"
+
+
+@pytest.fixture
+def running(directory: Path, tmp_path: Path) -> Iterator[Callable[[Mail], None]]:
+    """A relay's queue behind its socket; gives what it takes mail with."""
+    fill(directory)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def begin() -> tuple[Queue, asyncio.Event, asyncio.Task[None]]:
+        queue, stop = Queue(directory, reserve_bytes=0), asyncio.Event()
+        return queue, stop, asyncio.create_task(control.serve(queue, tmp_path / control.FILE_NAME, stop))
+
+    async def end() -> None:
+        stop.set()
+        await serving
+        queue.close()
+
+    def take(mail: Mail) -> None:
+        asyncio.run_coroutine_threadsafe(queue.accept(new_message(mail)), loop).result()
+
+    queue, stop, serving = asyncio.run_coroutine_threadsafe(begin(), loop).result()
+    wait_for(tmp_path / control.FILE_NAME)
+    with capture_logs():  # they would stand among what the command prints
+        yield take
+    asyncio.run_coroutine_threadsafe(end(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 5
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_a_running_relay_takes_meanwhile_is_not_left_behind(
+    world: Kyoten, running: Callable[[Mail], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter((
+        Mail(6, "acme", "tokyo-1", "plc-1", ("late@x.test",), "before the relay knows of the hold"),
+        Mail(7, "acme", "tokyo-1", "plc-1", ("later@x.test",), "before it knows of the release", held="hold: flood"),
+    ))  # fmt: skip
+    waits: list[float] = []
+
+    def meanwhile(seconds: float) -> None:
+        if seconds:
+            waits.append(seconds)
+            running(next(taken))
+
+    monkeypatch.setattr("cloudside.cli.mail_moves.time.sleep", meanwhile)
+    assert world("mail", "hold", "tokyo-1", "--reason", "flood", "--json").document["changed"] == 3
+    assert [entry["state"] for entry in world("mail", "queue", "tokyo-1", "--json").document["waiting"]] == ["held"] * 3
+    assert world("mail", "release", "tokyo-1", "--yes", "--json").document["changed"] == 4
+    assert {entry["state"] for entry in world("mail", "queue", "tokyo-1", "--json").document["waiting"]} == {"queued"}
+    assert waits == [mail_moves.SETTLE_S] * 2
+    assert mail_moves.SETTLE_S > 2  # it looks each second, and a look takes a moment

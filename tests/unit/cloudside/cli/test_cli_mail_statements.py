@@ -26,7 +26,7 @@ def test_a_site_has_the_relays_limit_until_it_has_its_own(world: Kyoten) -> None
     document = limit_of(world, *TOKYO)
     assert (document["hourly"], document["daily"], document["action"], document["own"]) == (60, 500, "hold", True)
     said = world("mail", "limits", "set", *TOKYO, "--hourly", "900", "--daily", "none").out
-    assert "900 recipients an hour, no limit a day, then hold" in said
+    assert "in an hour 900, in a day no limit. Beyond: hold" in said
     world("mail", "limits", "set", *TOKYO, "--daily", "1000")
     assert {name: limit_of(world, *TOKYO)[name] for name in ("hourly", "daily", "action")} == {
         "hourly": 900,
@@ -52,7 +52,7 @@ def test_a_raise_is_for_a_time(world: Kyoten) -> None:
     until = datetime.fromisoformat(document["raised_until"])
     assert before + timedelta(hours=24) <= until <= datetime.now(UTC) + timedelta(hours=24)
     said = world("mail", "limits", "raise", *TOKYO, "--times", "5", "--for", "2h").out
-    assert "300 recipients an hour, 2500 a day" in said
+    assert "in an hour 300, in a day 2500" in said
     assert limit_of(world, *TOKYO)["raised"] == 5
     world("mail", "limits", "set", *TOKYO, "--hourly", "70")
     assert limit_of(world, *TOKYO)["hourly_now"] == 70
@@ -96,7 +96,7 @@ def test_tenants_state_limits_of_their_own_sites(world: Kyoten) -> None:
         assert error["key"] == "registry.unknown-site"
     assert world(*BIRCH, "mail", "limits", "remove", *TOKYO, status=2)
     whole = ("mail", "limits", "set", "--tenant", "acme", "--daily", "none", "--json")
-    assert world(*ACME, *whole, status=3).error["key"] == "registry.operators-only"
+    assert world(*ACME, *whole, status=3).error["key"] == "registry.mail-limit-operators"
 
 
 def test_a_profile_is_shown_and_changed(world: Kyoten) -> None:

@@ -150,13 +150,13 @@ def test_a_limit_that_is_wrong_is_refused_and_the_one_before_stands(
 def test_a_tenants_own_limit_is_the_operators_to_state(populated: Database) -> None:
     with populated.write() as s:
         mail_limits.set_limit(s, OPERATOR, scope="tenant", name="acme", hourly=10, daily=20)
-        with pytest.raises(RefusedError, match="operators-only"):
+        with pytest.raises(RefusedError, match="mail-limit-operators"):
             mail_limits.set_limit(s, ACME, scope="tenant", name="acme", hourly=99, daily=99)
-        with pytest.raises(RefusedError, match="operators-only"):
+        with pytest.raises(RefusedError, match="mail-limit-operators"):
             mail_limits.raise_limit(
                 s, ACME, scope="tenant", name="acme", times=2, until=NOW + DAY, now=NOW, defaults=DEFAULTS
             )
-        with pytest.raises(RefusedError, match="operators-only"):
+        with pytest.raises(RefusedError, match="mail-limit-operators"):
             mail_limits.remove(s, ACME, scope="tenant", name="acme")
         assert [row.hourly for row in mail_limits.every(s, ACME)] == [10]
 
