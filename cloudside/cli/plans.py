@@ -160,8 +160,8 @@ def require_yes(plan: Plan, code: str | None, look: str) -> None:
         )
 
 
-def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: bool) -> None:
-    """What is opened and closed; for a plan that is not applied the gate's answer too."""
+def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: bool, command: str = "") -> None:
+    """What is opened and closed; for a plan that is not applied the gate's answer too, and the command to apply it."""
     if cli.as_json:
         _, later = _later(plan, JSON_PAIRS_MAX)
         pairs = [{"source": source, "destination": destination} for source, destination in later]
@@ -180,7 +180,7 @@ def show_plan(cli: Cli, plan: Plan, document: Mapping[str, Any], *, applied: boo
     for reason in _reasons(plan.gate):
         print_text(f"! {reason}")
     key = "cli.plan-code-needed" if plan.gate.needs_yes else "cli.plan-code"
-    print_text(text(key, {"code": plan.gate.code}))
+    print_text(text(key, {"code": plan.gate.code, "command": command}))
 
 
 def show_difference(difference: "Difference", opened_title: str, closed_title: str) -> None:

@@ -52,7 +52,7 @@ def plan(context: typer.Context, file: PlatformText, _json: JsonFlag = False) ->
     cli = operators_cli_of(context)
     with cli.read() as (session, caller):
         held = _plan(cli, session, caller, _source(file))
-    show_plan(cli, held, {"version": None}, applied=False)
+    show_plan(cli, held, {"version": None}, applied=False, command=f"kyoten platform apply {file}")
 
 
 @app.command()
@@ -85,7 +85,8 @@ def rollback(
         source = PlatformSource(kept.file_name, kept.text)
         if only_plan:
             held = _plan(cli, session, caller, source)
-            show_plan(cli, held, {"version": None, "again": kept.version}, applied=False)
+            command = f"kyoten platform rollback --to {kept.version}"
+            show_plan(cli, held, {"version": None, "again": kept.version}, applied=False, command=command)
             return
     _put_in_force(cli, source, acknowledge, f"kyoten platform rollback --to {kept.version} --plan")
 

@@ -62,14 +62,23 @@ def plan(context: typer.Context, file: PolicyFile, _json: JsonFlag = False) -> N
     source = _source(cli, file)
     with cli.read() as (session, caller):
         held = _plan(cli, session, caller, source)
-    show_plan(cli, held, {"tenant": source.tenant, "version": None}, applied=False)
+    document = {"tenant": source.tenant, "version": None}
+    show_plan(cli, held, document, applied=False, command=f"kyoten policy apply {file}")
 
 
 @app.command()
 def apply(context: typer.Context, file: PolicyFile, acknowledge: Acknowledge = None, _json: JsonFlag = False) -> None:
-    """Put a policy file in force, unless anything is wrong with it, or it needs a yes and has none."""
+    """Put a policy file in force, unless anything is wrong with it, or it needs a yes and has none. A file that is in
+    force as it stands makes no new version.
+    """
     cli = cli_of(context)
-    _put_in_force(cli, _source(cli, file), acknowledge, f"kyoten policy plan {file}")
+    source = _source(cli, file)
+    # Who gives a plan's code is told whether it is that plan's.
+    if acknowledge is None and (version := _in_force(cli, source)) is not None:
+        done(cli, {"tenant": source.tenant, "version": version, "unchanged": True}, "cli.policy-unchanged",
+             tenant=source.tenant, version=version)  # fmt: skip
+        return
+    _put_in_force(cli, source, acknowledge, f"kyoten policy plan {file}")
 
 
 @app.command()
@@ -96,7 +105,9 @@ def rollback(
         source = PolicySource(kept.tenant_id, kept.file_name, kept.text)
         if only_plan:
             held = _plan(cli, session, caller, source)
-            show_plan(cli, held, {"tenant": tenant, "version": None, "again": kept.version}, applied=False)
+            command = f"kyoten policy rollback {tenant} --to {kept.version}"
+            document = {"tenant": tenant, "version": None, "again": kept.version}
+            show_plan(cli, held, document, applied=False, command=command)
             return
     look = f"kyoten policy rollback {tenant} --to {kept.version} --plan"
     _put_in_force(cli, source, acknowledge, look)
@@ -208,6 +219,18 @@ def _put_in_force(cli: Cli, source: "PolicySource", acknowledge: str | None, loo
     show_plan(cli, held, {"tenant": source.tenant, "version": version}, applied=True)
     if not cli.as_json:
         print_text(text("cli.policy-applied", {"tenant": source.tenant, "version": version}))
+
+
+def _in_force(cli: Cli, source: "PolicySource") -> int | None:
+    """The version in force if it says just this; None: it says something else, or there is none."""
+    from cloudside.registry import policies
+
+    with cli.read() as (session, caller):
+        try:
+            newest = policies.in_force(session, caller, source.tenant)
+        except InputError:
+            return None  # an unknown tenant: told by the plan, with the place in the file
+        return newest.version if newest is not None and newest.text == source.text else None
 
 
 def _plan(cli: Cli, session: "Session", caller: "Caller", source: "PolicySource") -> "Plan":

@@ -123,6 +123,13 @@ def careful(world: Kyoten, tmp_path: Path) -> Kyoten:
     return world
 
 
+def test_a_file_that_is_in_force_makes_no_new_version(world: Kyoten, policy: Path) -> None:
+    assert world("policy", "apply", str(policy), "--json").document["version"] == 1
+    again = world("policy", "apply", str(policy), "--json").document
+    assert (again["version"], again["unchanged"]) == (1, True)
+    assert len(world("policy", "history", "acme", "--json").document["policies"]) == 1
+
+
 def test_a_plan_that_opens_many_pairs_passes_only_with_its_own_code(careful: Kyoten, policy: Path) -> None:
     policy.write_text(OPEN % "ssh")
     refused = careful("policy", "apply", str(policy), status=3).err
