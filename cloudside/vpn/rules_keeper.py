@@ -28,6 +28,8 @@ log = structlog.get_logger("kyoten.gateway")
 #: Seconds in which everything is looked at once: each tenant in the registry, whatever its marks say, and each entry of
 #: each set. All at once would take a second and a half with 10,000 sites.
 THOROUGH_S = 60.0
+#: Flows that are judged before others have their turn: some 25 ms with 10,000 sites.
+FLOWS_A_PIECE = 1000
 #: How often a reading of the kernel is begun again because something was written meanwhile; then it holds up the rest.
 READ_AGAIN = 3
 
@@ -144,7 +146,11 @@ class RulesKeeper:
         self._judge_flows = False
         try:
             flows = yield self._parts.flows.list
-            self._end_flows(flows)
+            own = {address.ip for interface in self._parts.routes.interfaces() for address in interface.addresses}
+            for begin in range(0, len(flows), FLOWS_A_PIECE):
+                # By what is wanted by then: a change that came in between will have all judged once more.
+                self._end_flows(flows[begin : begin + FLOWS_A_PIECE], own)
+                yield None
         except BaseException:
             self._judge_flows = True
             raise
@@ -193,11 +199,10 @@ class RulesKeeper:
         found = self._parts.enforcement.grant(self.desired.rule_set, now=self._now())
         return tuple(desired.of_rule(mistake) for mistake in found)
 
-    def _end_flows(self, flows: Sequence[Flow]) -> None:
+    def _end_flows(self, flows: Sequence[Flow], own: Collection[Address]) -> None:
         if self.desired is None:
             return
         rule_set = self.desired.rule_set
-        own = {address.ip for interface in self._parts.routes.interfaces() for address in interface.addresses}
 
         def admitted(address: Address) -> bool:
             return bool(rule_set.whereabouts.at(address))
