@@ -23,7 +23,7 @@ YOUNG_FACTOR = 2.0
 NEW_DOMAINS = 5
 
 #: Silence: the probability of it, the hours that it has to last, and how many times the longest normal one.
-SILENCE, SILENCE_HOURS, GAP_FACTOR = math.log(1e-3), 48, 1.25
+SILENCE, SILENCE_HOURS, GAP_FACTOR = math.log(5e-4), 48, 1.4
 #: A site that sent fewer recipients than this in the time it was watched is not expected to send.
 SILENCE_MIN_TOTAL = 20
 #: When of the sites that are watched this share, and at least so many, are quieter than they should be (with this
