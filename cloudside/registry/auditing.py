@@ -83,7 +83,8 @@ FORMS: Mapping[type[Table], Form] = {
     tables.MailHold: Form(tenant="tenant_id"),
     tables.Suppression: Form(tenant="tenant_id"),
     tables.Incident: Form(site="subject"),
-    tables.Certificate: Form(site="subject", digested=frozenset({"pem"})),
+    # The one it is for comes first: whoever asks for a site finds its certificates as well.
+    tables.Certificate: Form(site="subject", subject=("subject", "serial"), digested=frozenset({"pem"})),
     tables.RevocationList: Form(),
     tables.EnrolmentToken: Form(
         site="site_id", subject=("site_id", "created_at"), secret=frozenset({"token_sha256"})

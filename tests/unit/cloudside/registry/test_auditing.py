@@ -149,6 +149,7 @@ def test_long_texts_are_told_by_their_hash(populated: Database) -> None:
 
     made = {entry.kind: entry for entry in _new(populated, act)}
     assert {entry.tenant_id for entry in made.values()} == {"acme"}
+    assert made["certificates"].subject == "tokyo-1/1"  # found under the site's name
     texts = [(made["policies"], "text"), (made["certificates"], "pem"), (made["revocation_lists"], "der")]
     assert all(str((entry.after or {})[name]).startswith("sha256:") for entry, name in texts)
 
