@@ -35,7 +35,7 @@ class Link(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
+        self._rest = b""
         self._outgoing: list[bytes] = []
         #: Set when the other end is gone.
         self.closed = asyncio.Event()
@@ -73,8 +73,8 @@ class Link(asyncio.Protocol):
         self._waiting.clear()
 
     def data_received(self, data: bytes) -> None:
-        received = self._received
-        received += data
+        received = self._rest + data if self._rest else data
+        view = memoryview(received)
         position = 0
         while len(received) - position >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(received, position)
@@ -84,9 +84,9 @@ class Link(asyncio.Protocol):
             end = position + _LENGTH.size + size
             if len(received) < end:
                 break
-            self._take(pickle.loads(memoryview(received)[position + _LENGTH.size : end].tobytes()))  # noqa: S301 - ours
+            self._take(pickle.loads(view[position + _LENGTH.size : end]))  # noqa: S301 - from ourselves
             position = end
-        del received[:position]
+        self._rest = received[position:]
 
     def _take(self, frame: Any) -> None:
         number, name, content = frame

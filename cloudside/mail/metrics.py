@@ -6,7 +6,7 @@ the quota, the smarthost) is looked at when somebody asks: see Observed.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -113,13 +113,23 @@ class Metrics:
         self._bytes.inc(size)
         self._commit_s.observe(seconds)
 
-    def refused(self, reason: str) -> None:
-        """A connection, command or mail was answered with 4xx or 5xx. ``reason``: a short word such as ``size``."""
-        self._child(self._refused, reason).inc()
+    def accepted_together(
+        self, listener: str, *, mails: int, recipients: int, size: int, seconds: Sequence[float]
+    ) -> None:
+        """Several mails got their 250: the sums of their recipients and octets, and each one's seconds."""
+        self._child(self._accepted, listener).inc(mails)
+        self._recipients.inc(recipients)
+        self._bytes.inc(size)
+        for one in seconds:
+            self._commit_s.observe(one)
 
-    def login(self, result: str) -> None:
+    def refused(self, reason: str, times: int = 1) -> None:
+        """A connection, command or mail was answered with 4xx or 5xx. ``reason``: a short word such as ``size``."""
+        self._child(self._refused, reason).inc(times)
+
+    def login(self, result: str, times: int = 1) -> None:
         """good, failed or throttled."""
-        self._child(self._logins, result).inc()
+        self._child(self._logins, result).inc(times)
 
     def connected(self, listener: str, change: int) -> None:
         """One more connection (+1), or one less (-1)."""

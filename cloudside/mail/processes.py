@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import uvloop
 from cloudside.errors import KyotenError, UnavailableError
 from cloudside.mail.links import Link, attach
 from cloudside.mail.metrics import Metrics
-from cloudside.mail.model import NewMessage, Receipt
+from cloudside.mail.model import Action, Kind, NewMessage, Receipt
 from cloudside.mail.store.engine import StorageFullError
 from cloudside.mail.store.queue import RESERVE_BYTES, SPACE_FACTOR
 from cloudside.mail.watch.sightings import Sight, Sightings
@@ -38,12 +39,34 @@ TELL_EVERY_S = 0.2
 END_S = 5.0
 
 
+#: Method, arguments, named arguments.
+_Report = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Child:
     """A process that listens, and our end of the line to it."""
 
     pid: int
     end: socket.socket
+
+
+def packed(new: NewMessage) -> tuple[object, ...]:
+    """A message as a plain tuple: as an object it takes three times as long to send.
+
+    Limits that only notify are left out: the queue does not look at them.
+    """
+    limits = tuple(limit for limit in new.limits if limit.action is not Action.NOTIFY)
+    return (
+        *(new.id, new.kind.value, new.origin, new.source, new.sender, new.recipients, new.subject, new.head, new.body),
+        *(new.accepted_at, new.automatic, new.once, new.tenant, new.device, new.urgent, new.held, limits),
+    )
+
+
+def unpacked(fields: tuple[Any, ...]) -> NewMessage:
+    """What ``packed`` made a tuple of."""
+    message_id, kind, *rest = fields
+    return NewMessage(message_id, Kind(kind), *rest)
 
 
 class QueueThere:
@@ -53,11 +76,6 @@ class QueueThere:
         self._link = link
         self._directory = directory
 
-    @property
-    def incoming(self) -> Path:
-        """Where mail that is being received may be written."""
-        return self._directory / "incoming"
-
     def require_space(self, size_bytes: int) -> None:
         """Raise StorageFullError unless a message of this size fits and the reserve stays free."""
         if shutil.disk_usage(self._directory).free < RESERVE_BYTES + SPACE_FACTOR * size_bytes:
@@ -65,8 +83,7 @@ class QueueThere:
 
     async def accept(self, new: NewMessage) -> Receipt:
         """See Queue.accept. Raises the same, and UnavailableError when the first process is gone."""
-        receipt: Receipt = await self._link.call("accept", new)
-        return receipt
+        return Receipt(*await self._link.call("accept", packed(new)))
 
 
 class Reports:
@@ -74,39 +91,67 @@ class Reports:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._gathered: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self._gathered: list[_Report] = []
+        #: Adds to what was gathered when its time has come.
+        self.summed: Callable[[], list[_Report]] = list
+        self._due = False
 
-    def add(self, name: str, *arguments: object, **named: object) -> None:
-        """Tell this soon."""
-        if not self._gathered:
+    def soon(self) -> None:
+        """There is something to tell."""
+        if not self._due:
+            self._due = True
             asyncio.get_running_loop().call_later(TELL_EVERY_S, self.flush)
-        self._gathered.append((name, arguments, named))
+
+    def add(self, name: str, *arguments: object) -> None:
+        """Tell this soon."""
+        self._gathered.append((name, arguments, {}))
+        self.soon()
 
     def flush(self) -> None:
         """Tell it now."""
-        if self._gathered:
-            gathered, self._gathered = self._gathered, []
-            self._link.tell("reports", gathered)
+        self._due = False
+        told = [*self._gathered, *self.summed()]
+        self._gathered.clear()
+        if told:
+            self._link.tell("reports", told)
 
 
 class MetricsThere(Metrics):
-    """Counts in the first process."""
+    """Counts in the first process, and adds up here until it is told."""
 
     def __init__(self, reports: Reports) -> None:
         super().__init__()
         self._reports = reports
+        self._times: Counter[tuple[str, str]] = Counter()
+        self._mails: dict[str, list[tuple[int, int, float]]] = {}
+        reports.summed = self._summed
 
     def accepted(self, listener: str, *, recipients: int, size: int, seconds: float) -> None:
-        self._reports.add("accepted", listener, recipients=recipients, size=size, seconds=seconds)
+        self._mails.setdefault(listener, []).append((recipients, size, seconds))
+        self._reports.soon()
 
-    def refused(self, reason: str) -> None:
-        self._reports.add("refused", reason)
+    def refused(self, reason: str, times: int = 1) -> None:
+        self._add("refused", reason, times)
 
-    def login(self, result: str) -> None:
-        self._reports.add("login", result)
+    def login(self, result: str, times: int = 1) -> None:
+        self._add("login", result, times)
 
     def connected(self, listener: str, change: int) -> None:
-        self._reports.add("connected", listener, change)
+        self._add("connected", listener, change)
+
+    def _add(self, name: str, word: str, times: int) -> None:
+        self._times[name, word] += times
+        self._reports.soon()
+
+    def _summed(self) -> list[_Report]:
+        told: list[_Report] = [(name, (word, times), {}) for (name, word), times in self._times.items() if times]
+        for listener, mails in self._mails.items():
+            recipients, sizes, seconds = zip(*mails, strict=True)
+            sums = {"mails": len(mails), "recipients": sum(recipients), "size": sum(sizes), "seconds": seconds}
+            told.append(("accepted", (listener,), sums))
+        self._times.clear()
+        self._mails.clear()
+        return told
 
 
 class SightingsThere(Sightings):
@@ -206,18 +251,22 @@ async def attend(
 ) -> None:
     """The first process's side of one child, until both have stopped. Raises UnavailableError: it ended by itself."""
     targets: dict[str, Callable[..., None]] = {
-        "accepted": metrics.accepted,
+        "accepted": metrics.accepted_together,
         "refused": metrics.refused,
         "login": metrics.login,
         "connected": metrics.connected,
         "saw": sightings.saw,
     }
 
-    async def reports(gathered: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
+    async def reports(gathered: list[_Report]) -> None:
         for name, arguments, named in gathered:
             targets[name](*arguments, **named)
 
-    link = await attach(child.end, {"accept": accept, "reports": reports})
+    async def take(fields: tuple[Any, ...]) -> tuple[bool, str, int]:
+        receipt = await accept(unpacked(fields))
+        return receipt.taken, receipt.held, receipt.hour_count
+
+    link = await attach(child.end, {"accept": take, "reports": reports})
     log.info("intake-process", pid=child.pid)
     stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(link.closed.wait())
     try:
