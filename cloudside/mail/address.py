@@ -47,8 +47,8 @@ def permitted(address: str, allowed: Collection[str]) -> bool:
     """
     if not allowed:
         return True
-    address = address.lower()
-    return address in allowed or f"@{address.rpartition('@')[2]}" in allowed
+    local, at, domain = address.lower().rpartition("@")
+    return bool(local) and (f"{local}@{domain}" in allowed or f"{at}{domain}" in allowed)
 
 
 def routed(address: str) -> bool:

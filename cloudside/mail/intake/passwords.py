@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -39,7 +40,6 @@ class Passwords:
         self._waiting = 0
         self._key = secrets.token_bytes(32)
         self._good: OrderedDict[bytes, float] = OrderedDict()
-        self._nobodys = _HASHER.hash(secrets.token_hex(16))
 
     def close(self) -> None:
         """End the threads."""
@@ -60,7 +60,7 @@ class Passwords:
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._threads, _first_fit, hashes or (self._nobodys,), password)
+            found = await loop.run_in_executor(self._threads, _first_fit, hashes or (_nobodys_hash(),), password)
         finally:
             self._waiting -= 1
         if found is None or not hashes:
@@ -72,6 +72,11 @@ class Passwords:
 
     def _trace(self, known: str, password: bytes) -> bytes:
         return hmac.digest(self._key, known.encode() + b"\0" + password, "sha256")
+
+
+@cache
+def _nobodys_hash() -> str:
+    return _HASHER.hash(secrets.token_hex(16))
 
 
 def _first_fit(hashes: tuple[str, ...], password: bytes) -> str | None:

@@ -68,9 +68,10 @@ def _parted(receiver, wanted):
 
 #: After each of these another server may think the mail over (Longin, "SMTP Smuggling", 2023, and what followed it).
 NO_ENDS = [
-    b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\n", b"\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n",
-    b"\r\n.\r\0\n", b"\r\0\n.\r\n", b"\r\n. \r\n", b"\r\n..\r\n", b"\r\n.\r\r\n", b"\r\r\n.\r\r\n", b"\n\n.\n\n", b"\r\n\t.\r\n",
-    b"\x85.\x85", b"\r\n.\x0b\n", b"\r\n.\x0c\r\n", b"\r\n .\r\n", b"\xe2\x80\xa8.\xe2\x80\xa8", b"=0D=0A.=0D=0A",
+    b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\n", b"\n.\r", b"\r\n\0.\r\n",
+    b"\r\n.\0\r\n", b"\r\n.\r\0\n", b"\r\0\n.\r\n", b"\r\n. \r\n", b"\r\n..\r\n", b"\r\n.\r\r\n", b"\r\r\n.\r\r\n",
+    b"\n\n.\n\n", b"\r\n\t.\r\n", b"\x85.\x85", b"\r\n.\x0b\n", b"\r\n.\x0c\r\n", b"\r\n .\r\n",
+    b"\xe2\x80\xa8.\xe2\x80\xa8", b"=0D=0A.=0D=0A",
 ]  # fmt: skip
 SMUGGLED = b"MAIL FROM:<admin@site.test>\r\nRCPT TO:<victim@customer.test>\r\nDATA\r\nsmuggled\r\n"
 
