@@ -106,6 +106,7 @@ async def run(
         delivery = assembly.delivery(config, queue, directory, key=signing[0], voice=voice, metrics=metrics)
         await _first_refresh(directory)
         again = await queue.recover(datetime.now(UTC).timestamp())
+        delivery.begin_carefully(again)
         log.info("relay-starting", queue=str(config.queue_directory), redelivered=again)
         watch = watch_of(
             config, database=database, directory=directory, queue=queue, delivery=delivery, sightings=sightings,

@@ -107,6 +107,7 @@ class Delivery:
         self._more = False
         self._claimed_at = float("-inf")
         self._faults = 0
+        self._careful = 0
         self._rest_until = 0.0
         self._fault: Trouble | None = None
         self._reserved_since: float | None = None
@@ -134,6 +135,11 @@ class Delivery:
     def wake(self) -> None:
         """New mail is there."""
         self._wake.set()
+
+    def begin_carefully(self, count: int) -> None:
+        """So many recipients were being sent when the last process ended: as many go out one by one, so that a mail
+        that ends this process too is alone with it, and its neighbours are not taken for poison."""
+        self._careful = count
 
     async def run(self, stop: asyncio.Event) -> None:
         """Deliver until ``stop``; transactions under way are finished first."""
@@ -197,8 +203,11 @@ class Delivery:
             lane.add_done_callback(self._lane_ended)
         return POLL_S
 
+    def _is_single(self) -> bool:
+        return self._faults > 0 or self._careful > 0
+
     def _lanes_allowed(self) -> int:
-        if self._faults:
+        if self._is_single():
             return 1
         if self._lanes_max < self._connections and time.monotonic() > self._crowded_until:
             self._lanes_max += 1
@@ -206,7 +215,7 @@ class Delivery:
         return self._lanes_max
 
     def _room(self) -> int:
-        if self._faults:
+        if self._is_single():
             return 1 - len(self._lanes) - len(self._ready)
         ahead = min(AHEAD_MAX, self._connections * AHEAD_EACH)
         if rate := self._pacer.rate(time.monotonic()):
@@ -273,11 +282,12 @@ class Delivery:
             remote=outcome.remote_id,
         )
         await self._settler.put(attempt, outcome, found)
+        self._careful = max(0, self._careful - 1)
         return True
 
     def _lane_ended(self, lane: asyncio.Task[None]) -> None:
         self._lanes.discard(lane)
-        if self._ready or self._faults:
+        if self._ready or self._is_single():
             self._wake.set()
         if not lane.cancelled() and (error := lane.exception()) is not None:
             log.error("delivery-fault", exc_info=error)

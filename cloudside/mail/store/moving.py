@@ -127,9 +127,11 @@ def recover(session: Session, now: float, others: tuple[str, ...]) -> int:
     poison = [(seq, position) for seq, position, recovered in rows if recovered >= RECOVERIES_MAX]
     session.executemany(_EVENT, [(seq, position, now, "recovered", "") for seq, position in back])
     session.executemany(
-        "UPDATE recipients SET state = 'queued', recovered = recovered + 1, next_attempt = ?, changed_at = ?,"
-        " relay = '' WHERE message = ? AND position = ?",
-        [(now, now, seq, position) for seq, position in back],
+        # They were due before all that waits, and stay so: what ended the last process is then met early, and alone
+        # (see Delivery.begin_carefully). A clock that went back must not make them wait.
+        "UPDATE recipients SET state = 'queued', recovered = recovered + 1, changed_at = ?, relay = '',"
+        " next_attempt = CASE WHEN next_attempt > ? THEN ? ELSE next_attempt END WHERE message = ? AND position = ?",
+        [(now, now, now, seq, position) for seq, position in back],
     )
     session.executemany(_EVENT, [(seq, position, now, "held", "poison") for seq, position in poison])
     session.executemany(

@@ -341,6 +341,26 @@ async def test_a_queue_that_fails_for_a_while_is_asked_again(world):
         await world.desk.settled(1)
 
 
+async def test_after_a_crash_mail_goes_one_by_one_at_first(world):
+    """A mail that ends the process must not make poison of its neighbours."""
+    world.desk.put(*[attempt(number) for number in range(1, 31)])
+    most = []
+    claim = world.desk.claim
+
+    async def watched(now, limit, *, urgent_only=False):
+        claimed = await claim(now, limit, urgent_only=urgent_only)
+        most.append((len(world.desk.delivered_ones), len(world.desk.sending)))
+        return claimed
+
+    world.desk.claim = watched
+    async with world.delivering(connections=4) as delivery:
+        delivery.begin_carefully(10)
+        await world.desk.settled(30)
+    # One more may be sent but not written down yet.
+    assert all(sending <= 2 for done, sending in most if done < 9)
+    assert any(sending > 4 for done, sending in most if done >= 9)
+
+
 async def test_at_the_end_transactions_finish_and_the_rest_goes_back(world):
     world.host.delay_s = 0.2
     world.desk.put(*[attempt(number) for number in range(1, 31)])
