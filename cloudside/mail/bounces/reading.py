@@ -7,6 +7,7 @@ structured  reports written for programs    prose  for people    reasons  why, i
 """
 
 import email
+import hashlib
 import re
 from dataclasses import dataclass
 from email.errors import MessageError
@@ -82,7 +83,7 @@ def read(raw: bytes, *, null_sender: bool, recipient: str = "") -> Report:
     try:
         message = email.message_from_bytes(raw[:READ_MAX_BYTES])
         found = _read(message, null_sender, recipient)
-        return Report(found.meaning, found.status, found.reason, _feedback(message))
+        return Report(found.meaning, found.status, found.reason, _feedback(message, raw))
     except Exception:  # stdlib and flufl parsers meet hostile input here; which of their errors is no one's business
         return Report(Meaning.FAILED if null_sender else Meaning.UNCLEAR, "5.0.0", "unreadable report")
 
@@ -182,8 +183,12 @@ def _tidy(reason: str) -> str:
     return one_line(reason, _REASON_MAX_CHARS) or "no reason given"
 
 
-def _feedback(message: Message) -> str:
-    """Its Message-ID. What Amazon SES mails has the notice's feedback id there, so both ways are known as one."""
+def _feedback(message: Message, raw: bytes) -> str:
+    """Its Message-ID, or a digest when it has none.
+
+    What Amazon SES mails has the notice's feedback id there, so both ways are known as one.
+    """
     given = " ".join(str(message.get("Message-ID", "")).split()).strip("<>")
     local, _, domain = given.partition("@")
-    return one_line(local if domain.lower().endswith("amazonses.com") else given, _FEEDBACK_MAX_CHARS)
+    known = local if domain.lower().endswith("amazonses.com") else given
+    return one_line(known, _FEEDBACK_MAX_CHARS) or hashlib.sha256(raw[:READ_MAX_BYTES]).hexdigest()
