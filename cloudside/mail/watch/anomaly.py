@@ -81,9 +81,9 @@ def unusual(baseline: Baseline, hour: int, count: int) -> Unusual | None:
 
     It is known as soon as the count is reached, not at the hour's end: the expectation is that of the whole hour.
     """
-    if not count:
-        return None
     in_hours, in_day = excesses(baseline)
+    if not count or baseline.low(count, in_hours, in_day):
+        return None
     both, expected = baseline.pair(hour, count)
     if both > expected + in_hours and surprise(both, expected, baseline.spread()) > SURPRISE:
         return Unusual(Span.HOURS, both, expected, math.floor(expected + in_hours))

@@ -76,6 +76,10 @@ class Baseline:
         """Variance of an hour's count over its mean: 1 for a Poisson process, more when mail comes in bursts."""
         return (self._excess + 2.0) / (self._spread + 1.0)
 
+    def low(self, count: int, hours_excess: float, day_excess: float) -> bool:
+        """Whether ``count`` in the running hour cannot exceed this, whatever is expected: the usual case, quickly."""
+        return self._before[0] + count <= hours_excess and self._sum + count <= day_excess
+
     def pair(self, hour: int, count: int) -> tuple[int, float]:
         """Of ``hour``, which has ``count`` so far, and the one before: the count, and what is expected."""
         before, mean = self._before
