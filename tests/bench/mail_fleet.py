@@ -39,7 +39,7 @@ from cloudside.mail.watch import anomaly
 from cloudside.mail.watch.habit import Habit
 
 DAYS = 365
-SITES = 500
+SITES = 1000
 SEED = 5
 #: The first hour of the year is a Monday's first: hour numbers of the simulation begin at a multiple of a week.
 FIRST = 168 * 2900
