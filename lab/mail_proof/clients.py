@@ -101,9 +101,12 @@ class Clients:
     def _send(self, client: smtplib.SMTP, mail: Mail) -> bool:
         """False: the connection is of no use any more."""
         try:
-            answers = [client.mail(mail.sender)[0], *(client.rcpt(recipient)[0] for recipient in mail.recipients)]
-            if any(code != 250 for code in answers):
-                return self._refused(max(answers))
+            code, _ = client.mail(mail.sender)
+            for recipient in mail.recipients:
+                if code == 250:
+                    code, _ = client.rcpt(recipient)
+            if code != 250:
+                return self._refused(code)
             self.in_doubt.add(mail.number)
             code, _ = client.data(mail.content)
         except (smtplib.SMTPException, OSError):
