@@ -1,4 +1,4 @@
-"""The pure parts: headers, addresses, tokens, verdicts, reports, limits."""
+"""The pure parts: headers, addresses, limits at the door."""
 
 import email
 from datetime import UTC, datetime
@@ -10,42 +10,51 @@ from hypothesis import strategies as st
 from cloudside.mail.address import valid
 from cloudside.mail.intake.gate import Gate, LoginThrottle
 from cloudside.mail.message import Trace, has_bare_line_ends, normalised, one_line, prepare, split
-from cloudside.mail.watch.watch import Flood, flood_over, floods
 
 TRACE = Trace("plc\r\nX: y", "10.1.1.20", "relay.test", "ESMTP", "00ff", datetime(2026, 11, 21, tzinfo=UTC))
 
 
-def prepared(content, sender="p@site.test"):
-    return prepare(normalised(content), sender=sender, trace=TRACE, domain="relay.test")
+def prepared(head, sender="p@site.test"):
+    return prepare(normalised(head), sender=sender, trace=TRACE, domain="relay.test")
 
 
-def test_headers_are_stripped_completed_and_the_body_untouched():
+def test_headers_are_stripped_and_completed():
     head = b"Bcc: a@x.test,\r\n b@x.test\r\nX-SES-A: 1\r\nSubject: =?utf-8?B?5pWF6Zqc?=\r\nTo: o@x.test\r\n"
-    content = head + b"\r\n.body\r\nBcc: stays\r\n"
-    result = prepared(content)
-    message = email.message_from_bytes(result.content)
+    result = prepared(head)
+    message = email.message_from_bytes(result.head)
     assert message["Bcc"] is None and message["X-SES-A"] is None and message["To"] == "o@x.test"
     assert message["From"] == "<p@site.test>" and message["Message-ID"] == "<00ff@relay.test>" and message["Date"]
     assert "X: y" not in message and message["Received"].startswith("from plc??X:?y ([10.1.1.20])")
     assert result.subject == "故障"
-    assert result.content.endswith(b"\r\n\r\n.body\r\nBcc: stays\r\n")
+    assert result.froms == () and result.received_count == 0
+
+
+def test_what_a_device_wrote_stays_and_froms_are_unfolded():
+    head = (
+        b"Received: a\r\nFrom: Plant\r\n <p@site.test>\r\nDate: yesterday\r\nMessage-Id: <x>\r\nFROM : q@site.test\r\n"
+    )
+    result = prepared(head)
+    assert result.head.endswith(b"\r\n" + head) and result.head.count(b"\r\n\t") == 2
+    assert result.froms == ("Plant <p@site.test>", "q@site.test") and result.received_count == 1
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\r\n", b"Pump 3 stopped\r\n", b"just text, no colon first\r\nSubject: no\r\n"]
 )
 def test_a_mail_without_headers_keeps_its_text_as_body(content):
-    message = email.message_from_bytes(prepared(content).content)
+    head, body = split(content)
+    message = email.message_from_bytes(prepared(head).head + b"\r\n" + body)
     assert message["Message-ID"] and message["Subject"] is None
     assert message.get_payload().encode().strip() == content.strip()
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_prepared(content):
-    result = prepared(content)
-    assert not has_bare_line_ends(result.content)
-    head, _ = split(result.content)
-    assert head.startswith(b"Received: ")
+    head, body = split(normalised(content))
+    result = prepared(head)
+    assert not has_bare_line_ends(result.head)
+    again, rest = split(result.head + b"\r\n" + body)
+    assert again == result.head and rest == body and again.startswith(b"Received: ")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +69,7 @@ def test_any_bytes_can_be_prepared(content):
     ],
 )
 def test_who_is_not_told_of_a_failure(header, automatic):
-    assert prepared(header + b"\r\n\r\nx\r\n").automatic is automatic
+    assert prepared(header + b"\r\n").automatic is automatic
 
 
 def test_foreign_text_is_one_harmless_line():
@@ -103,14 +112,3 @@ def test_failed_logins_block_for_a_while_and_a_good_one_forgives():
     throttle.failed("a", 2)
     throttle.succeeded("a")
     assert not throttle.blocked("a", 3)
-
-
-def test_floods_are_those_above_their_own_limit():
-    found = floods({"a": 61, "b": 60, "c": 6}, {"c": 5}, default_limit=60, hour=7)
-    assert found == [Flood("a", 7, 61, 60), Flood("c", 7, 6, 5)]
-
-
-def test_a_flood_ends_after_a_full_quiet_hour():
-    assert not flood_over(opened_hour=7, hour=8, last_hour_count=0, limit=5)
-    assert not flood_over(opened_hour=7, hour=9, last_hour_count=6, limit=5)
-    assert flood_over(opened_hour=7, hour=9, last_hour_count=5, limit=5)
