@@ -22,10 +22,9 @@ from cloudside.cli.mail_selection import (
     asked,
     require_something,
 )
-from cloudside.cli.output import done, print_text, show_rows
-from cloudside.errors import InputError
+from cloudside.cli.output import done, show_rows
+from cloudside.errors import InputError, RefusedError
 from cloudside.mail.model import Scope
-from cloudside.messages import text
 
 if TYPE_CHECKING:
     from cloudside.registry.tables import MailHold
@@ -76,9 +75,9 @@ def hold(
         with cli.write("relay") as (session, caller):
             for scope, name in subjects:
                 mail_holds.put(session, caller, scope=scope, name=name, reason=reason, author=cli.person, now=cli.now)
-    count = moved(
-        cli, HOLD, given, lambda queue, which: queue.hold(which, _now(cli), f"hold: {reason}"), settle=bool(subjects)
-    )
+    # What is picked by hand waits for a hand: the relay itself releases what a hold that ended has left behind.
+    told = f"{'hold' if subjects else 'by hand'}: {reason}"
+    count = moved(cli, HOLD, given, lambda queue, which: queue.hold(which, _now(cli), told), settle=bool(subjects))
     document: dict[str, Any] = {"changed": count, "new_mail": "held" if subjects else "unchanged"}
     key = "cli.mail-hold-standing" if subjects else "cli.mail-hold-done"
     done(cli, document, key, recipients=count, what=given.words)
@@ -114,28 +113,36 @@ def release(
                 for scope, name in given.subjects
                 if mail_holds.find(session, caller, scope=scope, name=name) is not None
             ]
-    try:
-        agree(cli, RELEASE, given, yes=yes, found_wanted=not standing)
-    except InputError:
-        for scope, name in given.subjects:  # a wrong name is a better answer than no mail
-            _require_known(cli, scope, name)
-        raise
+    wider = _wider_holds(cli, given.subjects)
+    if wider and not standing:
+        row = wider[0]
+        raise RefusedError("cli.mail-held-wider", what=given.words, scope=row.scope, name=row.name, reason=row.reason)
+    if not wider:
+        try:
+            agree(cli, RELEASE, given, yes=yes, found_wanted=not standing)
+        except InputError:
+            for scope, name in given.subjects:  # a wrong name is a better answer than no mail
+                _require_known(cli, scope, name)
+            raise
     if standing:
         with cli.write("relay") as (session, caller):
             for scope, name in standing:
                 mail_holds.take_away(session, caller, scope=scope, name=name)
-    count = moved(cli, RELEASE, given, lambda queue, which: queue.release(which, _now(cli)), settle=bool(standing))
-    left = _still_held(cli, given.subjects)
+    count = 0
+    if not wider:
+        count = moved(cli, RELEASE, given, lambda queue, which: queue.release(which, _now(cli)), settle=bool(standing))
     document: dict[str, Any] = {
         "changed": count,
-        "new_mail": "released" if standing else "unchanged",
-        "still_held": [_hold_row(row) for row in left],
+        "new_mail": "released" if standing and not wider else "unchanged",
+        "still_held": [_hold_row(row) for row in wider],
     }
+    if wider:
+        row = wider[0]
+        key = "cli.mail-release-wider"
+        done(cli, document, key, what=given.words, scope=row.scope, name=row.name, reason=row.reason)
+        return
     key = "cli.mail-release-standing" if standing else "cli.mail-release-done"
     done(cli, document, key, recipients=count, what=given.words)
-    if not cli.as_json:
-        for row in left:
-            print_text(text("cli.mail-still-held", {"scope": row.scope, "name": row.name, "reason": row.reason}))
 
 
 def retry(
@@ -221,23 +228,24 @@ def _require_known(cli: Cli, scope: Scope, name: str) -> None:
         mail_scopes.subject(session, caller, scope, name)
 
 
-def _still_held(cli: Cli, subjects: Sequence[tuple[Scope, str]]) -> "list[MailHold]":
+def _wider_holds(cli: Cli, subjects: Sequence[tuple[Scope, str]]) -> "list[MailHold]":
     """Holds that keep these waiting all the same: on the site of a device, on the tenant of both."""
     from cloudside.registry import mail_holds, mail_scopes
 
     if not subjects:
         return []
-    left: dict[tuple[str, str], MailHold] = {}
+    found: dict[tuple[str, str], MailHold] = {}
     with cli.read() as (session, caller):
         standing = mail_holds.every(session, caller)
         for scope, name in subjects if standing else ():
             try:
                 subject = mail_scopes.subject(session, caller, scope, name)
             except InputError:
-                continue  # gone; its mail was here still
-            wider = ((Scope.SITE, subject.origin), (Scope.TENANT, subject.tenant))
-            left |= {(row.scope, row.name): row for row in standing if (row.scope, row.name) in wider}
-    return list(left.values())
+                continue  # gone; its mail may be here still
+            above = [(Scope.TENANT, subject.tenant)] if scope is not Scope.TENANT else []
+            above += [(Scope.SITE, subject.origin)] if scope is Scope.DEVICE else []
+            found |= {(row.scope, row.name): row for row in standing if (row.scope, row.name) in above}
+    return list(found.values())
 
 
 def _now(cli: Cli) -> float:

@@ -8,7 +8,7 @@ habit        one site under watch (pure);               habits       the step: t
 inspection   the step for new domains, foreign sources, bounces
 sightings    what the listeners see at the door;        door         the step
 smarthost    the step for the way out and the account's quota
-upkeep       suppressions into the registry, what is old forgotten
+upkeep       suppressions into the registry, what is old forgotten; holds   what one that ended left behind
 ledger       incidents as they stand;                   facts, remedies   what notices state and advise
 notifier     incidents -> notices, on cloudside.alerts' ways
 """

@@ -21,6 +21,7 @@ from cloudside.mail.intake.directory import Directory
 from cloudside.mail.store.queue import Queue, hour_of
 from cloudside.mail.watch.door import Door
 from cloudside.mail.watch.habits import Habits
+from cloudside.mail.watch.holds import Holds
 from cloudside.mail.watch.inspection import Inspection
 from cloudside.mail.watch.ledger import Ledger
 from cloudside.mail.watch.limits import FLOOD, Limits
@@ -55,6 +56,7 @@ class Watch:
     door: Door
     smarthost: SmarthostWatch
     upkeep: Upkeep
+    holds: Holds
     notifier: Notifier
     _next_prune: float = 0.0
 
@@ -79,7 +81,15 @@ class Watch:
             # Notices right after what is most urgent; again at the end for what the rest found.
             for step in (self.limits.run, self.notifier.run, self.habits.run, self.inspection.run):
                 await self._attempt(step, now())
-        for step in (self.door.run, self.smarthost.run, self.upkeep.run, self._prune, self.notifier.watch_ways):
+        steps = (
+            self.holds.run,
+            self.door.run,
+            self.smarthost.run,
+            self.upkeep.run,
+            self._prune,
+            self.notifier.watch_ways,
+        )
+        for step in steps:
             await self._attempt(step, now())
         await self._attempt(self.notifier.run, now())
 
@@ -141,5 +151,6 @@ def watch_of(
         door=Door(sightings, directory, ledger),
         smarthost=SmarthostWatch(delivery, ledger, relay.smarthost),
         upkeep=Upkeep(queue, database, Retention(relay.retention_days, relay.counts_days, relay.suppression_days)),
+        holds=Holds(queue, directory, delivery),
         notifier=Notifier(database, ledger, teller, voice.language),
     )

@@ -44,7 +44,7 @@ def test_one_message_is_held_and_released_without_a_question(mailed: Kyoten, dir
     assert document == {"changed": 2, "new_mail": "unchanged"}
     assert standing(directory) == UNTOUCHED | {2: "held"}
     assert mailed("mail", "holds", "--json").document["mail-holds"] == []
-    assert "hold: odd" in mailed("mail", "trace", TWO).out
+    assert "by hand: odd" in mailed("mail", "trace", TWO).out
     assert "Released 2" in mailed("mail", "release", TWO).out
     assert standing(directory) == UNTOUCHED
     assert "Trying 2" in mailed("mail", "retry", TWO).out
@@ -124,13 +124,16 @@ def test_anything_narrower_leaves_new_mail_alone(mailed: Kyoten, narrower: tuple
     assert mailed("mail", "holds", "--json").document["mail-holds"] == []
 
 
-def test_a_wider_hold_that_stays_is_told(mailed: Kyoten) -> None:
+def test_what_a_wider_hold_keeps_is_not_released_with_the_narrower(mailed: Kyoten, directory: Path) -> None:
     mailed("mail", "hold", "--tenant", "acme", "--reason", "unpaid", "--yes")
     mailed("mail", "hold", "--site", "tokyo-1", "--reason", "flood")
-    released = mailed("mail", "release", "--site", "tokyo-1").out
-    assert "tenant acme is held as a whole (unpaid)" in released
-    document = mailed("mail", "release", TWO, "--json", status=2)  # it went out: there is nothing to release
-    assert document.error["key"] == "cli.mail-nothing-to-release"
+    assert "tenant acme is held as a whole (unpaid)" in mailed("mail", "release", "--site", "tokyo-1").out
+    assert standing(directory) == UNTOUCHED | {2: "held"}
+    error = mailed("mail", "release", "--site", "tokyo-1", "--json", status=3).error
+    assert (error["key"], error["params"]["name"]) == ("cli.mail-held-wider", "acme")
+    # Whoever means what waits now, and says so, gets it.
+    assert mailed("mail", "release", "tokyo-1", "--state", "held", "--json").document["changed"] == 2
+    assert [row["name"] for row in mailed("mail", "holds", "--json").document["mail-holds"]] == ["acme"]
 
 
 @pytest.mark.parametrize(
