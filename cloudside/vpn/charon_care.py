@@ -14,7 +14,7 @@ from cloudside.vpn.contests import Comings, problem_of
 from cloudside.vpn.health import SHORT_QUESTION_S, Health, State
 from cloudside.vpn.tunnels import Rules, Table, unannounced
 from linux.charon import IkeSa, SaEvent
-from linux.errors import CharonUnavailableError
+from linux.errors import CharonRefusedError, CharonUnavailableError
 
 log = structlog.get_logger("kyoten.gateway")
 
@@ -75,11 +75,13 @@ class CharonCare:
         self._suspected: dict[int, float] = {}
         self._need_restart: tuple[str, ...] = ()
         self._reload = False
+        #: Why it did not take its settings when it was last told to; empty: it did.
+        self._refused = ""
 
     def answers(self) -> bool:
         """Whether charon may be asked for anything in this pass. One that did not answer is asked a short question now
         and then, so that nobody waits for it; one that hangs is ended here.
-        Raises CharonUnavailableError and CharonRefusedError: it does not take its settings.
+        Raises CharonUnavailableError: it did not answer when it was to take its settings.
         """
         if self._process.pid != self._pid:
             self._health.answered()
@@ -115,6 +117,8 @@ class CharonCare:
         found = self._health.problems(now_s=self._clock(), used_s=self._process.used_s())
         if self._need_restart:
             found += (problem("vpn.charon-needs-restart", what=", ".join(self._need_restart)),)
+        if self._refused:
+            found += (problem("vpn.charon-settings-refused", reason=self._refused),)
         return found
 
     def note(self, events: Iterable[SaEvent]) -> tuple[Problem, ...]:
@@ -155,14 +159,20 @@ class CharonCare:
         return (problem("vpn.events-lost"),)
 
     def _reload_settings(self) -> None:
-        if self._reload:
+        if not self._reload:
+            return
+        try:
             self._charon.reload_settings()
-            self._reload = False
-            log.info("charon-settings-reloaded")
+        except CharonRefusedError as error:
+            # It goes on with its old ones, is looked after as ever, and told again by the next look.
+            self._refused = str(error)[:400]
+            return
+        self._reload, self._refused = False, ""
+        log.info("charon-settings-reloaded")
 
     def _adopt(self) -> None:
         self._need_restart = ()
-        self._reload = False  # another one reads its settings when it starts
+        self._reload, self._refused = False, ""  # another one reads its settings when it starts
         self._suspected.clear()
         if self._pid is not None:
             self._reload = self._process.refresh()

@@ -7,7 +7,7 @@ from cloudside.config import Vpn
 from cloudside.vpn.charon_care import CharonCare
 from cloudside.vpn.tunnels import Table, after_events, after_listing
 from linux.charon import ChildSa, IkeSa, SaEvent
-from linux.errors import CharonUnavailableError
+from linux.errors import CharonRefusedError, CharonUnavailableError
 
 
 @dataclass
@@ -21,6 +21,7 @@ class _Charon:
     changed: bool = False
     restart_for: tuple[str, ...] = ()
     reloaded: int = 0
+    refuses: bool = False
     asked: int = 0
 
     def used_s(self) -> float:
@@ -43,6 +44,8 @@ class _Charon:
 
     def reload_settings(self) -> None:
         self._answer()
+        if self.refuses:
+            raise CharonRefusedError("reload-settings: parse error")
         self.reloaded += 1
 
     def close(self) -> None:
@@ -154,6 +157,17 @@ def test_settings_that_changed_are_reloaded_once_and_what_waits_for_a_restart_is
     assert [(found.key, dict(found.params)) for found in care.problems()] == [
         ("vpn.charon-needs-restart", {"what": "threads"})
     ]
+
+
+def test_charon_that_refuses_its_settings_is_tended_all_the_same_and_told_again() -> None:
+    world = _World(_Charon(changed=True, refuses=True))
+    assert world.care.answers()
+    [told] = world.care.problems()
+    assert told.key == "vpn.charon-settings-refused"
+    assert "parse error" in dict(told.params)["reason"]
+    world.charon.refuses = False
+    assert world.care.answers()
+    assert (world.charon.reloaded, world.care.problems()) == (1, ())
 
 
 def test_settings_are_reloaded_later_when_charon_does_not_answer_now() -> None:
