@@ -64,11 +64,13 @@ class Scripted:
     resets: int = 0
     port: int = 0
     delay_s: float = 0.0
+    #: Whether texts are kept.
+    keeps: bool = True
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Scripted"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 24)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 17)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -102,6 +104,7 @@ class Scripted:
         answer = answers.pop(0) if answers else good
         if answer is Do.STALL:
             await self._ended.wait()
+            writer.transport.abort()
             raise _Over
         if answer is Do.CLOSE:
             writer.close()
@@ -174,7 +177,8 @@ class Scripted:
             line = await reader.readuntil(b"\r\n")
             if line == b".\r\n":
                 break
-            text += line[1:] if line.startswith(b".") else line
+            if self.keeps:
+                text += line[1:] if line.startswith(b".") else line
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if not mail.recipient:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+import tracemalloc
 
 import pytest
 from scripted_smarthost import ENDLESS, GARBAGE, MANY_LINES, QUICK, Do, Scripted, attempt
@@ -275,3 +276,20 @@ async def test_a_body_that_is_gone_is_one_mails_trouble(host, sender, tmp_path):
 async def test_no_address_can_put_a_command_in(host, sender, address):
     assert (await timed(sender, attempt(recipient=address))).verdict is Verdict.PERMANENT
     assert not host.taken and not host.sessions
+
+
+async def test_a_large_body_takes_little_memory(host, tmp_path, certificate):
+    sessions = Sessions(host.smarthost(tmp_path, certificate.certificate), "relay.test")
+    path = tmp_path / "body"
+    with path.open("wb") as file:
+        for _ in range(20):
+            file.write((b"." + b"y" * 1021 + b"\r\n") * 1024)
+    host.keeps = False
+    tracemalloc.start()
+    try:
+        outcome = await timed(Sender(sessions, RETURN_PATH), attempt(body=path), within_s=60)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        sessions.close()
+    assert outcome.verdict is Verdict.DELIVERED and peak < 5_000_000
