@@ -91,6 +91,12 @@ class Mail(RuleBasedStateMachine):
         self.known: dict[Key, Recipient] = {}
         self.in_hand: dict[Key, Attempt] = {}
         self.suppressing = 0
+        # There is something to work on from the beginning: left to chance, most runs would play with an empty queue.
+        for site, recipients, large, urgent in (("tokyo-1", 3, False, False), ("osaka-1", 2, True, True)):
+            for _ in range(3):
+                new = self._message(recipients, site, large=large, urgent=urgent)
+                self._run(self.queue.accept(new))
+                self._took(new, held=False)
 
     def teardown(self) -> None:
         self.queue.close()
@@ -103,9 +109,9 @@ class Mail(RuleBasedStateMachine):
         recipients=st.integers(1, 3),
         site=st.sampled_from(SITES),
         large=st.booleans(),
-        held=st.booleans(),
+        held=st.sampled_from([False, False, True]),
         urgent=st.booleans(),
-        limit=st.sampled_from([None, *Action]),
+        limit=st.sampled_from([None, None, *Action]),
     )
     def accept(self, recipients: int, site: str, large: bool, held: bool, urgent: bool, limit: Action | None) -> None:
         new = self._message(recipients, site, large=large, held=held, urgent=urgent, limit=limit)
@@ -117,13 +123,18 @@ class Mail(RuleBasedStateMachine):
         assert receipt.taken and (bool(receipt.held) or not held)
         self._took(new, held=bool(receipt.held))
 
-    @rule(limit=st.integers(1, 4), urgent_only=st.booleans())
-    def claim(self, limit: int, urgent_only: bool) -> None:
-        attempts = self._run(self.queue.claim(self.now, limit, urgent_only=urgent_only))
-        due = self._in(State.QUEUED)
+    @rule(
+        urgent_only=st.booleans(),
+        outcomes=st.lists(
+            st.sampled_from(["delivered", "later", "soon", "bounced", "expired", "under way"]), min_size=1, max_size=5
+        ),
+    )
+    def work(self, urgent_only: bool, outcomes: list[str]) -> None:
+        """Claim as many as there are outcomes, and tell the queue of each."""
+        attempts = self._run(self.queue.claim(self.now, len(outcomes), urgent_only=urgent_only))
         if not urgent_only:
-            assert len(attempts) == min(limit, sum(self.known[key].due <= self.now for key in due))
-        for attempt in attempts:
+            assert len(attempts) == min(len(outcomes), len(self._due()))
+        for attempt, outcome in zip(attempts, outcomes, strict=False):
             key = (attempt.original.id, attempt.index)
             recipient = self.known[key]
             assert recipient.state is State.QUEUED and recipient.due <= self.now
@@ -131,68 +142,52 @@ class Mail(RuleBasedStateMachine):
             assert body == recipient.body and attempt.head == HEAD
             recipient.state = State.SENDING
             self.in_hand[key] = attempt
+            self._settle(key, outcome)
 
     @precondition(lambda self: self.in_hand)
-    @rule(data=st.data())
-    def deliver(self, data: st.DataObject) -> None:
-        key, attempt = self._attempt(data)
-        self._run(self.queue.delivered(attempt, self.now, "250", f"r{key}"))
-        self.known[key].state = State.DELIVERED
-
-    @precondition(lambda self: self.in_hand)
-    @rule(data=st.data(), wait=st.sampled_from([0.0, 900.0]))
-    def postpone(self, data: st.DataObject, wait: float) -> None:
-        key, attempt = self._attempt(data)
-        self._run(self.queue.postpone(attempt, self.now, until=self.now + wait, reply="451", counted=True))
-        recipient = self.known[key]
-        recipient.state, recipient.due, recipient.recovered = State.QUEUED, self.now + wait, 0
+    @rule(data=st.data(), outcome=st.sampled_from(["delivered", "later"]))
+    def one_more_ends(self, data: st.DataObject, outcome: str) -> None:
+        self._settle(data.draw(st.sampled_from(sorted(self.in_hand))), outcome)
 
     @precondition(lambda self: self.known)
-    @rule(data=st.data(), state=st.sampled_from([State.BOUNCED, State.EXPIRED]), report=st.booleans())
-    def fail(self, data: st.DataObject, state: State, report: bool) -> None:
-        """At the smarthost's word, or by a bounce that comes at any time."""
+    @rule(data=st.data(), word=st.sampled_from(["bounced", "expired", "complained"]), report=st.booleans())
+    def a_word_comes(self, data: st.DataObject, word: str, report: bool) -> None:
+        """A bounce or a complaint, at any time and maybe twice."""
         key = data.draw(st.sampled_from(sorted(self.known)))
+        if word == "complained":
+            self.suppressing += self._run(self.queue.complained(*key, self.now, "abuse", (), feedback="f"))
+            assert not self._run(self.queue.complained(*key, self.now, "abuse", (), feedback="f"))
+            return
         reports = (self._message(1, "", kind=Kind.DSN),) if report else ()
+        state = State(word)
         new = self._run(self.queue.fail(*key, state, self.now, "550", reports, permanent=True, suppress="bounce"))
         assert new is (self.known[key].state in _FAILS_FROM[state])
         if new:
             self._failed(key, state, reports)
 
-    @precondition(lambda self: self.known)
-    @rule(data=st.data())
-    def complain(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.known)))
-        if self._run(self.queue.complained(*key, self.now, "abuse", (), feedback="f")):
-            self.suppressing += 1
-        assert not self._run(self.queue.complained(*key, self.now, "abuse", (), feedback="f"))
+    @rule(site=st.sampled_from(SITES), what=st.sampled_from(["release", "retry", "hold", "release", "retry", "drop"]))
+    def staff(self, site: str, what: str) -> None:
+        which = Selection(origins=(site,))
+        if what == "hold":
+            changed = self._run(self.queue.hold(which, self.now, "hold: test"))
+            assert changed == self._moved(State.QUEUED, State.HELD, site)
+        elif what == "release":
+            changed = self._run(self.queue.release(which, self.now))
+            assert changed == self._moved(State.HELD, State.QUEUED, site)
+        elif what == "retry":
+            changed = self._run(self.queue.retry(which, self.now))
+            assert changed == self._moved(State.QUEUED, State.QUEUED, site)
+        else:
+            changed = self._run(self.queue.drop(which, self.now, "test"))
+            dropped = self._moved(State.QUEUED, State.DROPPED, site) + self._moved(State.HELD, State.DROPPED, site)
+            assert changed == dropped
 
-    @rule(site=st.sampled_from(SITES))
-    def hold(self, site: str) -> None:
-        changed = self._run(self.queue.hold(Selection(origins=(site,)), self.now, "hold: test"))
-        assert changed == self._staff(State.QUEUED, State.HELD, site)
-
-    @rule(site=st.sampled_from(SITES))
-    def release(self, site: str) -> None:
-        changed = self._run(self.queue.release(Selection(origins=(site,)), self.now))
-        assert changed == self._staff(State.HELD, State.QUEUED, site)
-
-    @rule(site=st.sampled_from(SITES))
-    def retry(self, site: str) -> None:
-        changed = self._run(self.queue.retry(Selection(origins=(site,)), self.now))
-        assert changed == self._staff(State.QUEUED, State.QUEUED, site)
-
-    @rule(site=st.sampled_from(SITES))
-    def drop(self, site: str) -> None:
-        changed = self._run(self.queue.drop(Selection(origins=(site,)), self.now, "test"))
-        assert changed == self._staff(State.QUEUED, State.DROPPED, site) + self._staff(State.HELD, State.DROPPED, site)
-
-    @rule(seconds=st.sampled_from([1.0, 1000.0, -500.0]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([1.0, 1000.0, -500.0]), retention=st.sampled_from([None, None, 600.0, 0.0]))
+    def time_passes(self, seconds: float, retention: float | None) -> None:
         self.now += seconds
-
-    @rule(age=st.sampled_from([0.0, 600.0]))
-    def purge(self, age: float) -> None:
-        before = self.now - age
+        if retention is None:
+            return
+        before = self.now - retention
         messages: dict[int, list[Recipient]] = {}
         for (message_id, _), recipient in self.known.items():
             messages.setdefault(message_id, []).append(recipient)
@@ -206,53 +201,40 @@ class Mail(RuleBasedStateMachine):
 
     # What ends it
 
-    @rule()
-    def restart(self) -> None:
-        directory = self.queue.incoming.parent
-        self.queue.close()
-        self._opened(directory)
-
-    @rule()
-    def killed(self) -> None:
-        self._opened(self._leave())
-
-    @rule(before=st.booleans(), large=st.booleans(), recipients=st.integers(1, 2))
-    def killed_while_accepting(self, before: bool, large: bool, recipients: int) -> None:
-        new = self._message(recipients, "tokyo-1", large=large)
-        self._killed(self.queue.accept(new), before, lambda: self._took(new, held=False))
-
-    @precondition(lambda self: self.in_hand)
-    @rule(data=st.data(), before=st.booleans(), bounced=st.booleans())
-    def killed_while_recording(self, data: st.DataObject, before: bool, bounced: bool) -> None:
-        key, attempt = self._attempt(data)
-        if bounced:
-            reports = (self._message(1, "", kind=Kind.DSN),)
-            work = self.queue.fail(*key, State.BOUNCED, self.now, "550", reports, permanent=True, suppress="bounce")
-            self._killed(work, before, lambda: self._failed(key, State.BOUNCED, reports))
+    @rule(kill=st.booleans())
+    def restart(self, kill: bool) -> None:
+        if kill:
+            self._opened(self._leave())
             return
+        self.queue.close()
+        self._opened(self.queue.incoming.parent)
 
-        def delivered() -> None:
-            self.known[key].state = State.DELIVERED
-
-        self._killed(self.queue.delivered(attempt, self.now, "250"), before, delivered)
-
-    @rule(before=st.booleans())
-    def killed_while_claiming(self, before: bool) -> None:
-        def claimed() -> None:
-            due = [key for key in self._in(State.QUEUED) if self.known[key].due <= self.now]
-            for key in due:
-                self.known[key].state = State.SENDING
-
-        self._killed(self.queue.claim(self.now, 1000), before, claimed)
-
-    @precondition(lambda self: self._in(State.QUEUED))
-    @rule(before=st.booleans())
-    def killed_while_dropping(self, before: bool) -> None:
-        def dropped() -> None:
-            for key in self._in(State.QUEUED, State.HELD):
-                self.known[key].state = State.DROPPED
-
-        self._killed(self.queue.drop(Selection(), self.now, "test"), before, dropped)
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["accept", "claim", "delivered", "bounced", "hold"]),
+        before=st.booleans(),
+    )
+    def killed_while(self, data: st.DataObject, what: str, before: bool) -> None:
+        if what == "accept":
+            new = self._message(data.draw(st.integers(1, 2)), "tokyo-1", large=data.draw(st.booleans()))
+            self._killed(self.queue.accept(new), before, lambda: self._took(new, held=False))
+        elif what == "claim":
+            due = self._due()
+            self._killed(self.queue.claim(self.now, 1000), before, lambda: self._all(due, State.SENDING))
+        elif what == "hold":
+            keys = self._in(State.QUEUED)
+            work = self.queue.hold(Selection(), self.now, "test")
+            self._killed(work, before, lambda: self._all(keys, State.HELD))
+        elif self.in_hand:
+            key = data.draw(st.sampled_from(sorted(self.in_hand)))
+            attempt = self.in_hand.pop(key)
+            if what == "delivered":
+                done = self.queue.delivered(attempt, self.now, "250")
+                self._killed(done, before, lambda: self._all([key], State.DELIVERED))
+            else:
+                reports = (self._message(1, "", kind=Kind.DSN),)
+                fail = self.queue.fail(*key, State.BOUNCED, self.now, "550", reports, permanent=True, suppress="bounce")
+                self._killed(fail, before, lambda: self._failed(key, State.BOUNCED, reports))
 
     # What must hold
 
@@ -318,11 +300,32 @@ class Mail(RuleBasedStateMachine):
     def _in(self, *states: State) -> list[Key]:
         return sorted(key for key, recipient in self.known.items() if recipient.state in states)
 
-    def _attempt(self, data: st.DataObject) -> tuple[Key, Attempt]:
-        key = data.draw(st.sampled_from(sorted(self.in_hand)))
-        return key, self.in_hand.pop(key)
+    def _due(self) -> list[Key]:
+        return [key for key in self._in(State.QUEUED) if self.known[key].due <= self.now]
 
-    def _staff(self, source: State, target: State, site: str) -> int:
+    def _all(self, keys: list[Key], state: State) -> None:
+        for key in keys:
+            self.known[key].state = state
+            self.known[key].recovered *= state is State.SENDING
+
+    def _settle(self, key: Key, outcome: str) -> None:
+        attempt, recipient = self.in_hand[key], self.known[key]
+        if outcome == "under way" or recipient.state is not State.SENDING:
+            return
+        if outcome == "delivered":
+            self._run(self.queue.delivered(attempt, self.now, "250", f"r{key}"))
+            recipient.state = State.DELIVERED
+        elif outcome in ("later", "soon"):
+            until = self.now + (900.0 if outcome == "later" else 0.0)
+            self._run(self.queue.postpone(attempt, self.now, until=until, reply="451", counted=True))
+            recipient.state, recipient.due, recipient.recovered = State.QUEUED, until, 0
+        else:
+            state, reports = State(outcome), (self._message(1, "", kind=Kind.DSN),)
+            assert self._run(self.queue.fail(*key, state, self.now, "550", reports, permanent=True, suppress="bounce"))
+            self._failed(key, state, reports)
+        self.in_hand.pop(key, None)
+
+    def _moved(self, source: State, target: State, site: str) -> int:
         keys = [key for key in self._in(source) if self.known[key].site == site]
         for key in keys:
             recipient = self.known[key]
@@ -369,7 +372,7 @@ class Mail(RuleBasedStateMachine):
             if recipient.recovered >= RECOVERIES_MAX:
                 recipient.state = State.HELD
             else:
-                recipient.state, recipient.due = State.QUEUED, self.now
+                recipient.state, recipient.due = State.QUEUED, min(recipient.due, self.now)
                 recipient.recovered += 1
         kept = {path.name for path in (directory / "bodies").iterdir()}
         assert kept == {
