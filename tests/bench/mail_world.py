@@ -40,9 +40,11 @@ SENDER, RECIPIENT = "plc@site.example", "ops@customer.example"
 BODY_BYTES = 10_240
 START_S = 30.0
 
-#: What a relay in production does not have: no limits for the one site that sends everything, a smarthost without TLS
-#: and login, as many connections to it as Postfix makes by default (default_destination_concurrency_limit).
+#: A process a core takes mail. And what a relay in production does not have: no limits for the one site that sends
+#: everything, a smarthost without TLS and login, as many connections to it as Postfix makes by default
+#: (default_destination_concurrency_limit).
 SETTINGS: dict[str, object] = {
+    "intake_processes": 2,
     "smarthost": str(SINK),
     "smarthost_port": SINK_PORT,
     "smarthost_tls": False,
@@ -157,9 +159,9 @@ class Relay:
         assert self._process is not None
         return _family(self._process.pid)
 
-    def rss_mib(self, key: str = "VmRSS") -> float:
-        """Resident memory of all its processes together (``VmHWM``: the most that each ever had)."""
-        return sum(_memory_kib(pid, key) for pid in self.pids()) / 1024
+    def rss_mib(self) -> float:
+        """Resident memory of all its processes together; what they share (they are forked) counts once (Pss)."""
+        return sum(_memory_kib(pid) for pid in self.pids()) / 1024
 
 
 def _family(pid: int) -> list[int]:
@@ -174,12 +176,12 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _memory_kib(pid: int, key: str) -> int:
+def _memory_kib(pid: int) -> int:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 class Sink:
