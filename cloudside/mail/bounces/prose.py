@@ -4,18 +4,24 @@ flufl.bounce knows some forms; the rest is told by what all have in common: who 
 line with an SMTP reply. Texts are in English and Japanese; others count by sender and subject.
 """
 
+import html
 import re
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
-from html.parser import HTMLParser
 
 from cloudside.mail.bounces import structured
 from cloudside.mail.bounces.reasons import said_by_words
 
-#: Octets of text parts that are looked at.
+#: Octets of one text part that are decoded, and characters of all together that are looked at. Servers come to the
+#: point early. Patterns with a few free words between them cost their product on text that was made to be slow.
 TEXT_MAX_BYTES = 32 * 1024
+TEXT_MAX_CHARS = 12_000
+_LINES_MAX = 300
+_LINE_MAX_CHARS = 1000
+_FIELD_MAX_CHARS = 500
 _EXCERPT_LINES_MAX = 4
+_EXCERPT_MAX_CHARS = 2000
 
 
 def _any(*words: str) -> re.Pattern[str]:
@@ -99,12 +105,12 @@ _DELIVERED = _any(
     r"配信(?:しました|されました|完了)",
 )
 _AWAY_SUBJECT = _any(
-    r"^\s*auto(?:matic|mated)?[ -]?(?:reply|response|re)\b",
-    r"^\s*(?:auto|away|vacation|absen[ct]e?|abwesen\w*|autosvar|automatische antwort)\b",
-    r"^\s*(?:r[eé]ponse automatique|respuesta autom|risposta autom)",
-    r"^\s*(?:re: *)?\[?(?:自動(?:応答|返信|回答)|不在|休暇)",
-    r"^\s*(?:on (?:vacation|leave|holiday)|i(?:'m| am) (?:away|out))\b",
-    r"^\s*(?:ticket received|we have received your)",
+    r"^[ \t]*auto(?:matic|mated)?[ -]?(?:reply|response|re)\b",
+    r"^[ \t]*(?:auto|away|vacation|absen[ct]e?|abwesen\w*|autosvar|automatische antwort)\b",
+    r"^[ \t]*(?:r[eé]ponse automatique|respuesta autom|risposta autom)",
+    r"^[ \t]*(?:re: *)?\[?(?:自動(?:応答|返信|回答)|不在|休暇)",
+    r"^[ \t]*(?:on (?:vacation|leave|holiday)|i(?:'m| am) (?:away|out))\b",
+    r"^[ \t]*(?:ticket received|we have received your)",
     r"out of (?:the )?office",
     r"(?:自動(?:応答|返信)|不在(?:通知|です|のお知らせ))",
 )
@@ -124,9 +130,9 @@ _RETURNED_MAIL = _any(
     r"^[ \t>*=_#+-]{2,}.{0,12}(?:returned (?:message|mail)|message (?:header|text)s?\b|undelivered message)",
     r"^[ \t>*=_#+-]{2,}.{0,12}(?:the header of the original|unsent message|body of (?:the )?message)",
     r"^[ \t>*=_#+-]{2,}.{0,12}(?:元のメール|送信メール|オリジナル)",
-    r"^\s*(?:below is a copy of the original|original message (?:headers?|follows)|included is a copy)",
-    r"^\s*(?:the (?:full|first \d+ lines of the) original)",
-    r"^\s*(?:returned|original) message (?:headers?|attached|text)[ :]",
+    r"^[ \t]*(?:below is a copy of the original|original message (?:headers?|follows)|included is a copy)",
+    r"^[ \t]*(?:the (?:full|first \d+ lines of the) original)",
+    r"^[ \t]*(?:returned|original) message (?:headers?|attached|text)[ :]",
     r"^(?:received: from|return-path: <)",
 )
 _POLITE = _any(
@@ -146,6 +152,7 @@ _REJECTED = _any(
     r"automatically\s+rejected",
     r"自動的に(?:拒否|破棄|削除)",
 )
+_BLOCKS = ("p", "br", "div", "tr", "td", "li", "h1", "h2", "h3", "pre")
 _COMPLAINT = re.compile(r"complaint about (?:a )?message from|spam complaint", re.IGNORECASE)
 _REPLY_LINE = re.compile(
     r"(?:^|[\s:#(<\"'「=])([45]\d\d(?:[ -]#?[45]\.\d{1,3}\.\d{1,3}\b|[ -](?=\S))|#?[45]\.\d{1,3}\.\d{1,3}\b)"
@@ -175,14 +182,15 @@ def alone(message: Message) -> Message:
     for name in ("From", "Subject", "X-Failed-Recipients", "Content-Description"):
         if name in message:
             found[name] = _header(message, name)
-    found.set_payload(_whole_text(message))
+    lines = _whole_text(message).split("\n", _LINES_MAX)[:_LINES_MAX]
+    found.set_payload("\n".join(line[:_LINE_MAX_CHARS] for line in lines))
     return found
 
 
 def from_daemon(message: Message) -> bool:
     """Whether a mail server writes, and no person."""
     return bool(message.get("X-Failed-Recipients")) or bool(
-        _DAEMON.search(" ".join(str(message.get(name, "")) for name in ("From", "Sender")))
+        _DAEMON.search(" ".join(_header(message, name) for name in ("From", "Sender")))
     )
 
 
@@ -234,25 +242,30 @@ def wants_confirmation(message: Message, text: str) -> bool:
 
 def excerpt(text: str) -> str:
     """The lines that say why: those with an SMTP reply, or with known words, or else the first ones."""
-    lines = [line for raw in text.split("\n") if (line := " ".join(raw.split()).strip("|*>")) and line.strip("-=_ ")]
+    lines = [
+        line[:_LINE_MAX_CHARS]
+        for raw in text.split("\n", _LINES_MAX)[:_LINES_MAX]
+        if (line := " ".join(raw.split()).strip("|*>")) and line.strip("-=_ ")
+    ]
     for number, line in enumerate(lines):
         reply = _REPLY_LINE.search(line)
         if reply is not None:  # its words may stand on the next line
             begin = reply.start(1) if reply[1][0] in "45" and reply[1][1].isdigit() else 0
-            return " ".join([line[begin:], *lines[number + 1 : number + 2]])
+            return " ".join([line[begin:], *lines[number + 1 : number + 2]])[:_EXCERPT_MAX_CHARS]
     telling = [line for line in lines if not _POLITE.search(line)]
     for number, line in enumerate(telling):
         if said_by_words(line):
-            return " ".join(telling[number : number + 2])
-    return " ".join((telling or lines)[:_EXCERPT_LINES_MAX])
+            return " ".join(telling[number : number + 2])[:_EXCERPT_MAX_CHARS]
+    return " ".join((telling or lines)[:_EXCERPT_LINES_MAX])[:_EXCERPT_MAX_CHARS]
 
 
 def _header(message: Message, name: str) -> str:
     """The first field of that name; octets that are not ASCII are taken for what they most likely are."""
     for found, value in message.raw_items():
         if found.lower() == name.lower():
-            raw = str(value).encode("ascii", errors="surrogateescape")
-            return " ".join((str(value) if raw.isascii() else _guessed(raw, "")).split())
+            raw = str(value)[: 4 * _FIELD_MAX_CHARS].encode("utf-8", errors="surrogateescape")
+            text = str(value) if raw.isascii() else _guessed(raw, "")
+            return " ".join(text[: 2 * _FIELD_MAX_CHARS].split())[:_FIELD_MAX_CHARS]
     return ""
 
 
@@ -275,7 +288,7 @@ def _whole_text(message: Message) -> str:
             size += len(text)
             (marked_up if part.get_content_type() == "text/html" else plain).append(text)
     text = "\n".join(plain) if "".join(plain).strip() else "\n".join(_unmarked(one) for one in marked_up)
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")[:TEXT_MAX_CHARS]
 
 
 def _guessed(raw: bytes, declared: str) -> str:
@@ -292,27 +305,16 @@ def _guessed(raw: bytes, declared: str) -> str:
     return raw.decode("latin-1")
 
 
-class _Words(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self._unseen = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._unseen += tag in ("style", "script")
-        if tag in ("p", "br", "div", "tr", "td", "li", "h1", "h2", "h3", "pre"):
-            self.words.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._unseen -= tag in ("style", "script") and self._unseen > 0
-
-    def handle_data(self, data: str) -> None:
-        if not self._unseen:
-            self.words.append(data)
-
-
 def _unmarked(marked_up: str) -> str:
-    reader = _Words()
-    reader.feed(marked_up)
-    reader.close()
-    return "".join(reader.words)
+    """The words of HTML. html.parser takes quadratic time on broken tags; this goes through once."""
+    words = []
+    unseen = False
+    for number, piece in enumerate(marked_up.split("<")):
+        tag, closed, text = piece.partition(">") if number else ("", ">", piece)
+        name = re.match(r"/?[a-z0-9]*", tag[:12].lower())
+        if name is not None and name[0] in ("style", "script", "/style", "/script"):
+            unseen = not name[0].startswith("/")
+        if not unseen:
+            words.append("\n" if name is not None and name[0].strip("/") in _BLOCKS else "")
+            words.append(text if closed else "")
+    return html.unescape("".join(words))

@@ -8,6 +8,7 @@ structured  reports written for programs    prose  for people    reasons  why, i
 
 import email
 import hashlib
+import itertools
 import re
 from dataclasses import dataclass
 from email.errors import MessageError
@@ -23,8 +24,13 @@ from cloudside.mail.message import one_line
 
 #: Reports put the facts first and the returned mail last; more than this is not read.
 READ_MAX_BYTES = 256 * 1024
+#: Each line and each part costs the parser time; so many are in no report.
+LINES_MAX = 6000
+BLANK_LINES_MAX = 1500
 _REASON_MAX_CHARS = 400
 _FEEDBACK_MAX_CHARS = 200
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK_LINE = re.compile(rb"(?<=\n)\r?\n")
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.]*\d)")
 _REPLY = re.compile(r"(?<![\d.])([45])\d\d(?=[ -])")
 #: The head of a reply's line (RFC 5321 section 4.2.1). Servers join the lines of one reply.
@@ -81,11 +87,21 @@ def read(raw: bytes, *, null_sender: bool, recipient: str = "") -> Report:
     than hiding a loss.
     """
     try:
-        message = email.message_from_bytes(raw[:READ_MAX_BYTES])
+        message = email.message_from_bytes(_bounded(raw))
         found = _read(message, null_sender, recipient)
         return Report(found.meaning, found.status, found.reason, _feedback(message, raw))
     except Exception:  # stdlib and flufl parsers meet hostile input here; which of their errors is no one's business
         return Report(Meaning.FAILED if null_sender else Meaning.UNCLEAR, "5.0.0", "unreadable report")
+
+
+def _bounded(raw: bytes) -> bytes:
+    """The beginning that is read."""
+    raw = raw[:READ_MAX_BYTES]
+    for ends, most in ((_LINE_END, LINES_MAX), (_BLANK_LINE, BLANK_LINES_MAX)):
+        last = next(itertools.islice(ends.finditer(raw), most, None), None)
+        if last is not None:
+            raw = raw[: last.start()]
+    return raw
 
 
 def _read(message: Message, null_sender: bool, recipient: str) -> Report:

@@ -16,8 +16,9 @@ from email.parser import HeaderParser
 _STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
 _FIELDS_IN_TEXT = re.compile(r"^(?:Final|Original)-Recipient:", re.IGNORECASE | re.MULTILINE)
 _ACTION_IN_TEXT = re.compile(r"^(?:Action|Status):", re.IGNORECASE | re.MULTILINE)
-#: Groups of one report that are looked at.
+#: Groups of one report that are looked at, and characters of one field.
 GROUPS_MAX = 200
+_FIELD_MAX_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def groups_in_text(text: str) -> list[Group]:
     """Groups that stand in a plain text, because a server or a list on the way took the report apart."""
     if not (_FIELDS_IN_TEXT.search(text) and _ACTION_IN_TEXT.search(text)):
         return []
-    return _groups([_fields(block) for block in re.split(r"\n[ \t]*\n", text)])
+    return _groups(_split(text))
 
 
 def about(groups: list[Group], recipient: str) -> list[Group]:
@@ -90,8 +91,12 @@ def _blocks(part: Message) -> list[Message]:
     encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
     if encoding in ("base64", "quoted-printable") or not isinstance(payload, list) or len(payload) == 1:
         # The parser takes the part for lines as they are, or (for other message types) for one mail.
-        return [_fields(block) for block in re.split(r"\n[ \t]*\n", _text_of(part, encoding))]
+        return _split(_text_of(part, encoding))
     return [block for block in payload if isinstance(block, Message)]
+
+
+def _split(text: str) -> list[Message]:
+    return [_fields(block) for block in re.split(r"\n[ \t]*\n", text, maxsplit=GROUPS_MAX)[:GROUPS_MAX]]
 
 
 def _text_of(part: Message, encoding: str) -> str:
@@ -128,23 +133,23 @@ def _as_fields(part: Message) -> Message:
 
 
 def _field(block: Message, name: str) -> str:
-    return " ".join(str(block.get(name, "")).split()).lower()
+    return " ".join(str(block.get(name, ""))[:_FIELD_MAX_CHARS].split()).lower()
 
 
 def _groups(blocks: list[Message]) -> list[Group]:
     found = []
     for block in blocks[:GROUPS_MAX]:
-        status = str(block.get("Status", "")).strip()
+        status = str(block.get("Status", ""))[:_FIELD_MAX_CHARS].strip()
         named = tuple(
             address
             for name in ("Original-Recipient", "Final-Recipient", "X-Actual-Recipient")
-            for value in block.get_all(name, [])
-            if (address := _address(str(value)))
+            for value in block.get_all(name, [])[:2]
+            if (address := _address(str(value)[:_FIELD_MAX_CHARS]))
         )
         action = re.match(r"[a-z]+", str(block.get("Action", "")).strip().lower())
         if action is None and not (named and status):
             continue  # the group about the message, or no group at all
-        diagnostic = " ".join(str(block.get("Diagnostic-Code", "")).split())
+        diagnostic = " ".join(str(block.get("Diagnostic-Code", ""))[:_FIELD_MAX_CHARS].split())
         found.append(Group(_action(action[0] if action else "", status), status, _untyped(diagnostic), named))
     return found
 

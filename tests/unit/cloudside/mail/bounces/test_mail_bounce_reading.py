@@ -1,5 +1,7 @@
 """What comes back, in all shapes: read rightly, and whatever it is, never an error."""
 
+import time
+
 import pytest
 from bounce_corpus import Shape, shapes
 from bounce_world import RECIPIENT
@@ -87,6 +89,27 @@ def test_broken_shapes_can_be_read(shape, data):
             raw[place:place] = raw[max(0, place - 300) : place]
     report = reading.read(bytes(raw), null_sender=True, recipient=ASKED)
     assert report.meaning in Meaning and "\n" not in report.reason
+
+
+HOSTILE = (
+    b"your mail held ", b"\r\n- original", b"bad bad ", b"<a@b", b"\r\n\r\n", b"=?", b"X: y\r\n", b"message was ", b"-",
+    b"--b\r\n", b"Action: failed\r\n\r\n",
+)  # fmt: skip
+HEADS = {
+    "text": b"From: MAILER-DAEMON@x.test\r\nSubject: x\r\n\r\n",
+    "subject": b"From: a@b.test\r\nSubject: ",
+    "html": b"Content-Type: text/html\r\n\r\n",
+    "status": b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_nothing_takes_long_to_read(head, unit):
+    raw = HEADS[head] + unit * (reading.READ_MAX_BYTES // len(unit))
+    began = time.process_time()
+    reading.read(raw, null_sender=True, recipient=ASKED)
+    assert time.process_time() - began < 2  # measured: 0.1; without bounds several of them take minutes
 
 
 @pytest.mark.parametrize(
