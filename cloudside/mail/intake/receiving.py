@@ -4,13 +4,11 @@ Invariants: only CRLF.CRLF ends a mail (RFC 5321 4.1.1.4, 4.5.2; every other rea
 is bounded: of a mail that is too large, or has too long a line or header section, nothing is kept any more.
 """
 
-import re
 from dataclasses import dataclass
 
-from cloudside.mail.message import LINE_MAX_OCTETS, has_bare_line_ends, split
+from cloudside.mail.message import LINE_MAX_OCTETS, split, unbared
 
 _END = b"\r\n.\r\n"
-_BARE = re.compile(rb"\r\n|\r|\n")
 
 #: No mail program writes so much; a header section stays in memory and is kept for reports.
 HEAD_MAX_BYTES = 64 * 1024
@@ -111,8 +109,7 @@ class Receiver:
         if self._normalise:
             if b"\0" in piece:
                 piece = piece.replace(b"\0", b"")
-            if has_bare_line_ends(piece):
-                piece = _BARE.sub(b"\r\n", piece)
+            piece = unbared(piece)
         self._total += len(piece)
         if self._total > self._bounds.size:
             self.refuse(_too_large(self._bounds.size))
