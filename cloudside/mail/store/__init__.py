@@ -1,6 +1,11 @@
 """The durable queue.
 
-queue     every operation on it, one transaction each
-sqlite    the one writer thread: group commit
-view      a read-only look for `kyoten mail`
+queue       every operation on it, one transaction each
+accepting   taking a message: rows, counts, limits       moving   recipients from state to state
+looking     what it tells without changing               purging  what the retention is over for
+bodies      large bodies as files
+engine      what the queue asks of an engine             schema, upgrading   tables and their versions
+sqlite      one writer thread: group commit              postgresql, links, leases   several relays
+control     the running relay's socket                   access, wire        the way of `kyoten mail` to it
+view        a read-only look at an embedded queue's file, for tests
 """

@@ -306,6 +306,8 @@ class Queue:
             forgotten += len(batch)
         while old := await self._read(lambda session: purging.old_counts(session, hour_of(counts_before))):
             await self._run(partial(purging.forget_counts, batch=old))
+        if not self._engine.bodies_in_files:
+            await self._run(purging.forget_left_bodies)
         return forgotten
 
     async def _change(

@@ -28,7 +28,7 @@ GROUP_MAX = 128
 WAL_LIMIT_BYTES = 32 * 1024 * 1024
 #: A checkpoint copies the log into the file and syncs it, which everybody waits for: seldom, and 1,000 pages by default
 #: are 100 mails. In pages of 4 kB.
-CHECKPOINT_PAGES = 4000
+CHECKPOINT_PAGES = 2000
 #: Memory for pages of the file, in kB, for each of the two connections.
 CACHE_KB = 32 * 1024
 #: How long we wait for another process to let go of the queue: `kyoten mail` without a relay has it for a moment.

@@ -150,6 +150,18 @@ async def test_what_was_acknowledged_before_the_server_crashed_is_there_and_once
     queue.close()
 
 
+async def test_a_body_that_two_transactions_left_to_each_other_goes_with_the_purge(shared):
+    queue = shared.open()
+    await queue.accept(message(1))
+    await queue.accept(message(2))
+    session_job = "UPDATE recipients SET state = 'delivered' WHERE message = 1"  # and the body is still there
+    queue._engine.submit(lambda session: session.execute(session_job).rowcount).result(5)
+    assert shared.rows("SELECT count(*) FROM bodies") == [(2,)]
+    await queue.purge(NOW - 1, NOW - 1)
+    assert shared.rows("SELECT message FROM bodies") == [(2,)]
+    queue.close()
+
+
 async def test_one_bad_job_does_not_spoil_its_group(shared):
     queue = shared.open()
     results = await asyncio.gather(
