@@ -49,8 +49,8 @@ class Clients:
         self.in_doubt: set[int] = set()
         #: Answers of 4xx and 5xx, by code.
         self.refused: dict[int, int] = {}
-        #: Set after each 250; whoever waits for one clears it first.
-        self.promise = threading.Event()
+        #: Called at each 250 before anything else; for whoever wants to kill the relay at this very moment.
+        self.on_promise: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to send."""
@@ -114,10 +114,11 @@ class Clients:
         self.in_doubt.discard(mail.number)
         if code != 250:
             return self._refused(code)
+        if self.on_promise is not None:
+            self.on_promise()
         self._ledger.promise(mail.number)
         self.promised.add(mail.number)
         self.owed += sum(fate_of(recipient) is not Fate.NEVER for recipient in mail.recipients)
-        self.promise.set()
         return True
 
     def _refused(self, code: int) -> bool:

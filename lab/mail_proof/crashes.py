@@ -25,7 +25,7 @@ class Moment(StrEnum):
     #: Before or while it looks through the queue that the last one left.
     STARTING = "starting"
     RUNNING = "running"
-    #: A client has its 250 since a moment.
+    #: A client has got its 250 this instant.
     PROMISED = "promised"
     #: The smarthost has a whole mail and has not answered.
     TAKING = "taking"
@@ -115,6 +115,7 @@ class _Rig:
         self._armed = Event()
         self._taking = Event()
         self._dead = Event()
+        self._struck = Event()
 
     def cut_often(self, count: int, dice: random.Random, command_every: int) -> Counter[str]:
         """Kill and start; the relay is dead at the end."""
@@ -160,15 +161,22 @@ class _Rig:
         time.sleep(dice.uniform(0.02, 0.5))
         match moment:
             case Moment.PROMISED:
-                promise = self._scene.clients.promise
-                promise.clear()
-                promise.wait(3)
+                self._struck.clear()
+                self._scene.clients.on_promise = self._strike
+                self._struck.wait(3)
+                self._scene.clients.on_promise = None
             case Moment.TAKING:
                 self._taking.clear()
                 self._dead.clear()
                 self._armed.set()
                 self._taking.wait(3)
                 self._armed.clear()
+
+    def _strike(self) -> None:
+        # From the client's own thread: every thread that had to be woken first would give the relay time.
+        if not self._struck.is_set():
+            self._scene.relay.strike()
+            self._struck.set()
 
     def _take(self, take: Take) -> None:
         self._scene.take(take)

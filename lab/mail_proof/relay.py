@@ -94,16 +94,17 @@ class Relay:
 
     def cut(self, *, alone: bool = False) -> float:
         """Kill it with all that it started (``alone``: itself only). When it was certainly dead, monotonic seconds."""
-        pid = self.pid
-        if alone:
-            os.kill(pid, signal.SIGKILL)
-        else:
-            try:
-                os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:  # forked a moment ago, it leads no group yet
-                os.kill(pid, signal.SIGKILL)
+        if not alone:
+            self.strike()
+        with suppress(ProcessLookupError):  # forked a moment ago, it leads no group yet; or it is dead already
+            os.kill(self.pid, signal.SIGKILL)
         self._wait(_STOP_S)
         return time.monotonic()
+
+    def strike(self) -> None:
+        """Kill it with all that it started, from any thread, and do not wait; ``cut`` is still to be called."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End it politely. Raises RelayError: it does not end, or with a fault."""

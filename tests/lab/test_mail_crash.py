@@ -30,7 +30,7 @@ def directory() -> Path:
 
 def check(outcome: Outcome) -> None:
     assert outcome.good, (outcome.verdict, outcome.copies, outcome.reported_twice)
-    assert outcome.mails > 50
+    assert outcome.mails > 20
     assert outcome.held > 0  # a site's mail that waited for its release came through as well
     assert all(window < 5 for window in outcome.copies.windows_s)
 
