@@ -152,7 +152,7 @@ class Relay:
         """End it politely."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(90)
 
     def pids(self) -> list[int]:
         """Its process and all that it started."""
@@ -249,7 +249,7 @@ class Postfix:
         """End it."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(90)
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,7 @@ def world(tmp_path: Path, smarthost: Smarthost, registry: Database, certificate:
         relay=Relay(
             site_listen=Listen(address=loopback, port=free_port()),
             submission_listen=Listen(address=loopback, port=free_port()),
+            tls_listen=Listen(address=loopback, port=free_port()),
             bounce_listen=Listen(address=loopback, port=free_port()),
             bounce_domain="bounces.test",
             host_name="relay.test",
