@@ -281,9 +281,10 @@ class Conversation(asyncio.Protocol):
         except GarbledError as error:
             self._break(f"garbled answer to {self._doing or 'nothing'}: {error}")
             return
-        if len(self._replies) > self._expected or (not self._expected and not self._reader.is_between):
+        more = len(self._replies) - self._expected
+        if more > 0 or (more == 0 and not self._reader.is_between):
             # The farewell to an idle connection, or answers to what nobody asked: the next one would be mistaken.
-            first = self._replies[self._expected] if len(self._replies) > self._expected else Reply(0, "")
+            first = self._replies[self._expected] if more > 0 else Reply(0, "")
             self._break(f"unasked answer: {first.code} {first.text}")
         elif self._replies:
             self._wake()

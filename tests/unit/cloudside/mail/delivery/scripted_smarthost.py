@@ -61,6 +61,7 @@ class Scripted:
     most_open: int = 0
     logins: int = 0
     quits: int = 0
+    connected_at: list[float] = field(default_factory=list)
     resets: int = 0
     port: int = 0
     delay_s: float = 0.0
@@ -88,6 +89,7 @@ class Scripted:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.sessions += 1
+        self.connected_at.append(time.monotonic())
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
         try:

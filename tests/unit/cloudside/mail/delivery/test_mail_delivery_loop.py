@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from scripted_smarthost import QUICK, Desk, Do, Scripted, attempt
@@ -123,13 +124,13 @@ async def test_new_mail_does_not_wait_for_the_next_look(world, monkeypatch):
 
 async def test_urgent_mail_overtakes_what_waits(world):
     world.desk.put(*[attempt(number) for number in range(1, 201)])
-    async with world.delivering(connections=1, rate=50.0) as delivery:
-        await until(lambda: len(world.host.taken) > 5)
+    async with world.delivering(connections=8, rate=10.0) as delivery:
+        await until(lambda: len(world.host.taken) > 2)
         world.desk.put(attempt(999, recipient="fire@customer.test", urgent=True))
         delivery.wake()
         before = len(world.host.taken)
         await until(lambda: any(one.recipient == "fire@customer.test" for one in world.host.taken))
-        assert len(world.host.taken) - before <= 50 * module.AHEAD_S + 3
+        assert len(world.host.taken) - before <= 10 * module.AHEAD_S + 2
 
 
 async def test_the_rate_is_kept(world):
@@ -188,13 +189,23 @@ async def test_faults_that_are_no_mails_rest_the_queue_and_say_so(world, script,
     assert len(world.host.taken) == 10 and not world.desk.failed
 
 
-async def test_a_rest_lets_one_mail_go_first(world, monkeypatch):
-    world.host.script = {"connect": ["421 no"] * 6}
+async def test_after_a_rest_one_mail_goes_first(world):
+    world.host.script = {"connect": ["421 no"] * 11}
     world.desk.put(*[attempt(number) for number in range(1, 31)])
     async with world.delivering(connections=8, first_s=0.2):
         await world.desk.settled(30, 15)
-    refused_together = world.host.sessions - 8
-    assert refused_together <= 8 + 6
+    connected = world.host.connected_at
+    assert connected[7] - connected[0] < 0.15  # all at once,
+    assert all(later - earlier > 0.15 for earlier, later in pairwise(connected[7:12]))  # then one at a time
+
+
+async def test_while_it_rests_nothing_stays_claimed(world):
+    world.host.script = {"mail": ["250 Ok", DAY]}
+    world.desk.put(*[attempt(number) for number in range(1, 31)])
+    async with world.delivering(connections=1, first_s=5.0) as delivery:
+        await until(lambda: delivery.trouble is not None)
+        await until(lambda: not world.desk.sending, 1)
+        assert len(world.desk.queued) == 29 and {reply for _, _, reply, _ in world.desk.postponed} == {DAY}
 
 
 async def test_temporary_failures_are_tried_again_and_given_up_in_the_end(world):
