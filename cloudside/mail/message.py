@@ -11,6 +11,7 @@ from datetime import datetime
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import format_datetime
+from functools import lru_cache
 
 #: RFC 5321 6.3: a large number of Received fields means a loop; the RFC suggests 100, ours is a short path.
 RECEIVED_MAX = 30
@@ -112,7 +113,7 @@ def prepare(head: bytes, *, sender: str, trace: Trace, domain: str) -> Prepared:
     given = fields(head)
     kept = tuple((name, field) for name, field in given if name not in _STRIPPED and not name.startswith(b"x-ses-"))
     values = {name: value(field) for name, field in reversed(kept)}
-    written = format_datetime(trace.at)
+    written = _written(trace.at.replace(microsecond=0))
     added = [_received(trace, written)]
     if b"message-id" not in values:
         added.append(f"Message-ID: <{trace.message_id}@{domain}>\r\n".encode())
@@ -172,6 +173,11 @@ def _ended(field: bytes) -> bytes:
 
 def _unfolded(field: bytes) -> str:
     return value(field).replace(b"\r\n", b"").decode("utf-8", errors="replace")
+
+
+@lru_cache(maxsize=16)
+def _written(at: datetime) -> str:
+    return format_datetime(at)  # the same for each mail of a second
 
 
 def _received(trace: Trace, written: str) -> bytes:

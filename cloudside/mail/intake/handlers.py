@@ -78,6 +78,8 @@ class SiteHandler:
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
+        # Bound once: looking up how to log takes as long as logging.
+        self._log = log.bind()
 
     def client(self, server: Server, session: Session) -> Client:
         """Who sends. Raises RefusedError, UnavailableError (no snapshot)."""
@@ -219,7 +221,7 @@ class SiteHandler:
         if not receipt.held:
             self._reception.accepted()
         self._reception.metrics.accepted(listener, recipients=len(new.recipients), size=new.size, seconds=seconds)
-        log.info(
+        self._log.info(
             "mail-accepted",
             message=shown_id(new.id),
             origin=new.origin,

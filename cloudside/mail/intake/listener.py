@@ -466,7 +466,7 @@ class Server(SMTP):
                     self.envelope.content = incoming
                 status = await self._call_handler_hook("DATA")
         finally:
-            if spill is not None and spill.size and not (incoming is not None and incoming.handed_over):
+            if spill is not None and (incoming is None or not incoming.handed_over):
                 spill.discard()
             self._charge(0)
             self._data_began = 0.0

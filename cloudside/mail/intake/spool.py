@@ -66,8 +66,8 @@ class Spool:
         return removed
 
     def open(self) -> "Spill":
-        """A new file; made at the first write."""
-        return Spill(self._directory / f"{secrets.token_hex(8)}.body", self)
+        """A new file; made and named at the first write."""
+        return Spill(self._directory, self)
 
     async def write(self, path: Path, content: bytes) -> None:
         """Append. Raises StorageFullError, UnavailableError."""
@@ -84,13 +84,15 @@ class Spill:
 
     __slots__ = ("_path", "_spool", "size")
 
-    def __init__(self, path: Path, spool: Spool) -> None:
-        self._path = path
+    def __init__(self, directory: Path, spool: Spool) -> None:
+        self._path = directory
         self._spool = spool
         self.size = 0
 
     async def write(self, content: bytes) -> None:
         """Append. Raises StorageFullError, UnavailableError."""
+        if not self.size:
+            self._path /= f"{secrets.token_hex(8)}.body"
         await self._spool.write(self._path, content)
         self.size += len(content)
 
@@ -99,7 +101,7 @@ class Spill:
         return Spilled(self._path, self.size)
 
     def discard(self) -> None:
-        """Remove the file."""
+        """Remove the file, if there is one."""
         with suppress(OSError):
             self._path.unlink()
 
