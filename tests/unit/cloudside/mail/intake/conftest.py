@@ -62,7 +62,7 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def reply(self, timeout_s: float = 5.0) -> str:
+    async def reply(self, timeout_s: float = 20.0) -> str:
         """One whole reply; empty: the relay hung up."""
         lines = []
         async with asyncio.timeout(timeout_s):
@@ -102,7 +102,7 @@ class Client:
         assert (await self.say("STARTTLS")).startswith("220")
         await self.writer.start_tls(context)
 
-    async def rest(self, timeout_s: float = 5.0) -> str:
+    async def rest(self, timeout_s: float = 20.0) -> str:
         """Everything until the relay hangs up."""
         async with asyncio.timeout(timeout_s):
             try:
@@ -186,7 +186,7 @@ def desk(tmp_path: Path, registry: Database, certificate) -> Open:
             for door in doors.values():
                 for connection in tuple(door.connections):
                     connection.abort()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while any(door.connections for door in doors.values()):
                     await asyncio.sleep(0.005)
             made.close()
