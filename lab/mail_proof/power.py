@@ -26,9 +26,9 @@ from lab.vm import machine
 SERIAL = "kyoten-queue"
 #: Where the queue's partition is mounted in the machine.
 QUEUE_DIRECTORY = Path("/run/kyoten-queue")
-#: Emulated, everything is ten times slower: small mails; those above 12 kB become files.
+#: Emulated, everything is ten times slower: mostly small mails. Those above 64 KiB become files.
 MIX = Mix(
-    sizes=((1_500, 8), (14_000, 4), (60_000, 1)),
+    sizes=((1_500, 6), (14_000, 1), (70_000, 4), (150_000, 1)),
     fates=((Fate.TAKEN, 20), (Fate.LATER, 3), (Fate.GONE, 4), (Fate.NEVER, 1)),
     recipients_max=3,
 )
@@ -36,7 +36,7 @@ SETTINGS: dict[str, str | float] = {
     "retry_first_s": 2.0,
     "retry_later_s": 4.0,
     "give_up_s": 12.0,
-    "spill_bytes": 12_000,
+    "spill_bytes": 32_000,
     "smarthost_connections": 4,
 }
 
@@ -80,11 +80,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One cut, judged."""
+    """One cut, judged. ``bodies``: files with the bodies of mail that waited then."""
 
     cut: Cut
     promised: int
     unflushed: int
+    bodies: int
     lost: dict[str, str]
     torn: int
 
@@ -162,12 +163,13 @@ def _judged(cut: Cut, here: disk.Disk, written: ledger.Written, unflushed: int, 
     # Replays the journal, as mounting does, and mends what it can.
     mended = subprocess.run(["e2fsck", "-fy", str(image)], capture_output=True, text=True, check=False)
     if mended.returncode > 1:
-        return Found(cut, 0, unflushed, {"everything": f"e2fsck: {mended.stdout[-500:]}"}, 0)
+        return Found(cut, 0, unflushed, 0, {"everything": f"e2fsck: {mended.stdout[-500:]}"}, 0)
     subprocess.run(["debugfs", "-R", f'rdump /queue "{files}"', str(image)], capture_output=True, check=True)
     config = load(_configuration(directory, files / "queue"))
     standing = asyncio.run(standing_of(config))
+    bodies = len(list((config.queue_directory / "bodies").iterdir()))
     result = verdict.judge(written.promises, MIX, written.takes, standing, ended=False)
-    return Found(cut, result.promised, unflushed, dict(result.lost), len(result.torn))
+    return Found(cut, result.promised, unflushed, bodies, dict(result.lost), len(result.torn))
 
 
 def _configuration(directory: Path, queue: Path) -> Path:

@@ -30,7 +30,7 @@ class Fate(StrEnum):
 class Mix:
     """What kinds of mail there are: (size of the body in bytes, how often), (fate, how often)."""
 
-    sizes: tuple[tuple[int, int], ...] = ((2_000, 12), (20_000, 3), (300_000, 1))
+    sizes: tuple[tuple[int, int], ...] = ((2_000, 12), (20_000, 3), (100_000, 1), (600_000, 1))
     fates: tuple[tuple[Fate, int], ...] = ((Fate.TAKEN, 40), (Fate.LATER, 4), (Fate.GONE, 4), (Fate.NEVER, 1))
     recipients_max: int = 4
 

@@ -51,6 +51,7 @@ def measure(cuts: int, *, seconds: float = SECONDS) -> Figures:
         "mails_lost_vm": _most_lost(found),
         "vm_cuts_after_a_flush": sum(one.cut.share == 0.0 and one.unflushed == 0 for one in found),
         "vm_cuts_with_writes_missing": sum(one.unflushed > 0 for one in found),
+        "vm_bodies_in_files": max(one.bodies for one in found),
         "vm_requests": len(recorded.requests),
         "vm_flushes": len(recorded.flushes),
         "vm_mails_accepted": recorded.figures["mails"],

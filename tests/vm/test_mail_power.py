@@ -28,6 +28,7 @@ def test_a_power_cut_at_any_moment_loses_nothing(tmp_path: Path, images: Path) -
     assert [one for one in found if one.lost or one.torn] == []
     assert max(one.promised for one in found) > 10
     assert any(one.unflushed for one in found)
+    assert any(one.bodies for one in found)
     # The same judge on a disk that ignores flushes: it can see a loss.
     lying = power.judge(recorded, power.choose(recorded, 0, 4, dice), images / "cut", dice, lying=True)
     assert any(one.lost for one in lying)
