@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloudside.cli import mail_actions, mail_limits, mail_profile, suppressions
+from cloudside.cli import mail_actions, mail_keys, mail_limits, mail_profile, suppressions
 from cloudside.cli.context import JsonFlag, cli_of
 from cloudside.cli.mail_selection import (
     Address,
@@ -151,6 +151,7 @@ def trace(
 
 mail_actions.register(app)
 mail_profile.register(app)
+mail_keys.register(app)
 app.add_typer(mail_limits.app, name="limits")
 app.add_typer(suppressions.app, name="suppressions")
 

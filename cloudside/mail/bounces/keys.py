@@ -1,11 +1,15 @@
 """The file with the keys of the signed return addresses: the newest first, each verp.KEY_BYTES octets, mode 0600."""
 
+import os
 import secrets
 from pathlib import Path
 
 from cloudside.errors import ConfigurationError
 from cloudside.mail.bounces import verp
 from linux.files import write_durably
+
+#: In ``mail/`` of the state directory.
+FILE_NAME = "verp.key"
 
 
 def load(path: Path) -> tuple[bytes, ...]:
@@ -22,12 +26,17 @@ def load(path: Path) -> tuple[bytes, ...]:
     return tuple(raw[start : start + verp.KEY_BYTES] for start in range(0, len(raw), verp.KEY_BYTES))
 
 
-def rotate(path: Path) -> None:
-    """Put a new key before the others; the oldest goes when there are too many. A running relay takes it up when it is
+def rotate(path: Path) -> int:
+    """Put a new key before the others; the oldest goes when there are too many. How many there are then.
+
+    The file stays its owner's, who is the relay's user, while root rotates. A running relay takes the key up when it is
     started again. Raises ConfigurationError.
     """
     keys = (secrets.token_bytes(verp.KEY_BYTES), *load(path))[: verp.KEYS_MAX]
     try:
+        owner = path.stat()
         write_durably(path, b"".join(keys), mode=0o600)
+        os.chown(path, owner.st_uid, owner.st_gid)
     except OSError as error:
         raise ConfigurationError("mail.key-unreadable", path=str(path), reason=error.strerror or "") from error
+    return len(keys)
