@@ -1,7 +1,8 @@
 """A receiver for alarms over HTTPS, as a chat or paging service has one: keeps what it gets, answers as it is told.
 
-``python -m lab.webhook --address A --port P --certificate FILE --key FILE --output FILE`` writes each post as one line
-of JSON: ``{"headers": {...}, "body": "..."}``. It is a stand-in: one request a connection, HTTP/1.1 with Content-Length.
+``python -m lab.webhook --address A --port P --certificate FILE --key FILE --output FILE`` writes each post as one
+line of JSON: ``{"headers": {...}, "body": "..."}``. It is a stand-in: one request a connection, HTTP/1.1 with
+Content-Length.
 """
 
 import argparse
