@@ -8,6 +8,7 @@ for engines with several writers: ``/*skip locked*/`` locks the rows of alias r 
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
 
 from cloudside.errors import UnavailableError
@@ -52,6 +53,17 @@ class Session(Protocol):
 Job = Callable[[Session], T]
 
 
+class Haste(Enum):
+    """What a job's commit may save. An engine need not make use of it."""
+
+    #: Somebody waits: at once, and on the disk before the future is done.
+    NOW = auto()
+    #: On the disk before the future is done too, but it may wait some milliseconds to share another one's commit.
+    SHARED = auto()
+    #: At once, and its future is done before the disk has it: what a cut makes of it is as good as if it had not been.
+    UNSYNCED = auto()
+
+
 class Engine(Protocol):
     """Where jobs run. Futures raise StorageFullError, UnavailableError, or what the job raised."""
 
@@ -60,7 +72,7 @@ class Engine(Protocol):
     #: Tells relays of one queue apart.
     relay: str
 
-    def submit(self, job: Job[T], order: tuple[str, ...] = ()) -> "Future[T]":
+    def submit(self, job: Job[T], order: tuple[str, ...] = (), *, haste: Haste = Haste.NOW) -> "Future[T]":
         """Run a job that writes. Its future is done when the disk has it. Jobs of a group are run in ``order``."""
         ...
 

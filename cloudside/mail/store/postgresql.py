@@ -13,7 +13,7 @@ from typing import Any
 
 from cloudside.errors import ConfigurationError, UnavailableError
 from cloudside.mail.store import schema
-from cloudside.mail.store.engine import Job, Session, T
+from cloudside.mail.store.engine import Haste, Job, Session, T
 from cloudside.mail.store.leases import LEASE_S, Lease, living
 from cloudside.mail.store.links import SCHEMA, Link, arguments
 
@@ -60,7 +60,7 @@ class PostgresqlEngine:
         self._reading = link()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="mail-queue-reader")
 
-    def submit(self, job: Job[T], order: tuple[str, ...] = ()) -> Future[T]:
+    def submit(self, job: Job[T], order: tuple[str, ...] = (), *, haste: Haste = Haste.NOW) -> Future[T]:
         """Queue a job. The future raises StorageFullError, UnavailableError (server), or what the job raised."""
         future: Future[T] = Future()
         self._jobs.put((order, job, future))

@@ -33,7 +33,7 @@ from cloudside.mail.model import (
 from cloudside.mail.store import accepting, looking, moving, purging
 from cloudside.mail.store.accepting import DAY_HOURS, Refusal, hour_of
 from cloudside.mail.store.bodies import IN_DATABASE_MAX_BYTES, Bodies
-from cloudside.mail.store.engine import Engine, Job, StorageFullError
+from cloudside.mail.store.engine import Engine, Haste, Job, StorageFullError
 from cloudside.mail.store.sqlite import SqliteEngine
 from cloudside.mail.store.upgrading import upgrade
 
@@ -144,7 +144,10 @@ class Queue:
                 await self._run(lambda session: moving.restore(session, now, relay, in_hand))
             # If the answer is lost, what was claimed would be nobody's until the next start.
             self._strays = True
-            found = await self._run(lambda session: moving.claim(session, now, limit, relay, urgent_only=urgent_only))
+            # Not synced: without its claim a recipient waits for delivery again, as after every cut.
+            found = await self._run(
+                lambda session: moving.claim(session, now, limit, relay, urgent_only=urgent_only), haste=Haste.UNSYNCED
+            )
             self._in_hand.update((attempt.original.id, attempt.index) for attempt, _ in found)
             self._strays = False
         return [
@@ -158,14 +161,17 @@ class Queue:
 
     async def delivered(self, attempt: Attempt, now: float, reply: str, remote_id: str = "") -> None:
         """The smarthost took responsibility. ``remote_id``: what it calls the mail."""
-        moved = await self._run(lambda session: moving.delivered(session, attempt, now, reply, remote_id))
+        moved = await self._run(
+            lambda session: moving.delivered(session, attempt, now, reply, remote_id), haste=Haste.SHARED
+        )
         self._done(attempt.original.id, attempt.index, moved)
 
     async def postpone(self, attempt: Attempt, now: float, *, until: float, reply: str, counted: bool) -> None:
         """Try again at ``until``. ``counted``: it was the recipient's failure and uses up one of its tries."""
         relay = self._engine.relay
         await self._run(
-            lambda session: moving.postpone(session, attempt, now, relay, until=until, reply=reply, counted=counted)
+            lambda session: moving.postpone(session, attempt, now, relay, until=until, reply=reply, counted=counted),
+            haste=Haste.SHARED,
         )
         self._in_hand.discard((attempt.original.id, attempt.index))
 
@@ -328,8 +334,10 @@ class Queue:
         for message_id in message_ids:
             self._files.submit(self._bodies.forget, self._bodies.path(message_id))
 
-    async def _run(self, job: Job[_T], order: tuple[str, ...] = ()) -> _T:
-        return await asyncio.wrap_future(self._engine.submit(job, order))
+    async def _run(self, job: Job[_T], order: tuple[str, ...] = (), *, haste: Haste = Haste.NOW) -> _T:
+        if haste is Haste.NOW:
+            return await asyncio.wrap_future(self._engine.submit(job, order))
+        return await asyncio.wrap_future(self._engine.submit(job, order, haste=haste))
 
     async def _read(self, job: Job[_T]) -> _T:
         return await asyncio.wrap_future(self._engine.read(job))

@@ -1,9 +1,9 @@
 """The embedded engine: a thread with the only connection that writes, committing jobs in groups, and one that reads.
 
 Invariant: a job's future gets its result after the transaction that holds it is on the disk (WAL, synchronous=FULL),
-never before. Jobs that arrive during a commit share the next one. The same connection checkpoints: SQLite 3.40 can
-corrupt a WAL that two connections write and reset; the reading one is opened read-only and never checkpoints. A lock
-beside the file keeps a second process out; it ends with us.
+never before, unless it asked for less (see Haste). Jobs that arrive during a commit share the next one. The same
+connection checkpoints: SQLite 3.40 can corrupt a WAL that two connections write and reset; the reading one is opened
+read-only and never checkpoints. A lock beside the file keeps a second process out; it ends with us.
 """
 
 import queue
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cloudside.errors import ConfigurationError, UnavailableError
-from cloudside.mail.store.engine import Job, Session, StorageFullError, T
+from cloudside.mail.store.engine import Haste, Job, Session, StorageFullError, T
 from linux import locks
 
 __all__ = ["SqliteEngine", "StorageFullError"]
@@ -33,6 +33,12 @@ CHECKPOINT_PAGES = 2000
 CACHE_KB = 32 * 1024
 #: How long we wait for another process to let go of the queue: `kyoten mail` without a relay has it for a moment.
 LOCK_WAIT_S = 3.0
+
+
+#: The longest that a job waits to share another one's commit: a mail's outcome for the next mail's acceptance.
+SHARED_S = 0.008
+
+_Entry = tuple[Job[Any], Future[Any], Haste]
 
 
 class SqliteEngine:
@@ -59,15 +65,16 @@ class SqliteEngine:
                 raise ConfigurationError("mail.queue-unusable", path=str(path), reason=str(error)) from error
             raise
         self._connection, self._reading = opened
-        self._jobs: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._syncs = True
         self._thread = threading.Thread(target=self._work, name="mail-queue-writer", daemon=True)
         self._thread.start()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="mail-queue-reader")
 
-    def submit(self, job: Job[T], order: tuple[str, ...] = ()) -> Future[T]:
+    def submit(self, job: Job[T], order: tuple[str, ...] = (), *, haste: Haste = Haste.NOW) -> Future[T]:
         """Queue a job. The future raises StorageFullError, UnavailableError (I/O), or what the job raised."""
         future: Future[T] = Future()
-        self._jobs.put((job, future))
+        self._jobs.put((job, future, haste))
         return future
 
     def read(self, job: Job[T]) -> Future[T]:
@@ -98,30 +105,51 @@ class SqliteEngine:
 
     def _work(self) -> None:
         open_for_work = True
-        while open_for_work:
-            group = []
-            entry = self._jobs.get()
-            while True:
-                if entry is None:
-                    open_for_work = False
-                    break
+        patient: list[_Entry] = []
+        patient_until = 0.0
+        while open_for_work or patient:
+            group, open_for_work = self._next_group(patient_until if patient else None)
+            hasty = [entry for entry in group if entry[2] is not Haste.SHARED]
+            if len(hasty) < len(group):
+                if not patient:
+                    patient_until = time.monotonic() + SHARED_S
+                patient += [entry for entry in group if entry[2] is Haste.SHARED]
+            due = not open_for_work or len(patient) >= GROUP_MAX or time.monotonic() >= patient_until
+            if patient and (due or any(entry[2] is Haste.NOW for entry in hasty)):
+                hasty = [*patient, *hasty]
+                patient = []
+            if hasty:
+                synced = any(entry[2] is not Haste.UNSYNCED for entry in hasty)
+                self._commit([(job, future) for job, future, _ in hasty], synced=synced)
+        self._connection.close()
+
+    def _next_group(self, until: float | None) -> tuple[list[_Entry], bool]:
+        """What is submitted, as soon as something is, and whether more may come. ``until``: wait no longer."""
+        group: list[_Entry] = []
+        try:
+            entry = self._jobs.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+            while entry is not None:
                 # Marks it as begun: a caller that goes away later cannot cancel it, and setting its result cannot fail.
                 if entry[1].set_running_or_notify_cancel():
                     group.append(entry)
                 if len(group) == GROUP_MAX:
-                    break
-                try:
-                    entry = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-            if group:
-                self._commit(group)
-        self._connection.close()
+                    return group, True
+                entry = self._jobs.get_nowait()
+        except queue.Empty:
+            return group, True
+        return group, False
 
-    def _commit(self, group: list[tuple[Job[Any], Future[Any]]]) -> None:
+    def _sync(self, *, wanted: bool) -> None:
+        """Whether the next commit waits for the disk. One that does takes along what was written before it."""
+        if wanted != self._syncs:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}")
+            self._syncs = wanted
+
+    def _commit(self, group: list[tuple[Job[Any], Future[Any]]], *, synced: bool) -> None:
         done: list[tuple[Future[Any], Any]] = []
         waiting = [future for _, future in group]
         try:
+            self._sync(wanted=synced)
             self._connection.execute("BEGIN IMMEDIATE")
             for job, future in group:
                 self._connection.execute("SAVEPOINT job")

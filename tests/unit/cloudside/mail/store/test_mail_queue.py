@@ -302,8 +302,8 @@ async def test_a_claim_whose_answer_was_lost_is_made_good_by_the_next(queue):
     submit = queue._engine.submit
     lost = []
 
-    def lose(job, order=()):
-        future = submit(job, order)
+    def lose(job, order=(), **haste):
+        future = submit(job, order, **haste)
         lost.append(future.result(5))
         failed = submit(_raise)
         queue._engine.submit = submit

@@ -9,8 +9,12 @@ from queue_places import NOW, message
 
 from cloudside.errors import ConfigurationError, UnavailableError
 from cloudside.mail.store import sqlite
+from cloudside.mail.store.engine import Haste
 from cloudside.mail.store.queue import FILE_NAME, Queue
 from cloudside.mail.store.sqlite import SqliteEngine
+
+#: What PRAGMA synchronous says.
+NORMAL, FULL = 1, 2
 
 
 @pytest.fixture
@@ -132,3 +136,34 @@ async def test_a_disk_that_fails_at_the_worst_moment_does_not_end_the_writer(tmp
     await asyncio.wait_for(queue.accept(message(3)), 5)
     assert [attempt.original.id for attempt in await queue.claim(NOW, 5)] == [3]
     queue.close()
+
+
+def _synchronous(session):
+    return session.execute("PRAGMA synchronous").fetchone()[0]
+
+
+def test_a_job_that_shares_waits_for_another_commit_but_not_long(engine, monkeypatch):
+    monkeypatch.setattr(sqlite, "SHARED_S", 30.0)
+    patient = engine.submit(insert(1), haste=Haste.SHARED)
+    with pytest.raises(TimeoutError):
+        patient.result(0.05)
+    assert engine.submit(insert(2)).result(5) == 1
+    assert patient.result(5) == 1
+    monkeypatch.setattr(sqlite, "SHARED_S", 0.05)
+    assert engine.submit(insert(3), haste=Haste.SHARED).result(5) == 1
+
+
+def test_a_job_that_shares_is_committed_when_the_engine_closes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "SHARED_S", 30.0)
+    engine = SqliteEngine(tmp_path / "q.sqlite", _prepare)
+    patient = engine.submit(insert(1), haste=Haste.SHARED)
+    engine.close()
+    assert patient.result(0) == 1
+
+
+def test_only_a_group_that_asked_for_it_is_not_synced(engine):
+    assert engine.submit(_synchronous).result(5) == FULL
+    assert engine.submit(_synchronous, haste=Haste.UNSYNCED).result(5) == NORMAL
+    assert engine.submit(_synchronous, haste=Haste.SHARED).result(5) == FULL
+    assert engine.submit(_synchronous, haste=Haste.UNSYNCED).result(5) == NORMAL
+    assert engine.submit(_synchronous).result(5) == FULL
