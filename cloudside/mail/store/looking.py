@@ -97,7 +97,9 @@ def states(session: Session) -> dict[str, int]:
 def counts(session: Session, scope: Scope, since_hour: int, until_hour: int) -> dict[str, int]:
     """Recipients by name in the hours from ``since_hour`` until before ``until_hour``."""
     rows = session.execute(
-        "SELECT name, sum(sent) FROM counts WHERE scope = ? AND hour >= ? AND hour < ? AND sent > 0 GROUP BY 1",
+        # Grouped by an expression: by the name itself SQLite would walk all hours of all names in that order.
+        "SELECT coalesce(name, ''), sum(sent) FROM counts"
+        " WHERE scope = ? AND hour >= ? AND hour < ? AND sent > 0 GROUP BY 1",
         (scope.value, since_hour, until_hour),
     ).fetchall()
     return {name: int(sent) for name, sent in rows}

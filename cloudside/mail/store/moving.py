@@ -264,10 +264,10 @@ def change(
     ``reason`` None leaves the last reply as it is. Their number, and ids of messages whose body's file is not needed
     any more.
     """
-    condition, values = where(which)
+    condition, values = where(which, sources)
     rows = session.execute(
         "SELECT r.message, r.position FROM recipients r JOIN messages m ON m.seq = r.message"  # noqa: S608
-        f" WHERE r.state IN ({_states(sources)}) AND {condition}/*lock*/",
+        f" WHERE {condition}/*lock*/",
         values,
     ).fetchall()
     detail = (reason or "")[:REPLY_MAX_CHARS]

@@ -44,7 +44,8 @@ def forget_left_bodies(session: Session) -> int:
 def old_counts(session: Session, before_hour: int) -> list[tuple[str, str, int]]:
     """Counts of hours before that one."""
     rows = session.execute(
-        "SELECT scope, name, hour FROM counts WHERE hour < ? LIMIT ?", (before_hour, BATCH_MAX)
+        "SELECT scope, name, hour FROM counts WHERE scope IN ('tenant', 'site', 'device') AND hour < ? LIMIT ?",
+        (before_hour, BATCH_MAX),
     ).fetchall()
     return [tuple(row) for row in rows]
 

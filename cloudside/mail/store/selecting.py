@@ -1,13 +1,13 @@
 """A Selection as a condition on messages ``m`` and recipients ``r``. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from cloudside.mail.model import Selection
+from cloudside.mail.model import UNFINISHED, Selection, State
 
 
-def where(which: Selection) -> tuple[str, list[Any]]:
-    """The condition and its parameters."""
+def where(which: Selection, states: Collection[State] = ()) -> tuple[str, list[Any]]:
+    """The condition and its parameters. ``states``: only recipients in these are wanted anyway."""
     parts: list[str] = []
     values: list[Any] = []
 
@@ -32,6 +32,10 @@ def where(which: Selection) -> tuple[str, list[Any]]:
         add("m.accepted_at >= ?", which.since)
     if which.until is not None:
         add("m.accepted_at < ?", which.until)
-    if which.states:
-        one_of("r.state", [state.value for state in which.states])
+    for some in (which.states, states):
+        if some:
+            one_of("r.state", [state.value for state in some])
+    if any(some and set(some) <= set(UNFINISHED) for some in (which.states, states)):
+        # Only these have a body: a few among all that are remembered, found without an index that each mail would pay.
+        add("m.seq IN (SELECT message FROM bodies)")
     return " AND ".join(parts) or "1 = 1", values
