@@ -17,7 +17,11 @@ SECTOR_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """A mail that the smarthost took for one recipient. ``at``: when its last byte had come, monotonic seconds."""
+    """A mail that the smarthost took for one recipient.
+
+    ``at``: when its last byte had been read, ``opened``: when its connection began, monotonic seconds. A relay that is
+    dead may have left its last bytes in the connection, so that they are read after its death.
+    """
 
     recipient: str
     digest: str
@@ -25,6 +29,7 @@ class Take:
     #: The recipient that this is a report about; empty: it is no report.
     reported: str
     at: float = 0.0
+    opened: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

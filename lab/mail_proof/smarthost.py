@@ -106,7 +106,6 @@ class ScriptedSmarthost:
         self.takes: list[Take] = []
         #: Recipients of mails (not of reports) that it will not be asked about again: taken, or refused for good.
         self.settled: set[str] = set()
-        self.conversations = 0
         #: When connections were broken off from here, in rising order: a mail taken before may come once more.
         self.broken_off: list[float] = []
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -134,7 +133,6 @@ class ScriptedSmarthost:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self.conversations += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -156,7 +154,7 @@ class ScriptedSmarthost:
         for conversation in list(self._open):
             conversation.cut()
 
-    def took(self, recipients: list[str], content: bytes) -> None:
+    def took(self, recipients: list[str], content: bytes, opened: float) -> None:
         """Note a mail that is about to be answered for."""
         message_id = _MESSAGE_ID.search(content)
         reported = _REPORTED.search(content) if b"multipart/report" in content[:4096] else None
@@ -167,6 +165,7 @@ class ScriptedSmarthost:
                 message_id[1].decode(errors="replace") if message_id else "",
                 reported[1].decode(errors="replace") if reported else "",
                 time.monotonic(),
+                opened,
             )
             if self.on_take is not None:
                 self.on_take(take)
@@ -189,6 +188,7 @@ class _Conversation:
         self._raw = connection
         self._context = context
         self._closed = closed
+        self._opened = time.monotonic()
         self._socket: socket.socket = connection
         self._file: BinaryIO = connection.makefile("rb")
         self._recipients: list[str] = []
@@ -278,7 +278,7 @@ class _Conversation:
             lines.append(line[1:] if line.startswith(b".") else line)
         asked = self._host.plan(Stage.END, first)
         if asked is None:
-            self._host.took(self._recipients, b"".join(lines))
+            self._host.took(self._recipients, b"".join(lines), self._opened)
             asked = self._host.plan(Stage.TAKEN, first)
         self._give(asked, "250 2.0.0 OK 0100018c-test")
         self._recipients = []

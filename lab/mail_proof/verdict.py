@@ -52,7 +52,7 @@ class Duplicates:
     """Mails that the smarthost took more than once. ``windows_s``: from a take to the cut that made it forgotten.
 
     RFC 1047: the only way there is the receiver's 250 that the sender did not live to write down. ``unexplained`` are
-    those without a cut between the two takes.
+    those that came again while the relay lived to which the first one's connection belonged.
     """
 
     windows_s: tuple[float, ...]
@@ -81,19 +81,21 @@ def judge(numbers: Iterable[int], mix: Mix, takes: Sequence[Take], standing: Sta
 
 def duplicates(takes: Sequence[Take], cuts: Sequence[float]) -> Duplicates:
     """What was taken twice, and whether a cut explains it. ``cuts`` in rising order, on the takes' clock."""
-    last: dict[tuple[str, str], float] = {}
+    last: dict[tuple[str, str], Take] = {}
     windows = []
     unexplained = []
     for take in sorted(takes, key=lambda one: one.at):
         # A report is known by its own id: two about one recipient differ. A mail is known by its body.
         key = take.recipient, take.message_id if take.reported else take.digest
         if key in last:
-            place = bisect_left(cuts, last[key])
+            first = last[key]
+            # The end of the relay that the connection came from.
+            place = bisect_left(cuts, first.at if first.opened is None else first.opened)
             if place < len(cuts) and cuts[place] <= take.at:
-                windows.append(cuts[place] - last[key])
+                windows.append(max(0.0, cuts[place] - first.at))
             else:
                 unexplained.append(take.recipient)
-        last[key] = take.at
+        last[key] = take
     return Duplicates(tuple(windows), tuple(unexplained))
 
 

@@ -77,6 +77,10 @@ def test_a_copy_is_excused_by_a_cut_between_only() -> None:
     twice = [take(at=10.0), take(at=20.0)]
     assert duplicates(twice, [5.0, 10.5, 30.0]).windows_s == (0.5,)
     assert duplicates(twice, [5.0, 30.0]).unexplained == (RECIPIENT,)
+    # The relay's last bytes were read after its death.
+    late = dataclasses.replace(take(at=11.0), opened=9.0), take(at=20.0)
+    assert duplicates(late, [5.0, 10.5, 30.0]).windows_s == (0.0,)
+    assert duplicates(late, [5.0, 30.0]).unexplained == (RECIPIENT,)
     assert duplicates([take(at=10.0)], []) == duplicates([], [])
 
 
