@@ -50,8 +50,8 @@ PARTS: dict[str, tuple[object, ...]] = {
     "alarm": ("mail_alarm", 5),
     "dsn": ("mail_part", "mail_dsn"),
     "fleet": ("mail_part", "mail_fleet"),
-    "crash": ("mail_part", "mail_crash"),
-    "vm": ("mail_part", "mail_vm"),
+    "crash": ("mail_part", "mail_crash", 500),
+    "vm": ("mail_part", "mail_vm", 200),
 }
 
 

@@ -1,4 +1,4 @@
-"""Runs ``measure()`` of another module of the benchmark in a process of its own: ``MODULE``. Prints JSON."""
+"""Runs ``measure`` of another module of the benchmark in a process of its own: ``MODULE NUMBER...``. Prints JSON."""
 
 import importlib
 import json
@@ -7,7 +7,7 @@ import sys
 
 def main() -> int:
     """Measure; print the figures."""
-    figures = importlib.import_module(f"tests.bench.{sys.argv[1]}").measure()
+    figures = importlib.import_module(f"tests.bench.{sys.argv[1]}").measure(*map(int, sys.argv[2:]))
     sys.stdout.write(json.dumps(figures) + "\n")
     return 0
 
