@@ -404,7 +404,7 @@ class Server(SMTP):
         certificates, transport = self._door.certificates, self.transport
         if certificates is None or transport is None or self._lost:
             raise _Gone
-        if self._input:
+        if self._input and not self._door.implicit_tls:
             # Whoever sits in the middle puts commands here that would count as said under TLS (CVE-2011-0411).
             log.warning("commands-with-starttls", source=self.source, octets=len(self._input))
             self._door.metrics.refused("starttls-injection")
@@ -413,14 +413,21 @@ class Server(SMTP):
             self._paused = False
             transport.resume_reading()
         old = self._door.old_tls(self.source)
+        upgrade: Any = self.loop.start_tls(
+            transport,
+            self,
+            certificates.context(old=old),
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_S,
+        )
         try:
-            secured = await self.loop.start_tls(
-                transport,
-                self,
-                certificates.context(old=old),
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_S,
-            )
+            if self._door.implicit_tls:
+                # The client's first words came to us, or may have come. Nothing does once start_tls has begun.
+                upgrade = self.loop.create_task(upgrade)
+                await asyncio.sleep(0)
+                first, self._input = bytes(self._input), bytearray()
+                self.loop.call_soon(_pass_on, transport.get_protocol(), first)  # after its connection_made
+            secured = await upgrade
         except (OSError, ssl.SSLError) as error:
             log.info("tls-handshake-failed", source=self.source, reason=type(error).__name__)
             self._door.metrics.refused("tls")
@@ -528,3 +535,14 @@ class Server(SMTP):
         """This connection's part of the memory that mail may take."""
         self._door.memory.used += kept - self._charged
         self._charged = kept
+
+
+def _pass_on(protocol: Any, data: bytes) -> None:
+    """Give a TLS protocol what came before it was there."""
+    view = memoryview(data)
+    while view:
+        room = protocol.get_buffer(len(view))
+        count = min(len(room), len(view))
+        room[:count] = view[:count]
+        protocol.buffer_updated(count)
+        view = view[count:]

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+import uvloop
 
 from cloudside.errors import UnavailableError
 from cloudside.mail.model import Action, Limit, LimitExceededError, Scope, Spilled
@@ -337,3 +338,21 @@ async def test_who_is_told_to_finish_finishes_its_mail_first(desk):
         sender.send(MAIL + b".\r\n")
         answered = await sender.rest()
         assert answered.startswith("250 2.0.0 Queued") and "421 4.3.2" in answered
+
+
+#: The relay's loop is not the one that tests run on.
+ON_UVLOOP = [
+    test_commands_that_come_all_at_once_are_answered_in_order,
+    test_a_client_that_only_stops_sending_gets_its_answers,
+    test_a_client_that_leaves_has_its_mail_kept,
+    test_a_flood_of_commands_ends,
+    test_large_bodies_come_through_a_file,
+    test_when_memory_is_used_up_mail_goes_to_files_or_comes_later,
+    test_idle_connections_end_and_slow_mails_do_not,
+    test_who_is_told_to_finish_finishes_its_mail_first,
+]
+
+
+@pytest.mark.parametrize("number", range(len(ON_UVLOOP)))
+def test_the_same_on_uvloop(desk, number):
+    uvloop.run(ON_UVLOOP[number](desk))
