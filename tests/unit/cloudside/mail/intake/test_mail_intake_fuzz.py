@@ -1,6 +1,7 @@
 """Any octets get answers or a close; nothing becomes a fault of ours, and the next client is served."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,7 +36,8 @@ async def test_any_octets(desk, door):
                 client.send(said)
                 if pieces and number % 2:
                     await asyncio.sleep(0)
-            client.writer.write_eof()
+            with suppress(OSError):  # the relay may have hung up already
+                client.writer.write_eof()
             answered = await client.rest()
             client.writer.close()
             for line in answered.splitlines():
