@@ -17,7 +17,7 @@ LONGEST_DELAY_S = 30.0
 #: A daemon that ran this long counts as well again, in seconds.
 WELL_AFTER_S = 60.0
 #: Seconds that a daemon has to end after SIGTERM before it is killed.
-END_S = 15.0
+END_S = 40.0
 
 _log = structlog.get_logger()
 

@@ -46,7 +46,7 @@ HOLD_MAX_S = 300.0
 #: A smarthost that took no further session is asked for one more after so long.
 CROWDED_S = 30.0
 #: How long transactions may take that are under way when the relay ends.
-ENDING_S = 30.0
+ENDING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Bodies:
                 if os.geteuid() == 0:  # `kyoten mail` by root must not lock the relay out
                     owner = place.parent.stat()
                     os.chown(place, owner.st_uid, owner.st_gid)
+                _sync(place.parent)
 
     def path(self, message_id: int) -> Path:
         """Where a message's body is."""
@@ -47,11 +48,7 @@ class Bodies:
             with source.open("rb") as written:
                 os.fsync(written.fileno())
             source.rename(path)
-            directory = os.open(self._bodies, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            _sync(self._bodies)
         except OSError:
             self.forget(path, source)
             raise
@@ -73,3 +70,12 @@ class Bodies:
         orphans += list(self.incoming.iterdir())
         self.forget(*orphans)
         return len(orphans)
+
+
+def _sync(directory: Path) -> None:
+    """Have what a directory names on the disk."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
