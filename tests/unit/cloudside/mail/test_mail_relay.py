@@ -84,7 +84,9 @@ async def test_site_revoked_while_the_relay_runs_is_refused_within_two_seconds(w
             site = session.get(Site, "tokyo-1")
             site.revoked_at = site.created_at
         until = time.monotonic() + 2
-        with pytest.raises(aiosmtplib.SMTPSenderRefused):
+        # At whichever command the relay has read of it by then.
+        refused = (aiosmtplib.SMTPSenderRefused, aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError)
+        with pytest.raises(refused, match="may send mail here|may not send mail here"):
             while time.monotonic() < until:
                 await send(world, mail())
                 await asyncio.sleep(0.05)
