@@ -86,7 +86,7 @@ async def test_site_revoked_while_the_relay_runs_is_refused_within_two_seconds(w
         until = time.monotonic() + 2
         # At whichever command the relay has read of it by then.
         refused = (aiosmtplib.SMTPSenderRefused, aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError)
-        with pytest.raises(refused, match="may send mail here|may not send mail here"):
+        with pytest.raises(refused, match=r"may (not )?send mail here"):
             while time.monotonic() < until:
                 await send(world, mail())
                 await asyncio.sleep(0.05)
