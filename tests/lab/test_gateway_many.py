@@ -74,7 +74,7 @@ def test_everything_that_can_change_changes_and_no_tunnel_is_lost(world: VpnWorl
     before, pid = world.kyoten.ids(), inner.charon_pid()
     assert len(before) == LIVE
     ping = gateway_world.background(
-        world.fleet.host, ["ping", "-i", "0.1", "-w", "20", "-I", str(site.own), str(gateway_world.WEB)]
+        world.fleet.host, ["ping", "-i", "0.05", "-w", "20", "-I", str(site.own), str(gateway_world.WEB)]
     )
     try:
         # As an older release would have written it: a setting that charon takes while it runs.
@@ -109,8 +109,9 @@ def test_everything_that_can_change_changes_and_no_tunnel_is_lost(world: VpnWorl
     finally:
         said = ping.communicate(timeout=40)[0]
     sent, lost = ping_loss(said)
-    assert sent > 100
-    assert lost == 0
+    assert sent > 200
+    # One may fall to a machine that runs another test beside this one; a way that is gone for a moment costs several.
+    assert lost <= 1
     del before[world.fleet.sites[1].name]
     assert world.kyoten.ids() == before
     assert inner.charon_pid() == pid

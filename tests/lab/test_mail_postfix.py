@@ -219,7 +219,7 @@ def test_bounce_comes_back_to_the_sender_once(mail_world: MailWorld) -> None:
     time.sleep(1)
     assert len(mail_world.mailbox.messages(SENDER)) == 1
     (story, *_) = view.trace(mail_world.queue_directory, "gone@customer.test")
-    assert [item.event for item in story.happenings] == ["delivered", "bounced"]
+    assert [item.event for item in story.happenings] == ["accepted", "delivered", "bounced"]
 
 
 def test_bounce_of_our_own_report_is_absorbed(mail_world: MailWorld) -> None:

@@ -47,6 +47,8 @@ def tokyo(world: GatewayWorld) -> Iterator[Router]:
     router = world.routers["tokyo"]
     if router.sas():
         router.charon.terminate(connection="gw")
+    # Or the tunnel of the test before would be taken for the next one's.
+    wait_until("no tunnel", lambda: (found := world.tunnels().get("tokyo")) is None or not found.up, timeout_s=10)
     connection, child = dict(router._connection), dict(router._child)
     yield router
     router._connection, router._child = connection, child
