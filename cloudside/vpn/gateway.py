@@ -52,8 +52,9 @@ CHARON_ANSWERS_S = 5.0
 LOOK_UP_S = 0.2
 #: Seconds after a batch of events in which more of them gather: when a thousand sites come at once, each batch costs
 #: what all tunnels cost. The first event after a pause waits for nothing. After a batch of MANY it is longer: each core
-#: that the daemon takes then is one that charon lacks.
-GATHER_S, GATHER_MANY_S, MANY = 0.1, 0.4, 10
+#: that the daemon takes then is one that charon lacks. Well below tunnels_keeper.SETTLE_S, or charon would seem quiet
+#: in between and be listed, which costs it more than anything else.
+GATHER_S, GATHER_MANY_S, MANY = 0.1, 0.2, 10
 #: Seconds between two times that what is held is taken out of the garbage collector's sight.
 FREEZE_S = 60.0
 #: Seconds that a thread may go on while another one waits for the interpreter: what reads the kernel back must not hold
