@@ -20,11 +20,10 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from cloudside.mail.store import view
 from cloudside.registry import policies
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database, Doorbell
-from lab import topology
+from lab import queue_view, topology
 from lab.controller import send_mail
 from lab.demo import matrix, recovery, steps
 from lab.network import wait_until
@@ -45,10 +44,10 @@ def mail_accept_to_delivery_ms(world: World) -> list[float]:
         )
         if any(answer.code != 250 for answer in answers):
             raise SystemExit(f"the relay refused a mail of {site}: {answers}")
-    wait_until("every mail delivered", lambda: not view.waiting(world.config.queue_directory), timeout_s=60)
+    wait_until("every mail delivered", lambda: not queue_view.waiting(world.config.queue_directory), timeout_s=60)
     times = []
     for site in ("tokyo-1", "kobe-1"):
-        for story in view.trace(world.config.queue_directory, site, limit=MAILS):
+        for story in queue_view.trace(world.config.queue_directory, site, limit=MAILS):
             done = [entry.at for entry in story.happenings if entry.event == "delivered"]
             if story.entries[0].subject == "bench" and done:
                 times.append((done[0] - story.entries[0].accepted_at).total_seconds() * 1000)

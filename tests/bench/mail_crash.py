@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from lab.mail_proof import crashes
-from tests.bench.rules import Figures
+from tests.bench.parts import Figures
 
 #: The queue's disk is a real one; what clients remember is on another file system.
 QUEUE_PARENT, RECORDS_PARENT = Path("/var/tmp"), Path("/dev/shm")

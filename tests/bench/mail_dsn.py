@@ -27,7 +27,7 @@ from cloudside.mail.intake.listener import Server
 from cloudside.mail.intake.spool import Memory
 from cloudside.mail.model import Kind, NewMessage, Selection
 from cloudside.mail.store.queue import Queue
-from tests.bench.rules import Figures
+from tests.bench.parts import Figures
 from tests.unit.cloudside.mail.bounces.bounce_corpus import Shape, shapes
 
 KEY = bytes(range(32))

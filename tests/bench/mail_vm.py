@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lab.mail_proof import power
 from lab.mail_proof.traffic import number_of
-from tests.bench.rules import Figures
+from tests.bench.parts import Figures
 
 SECONDS = 60.0
 CLIENTS = 3

@@ -15,13 +15,13 @@ Each part is a process of its own, so that none is slower for what another holds
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.parts import Figures, part
 from tests.bench.rules_growth import svg
 
 SITES = 10_000
@@ -45,21 +45,6 @@ BARS = {
     "read_back_disagreements": (0, False),
     "mutants": (50, True),
 }
-
-Figures = dict[str, object]
-
-
-def part(module: str, *arguments: object, core: int | None = None) -> Figures:
-    """Run a part; its figures. What it says on standard error is shown."""
-    pinned = ["taskset", "-c", str(core)] if core is not None else []
-    argv = [*pinned, sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)]
-    sys.stderr.write(f"... {module} {' '.join(map(str, arguments))}\n")
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{module} {arguments} ended with {done.returncode}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
 
 
 def growth(known: Figures) -> dict[int, Figures]:

@@ -16,13 +16,9 @@ Both ends of every tunnel, and whatever is compared, share this machine's cores.
 ``--only PART`` runs one: storm, registered, changes, revoke, restart, charon, throughput, usage, uplink or flood.
 """
 
-import json
 import sys
 
-from rich.console import Console
-from rich.table import Table
-
-from tests.bench.rules import Figures, part
+from tests.bench.parts import measure
 
 #: The bars: figure -> (limit, whether more is better).
 BARS = {
@@ -55,46 +51,5 @@ PARTS: dict[str, tuple[object, ...]] = {
 }
 
 
-def show(figures: Figures) -> None:
-    """The table for people."""
-    table = Table(title="bench vpn", title_justify="left")
-    for column in ("figure", "value", "bar"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-    for name, value in figures.items():
-        if isinstance(value, int | float):
-            bar, more = BARS.get(name, (None, False))
-            table.add_row(name, f"{value:.4g}", "" if bar is None else f"{'>=' if more else '<='} {bar:g}")
-    Console(width=100).print(table)
-
-
-def missed(figures: Figures) -> list[str]:
-    """The bars that are not reached, of what was measured."""
-    found = []
-    for name, (bar, more) in BARS.items():
-        value = figures.get(name)
-        if isinstance(value, int | float) and (value < bar if more else value > bar):
-            found.append(name)
-    return found
-
-
-def main() -> int:
-    """Measure, print the table, then the JSON line. The status is 1 if a bar is missed."""
-    only = sys.argv[2] if sys.argv[1:2] == ["--only"] else ""
-    if only and only not in PARTS:
-        raise SystemExit(f"no part named {only}; there are: {', '.join(PARTS)}")
-    figures: Figures = {}
-    for name, (module, *arguments) in PARTS.items():
-        if only in ("", name):
-            figures |= part(str(module), *arguments)
-    show(figures)
-    bad = missed(figures)
-    if bad:
-        sys.stdout.write(f"bars missed: {', '.join(bad)}\n")
-    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
-    sys.stdout.write(json.dumps(rounded) + "\n")
-    sys.stdout.flush()
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure("bench vpn", BARS, PARTS))

@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 
-from cloudside.mail.store import view
 from cloudside.registry.database import Database
 from cloudside.registry.tables import Incident, Site, Table, Tenant
-from lab import box
+from lab import box, queue_view
 from lab.mail import MailboxHost, Mood, SesStandIn, log_text
 from lab.network import wait_until
 from linux.runner import SubprocessRunner
@@ -218,16 +217,16 @@ def test_bounce_comes_back_to_the_sender_once(mail_world: MailWorld) -> None:
     assert status["Status"] == "5.1.1"
     time.sleep(1)
     assert len(mail_world.mailbox.messages(SENDER)) == 1
-    (story, *_) = view.trace(mail_world.queue_directory, "gone@customer.test")
+    (story, *_) = queue_view.trace(mail_world.queue_directory, "gone@customer.test")
     assert [item.event for item in story.happenings] == ["accepted", "delivered", "bounced"]
 
 
 def test_bounce_of_our_own_report_is_absorbed(mail_world: MailWorld) -> None:
     with smtplib.SMTP(str(RELAY), 25, local_hostname="plc", timeout=10, source_address=(SITE_SOURCE, 0)) as client:
         client.sendmail("nobody@site.test", ["gone@customer.test"], "Subject: x\r\n\r\nx\r\n")
-    wait_until("two bounces", lambda: view.counts(mail_world.queue_directory) == {"bounced": 2}, timeout_s=20)
+    wait_until("two bounces", lambda: queue_view.counts(mail_world.queue_directory) == {"bounced": 2}, timeout_s=20)
     time.sleep(1)
-    assert view.counts(mail_world.queue_directory) == {"bounced": 2}
+    assert queue_view.counts(mail_world.queue_directory) == {"bounced": 2}
 
 
 @pytest.mark.parametrize("mood", [Mood.RATE_EXCEEDED, Mood.QUOTA_EXCEEDED])
@@ -242,7 +241,7 @@ def test_throttling_delays_and_loses_nothing(mail_world: MailWorld, mood: Mood) 
     assert len(mail_world.incidents("smarthost-quota")) == (1 if mood is Mood.QUOTA_EXCEEDED else 0)
     mail_world.ses.set_mood(Mood.NORMAL)
     mail_world.wait_for(CUSTOMER, 6)
-    stories = view.trace(mail_world.queue_directory, CUSTOMER)
+    stories = queue_view.trace(mail_world.queue_directory, CUSTOMER)
     assert all(entry.attempts == 0 for story in stories for entry in story.entries)
     if mood is Mood.QUOTA_EXCEEDED:
         mail_world.wait_for(STAFF, 1)

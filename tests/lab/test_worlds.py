@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudside.mail.store import view
-from lab import box, enrolled, rogue, topology
+from lab import box, enrolled, queue_view, rogue, topology
 from lab.controller import send_mail
 from lab.demo import matrix, steps
 from lab.network import address, default_route, wait_until
@@ -140,7 +139,7 @@ def test_a_full_disk_is_452_and_nothing_accepted_is_lost(worlds: tuple[World, Wo
     ballast.unlink()
     (answer,) = send_mail(plc, server=SERVICE, sender="plc@acme.example", recipients=[RECIPIENT], subject="full")
     assert answer.code == 250, answer
-    assert sum(entry.subject == "full" for entry in view.waiting(small_disk)) == accepted + 1
+    assert sum(entry.subject == "full" for entry in queue_view.waiting(small_disk)) == accepted + 1
     assert world.mail is not None
     world.ground.ses.start("postfix", world.mail.ses.argv())
     wait_until("every accepted mail delivered", lambda: len(found(world)) >= accepted + 1, timeout_s=60)

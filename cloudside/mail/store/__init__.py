@@ -7,5 +7,4 @@ bodies      large bodies as files
 engine      what the queue asks of an engine             schema, upgrading   tables and their versions
 sqlite      one writer thread: group commit              postgresql, links, leases   several relays
 control     the running relay's socket                   access, wire        the way of `kyoten mail` to it
-view        a read-only look at an embedded queue's file, for tests
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudside.mail.store import view
+from lab import queue_view
 
 RUN_RELAY = """
 import asyncio, sys
@@ -179,7 +179,7 @@ async def test_mail_answered_with_250_survives_kill_9(world, mail, relay_process
 
     await asyncio.to_thread(submit)
     process.wait()
-    waiting = [entry for entry in view.waiting(world.config.queue_directory) if entry.kind == "mail"]
+    waiting = [entry for entry in queue_view.waiting(world.config.queue_directory) if entry.kind == "mail"]
     assert sorted(entry.subject for entry in waiting) == sorted(f"Fault {number}" for number in range(25))
     world.smarthost.password = "smarthost-password"
     await relay_process()

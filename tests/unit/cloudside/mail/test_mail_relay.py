@@ -14,10 +14,10 @@ from cloudside.config import Listen
 from cloudside.errors import ConfigurationError
 from cloudside.mail import service
 from cloudside.mail.delivery import settling
-from cloudside.mail.store import view
 from cloudside.mail.store.queue import Queue
 from cloudside.mail.store.sqlite import StorageFullError
 from cloudside.registry.tables import Incident, Site
+from lab import queue_view
 
 SENDER, RECIPIENT = "plc@site.test", "ops@customer.test"
 
@@ -29,7 +29,7 @@ async def send(world, content, recipients=(RECIPIENT,), sender=SENDER, source=No
 
 async def state_of(world, state, timeout_s=5.0):
     async with asyncio.timeout(timeout_s):
-        while not view.counts(world.config.queue_directory).get(state):
+        while not queue_view.counts(world.config.queue_directory).get(state):
             await asyncio.sleep(0.02)
 
 
@@ -226,7 +226,7 @@ async def test_bounce_reaches_the_sender_once_however_often_it_comes(world, mail
         await bounce(world, taken[1].sender, DSN.replace(b"ACTION", b"failed"))
         await asyncio.sleep(0.3)
         assert len(taken) == 2  # no bounce for a bounce
-    assert view.counts(world.config.queue_directory) == {"bounced": 2}
+    assert queue_view.counts(world.config.queue_directory) == {"bounced": 2}
 
 
 async def test_delay_notice_is_no_failure(world, mail):
@@ -236,7 +236,7 @@ async def test_delay_notice_is_no_failure(world, mail):
         (first,) = await world.smarthost.wait(1)
         await bounce(world, first.sender, DSN.replace(b"ACTION", b"delayed"))
         await asyncio.sleep(0.2)
-    assert view.counts(world.config.queue_directory) == {"delivered": 1}
+    assert queue_view.counts(world.config.queue_directory) == {"delivered": 1}
 
 
 async def test_bounce_listener_takes_signed_addresses_only_and_no_bare_line_ends(world, mail):
@@ -268,7 +268,7 @@ async def test_sending_rate_exceeded_slows_and_uses_up_no_try(world, mail):
         await send(world, mail())
         await world.smarthost.wait(1)
         await state_of(world, "delivered")
-    (story,) = view.trace(world.config.queue_directory, RECIPIENT)
+    (story,) = queue_view.trace(world.config.queue_directory, RECIPIENT)
     assert story.entries[0].attempts == 0
     assert not incidents(world)
 
@@ -286,7 +286,7 @@ async def test_daily_quota_pauses_and_tells_staff_once(world, mail):
         assert world.smarthost.transactions <= 4 + 4 + 3
     assert sorted(one.recipient for one in taken) == [RECIPIENT] * 3 + ["ops@kyoten.test"]
     assert [one.closed_at is not None for one in incidents(world)] == [True]
-    story = view.trace(world.config.queue_directory, RECIPIENT)[-1]
+    story = queue_view.trace(world.config.queue_directory, RECIPIENT)[-1]
     assert story.entries[0].attempts == 0
 
 
@@ -295,11 +295,13 @@ async def test_refused_credential_is_our_fault_and_nothing_is_lost(world, mail):
     async with world.relay():
         await send(world, mail())
         await incident(world, "smarthost-refused")
-        assert "delivered" not in view.counts(world.config.queue_directory)
+        assert "delivered" not in queue_view.counts(world.config.queue_directory)
         world.smarthost.password = right
         await world.smarthost.wait(2, timeout_s=8)
     assert all(
-        entry.attempts == 0 for story in view.trace(world.config.queue_directory, RECIPIENT) for entry in story.entries
+        entry.attempts == 0
+        for story in queue_view.trace(world.config.queue_directory, RECIPIENT)
+        for entry in story.entries
     )
 
 
@@ -309,7 +311,7 @@ async def test_temporary_failure_and_broken_connection_are_tried_again(world, ma
         await send(world, mail())
         await world.smarthost.wait(1)
         await state_of(world, "delivered")
-    (story,) = view.trace(world.config.queue_directory, RECIPIENT)
+    (story,) = queue_view.trace(world.config.queue_directory, RECIPIENT)
     assert story.entries[0].attempts == 2
     assert [item.event for item in story.happenings] == ["accepted", "postponed", "postponed", "delivered"]
 
@@ -321,7 +323,7 @@ async def test_recipient_is_given_up_with_a_report_when_time_is_over(world, mail
         await send(world, mail())
         taken = await world.smarthost.wait(1)
     assert taken[0].recipient == SENDER and b"4.4.7" in taken[0].content
-    assert view.counts(world.config.queue_directory)["expired"] == 1
+    assert queue_view.counts(world.config.queue_directory)["expired"] == 1
 
 
 async def test_flood_is_told_once_and_survives_a_restart(world, mail):

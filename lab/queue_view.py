@@ -1,4 +1,4 @@
-"""A look at the embedded queue: read-only, beside a running relay or without one."""
+"""A look at an embedded mail queue: read-only, beside a running relay or without one."""
 
 import sqlite3
 from collections.abc import Iterator
