@@ -31,12 +31,16 @@ check:
 test: setup
 	@.venv/bin/kyoten-lab preflight
 	@$(MAKE) --no-print-directory style types
-	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q -n $(WORKERS) tests/unit tests/property
+	@.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q -n $(WORKERS) tests/unit tests/property || { \
+		echo "SECOND TRY: unit and property tests that failed"; \
+		.venv/bin/kyoten-lab box -- $(PYTHON) -m pytest -q --last-failed tests/unit tests/property; }
 	@$(MAKE) --no-print-directory lab-tests
 	@lab/setup.sh vm
-	@$(PYTHON) -m pytest -q tests/vm
+	@$(PYTHON) -m pytest -q tests/vm || { \
+		echo "SECOND TRY: VM tests that failed"; $(PYTHON) -m pytest -q --last-failed tests/vm; }
 
-# They wait more than they work: two at a time, the largest first, each in a box of its own.
+# Each of the three stages runs what failed a second time, and says so (docs/adr/0018).
+# Lab tests wait more than they work: two at a time, the largest first, each in a box of its own.
 lab-tests:
 	@ls -S tests/lab/test_*.py | xargs -P 2 -n 1 lab/in-a-box.sh
 

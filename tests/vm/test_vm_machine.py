@@ -98,6 +98,10 @@ def _children(pid: int) -> list[int]:
 
 def _emulator(starter: int) -> int | None:
     for pid in _children(starter):
-        if Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system"):
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a helper of the start that ended meanwhile
+        if name.startswith("qemu-system"):
             return pid
     return None
