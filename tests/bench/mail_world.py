@@ -241,7 +241,7 @@ class Postfix:
         made = PlainRelay(self.directory, POSTFIX, "127.0.0.0/8", (SINK, SINK_PORT))
         made.write()
         # Postfix ends without a word when its address is on no interface.
-        subprocess.run(["ip", "addr", "add", f"{POSTFIX}/32", "dev", "lo"], check=True)
+        subprocess.run(["ip", "addr", "replace", f"{POSTFIX}/32", "dev", "lo"], check=True)
         self._process = subprocess.Popen(made.argv(), stdin=subprocess.DEVNULL)
         wait_until("Postfix listens", lambda: listens(POSTFIX, 25), timeout_s=START_S)
 
