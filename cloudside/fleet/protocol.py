@@ -119,6 +119,39 @@ class SettingsState(_Document):
     problem: Problem | None = None
 
 
+class FirmwareState(_Document):
+    """What runs on a router of ours, and how far it is with the release that it was offered.
+
+    ``counter``: of the release that runs, 0: a build without one. ``stage`` (router_agent/update/machine.py): idle,
+    offered, judged, fetching, assembled, installing, installed, trial, committed, returned, refused; while it waits it
+    stays in its stage and ``problem`` says for what. ``release``: the target path that the stage speaks of; it stays
+    with ``committed``, ``returned`` and ``refused`` until another one is offered. ``rollout``: the offer's.
+    ``bytes_fetched``: over the lines, for this release, what came twice counted twice. ``since_s``: in this stage.
+    """
+
+    hardware: ShortText = ""
+    version: ShortText = ""
+    counter: int = 0
+    slot: ShortText = ""
+    stage: ShortText = "idle"
+    release: ShortText = ""
+    rollout: ShortText = ""
+    progress_pct: float | None = None
+    bytes_fetched: int = 0
+    since_s: float = 0
+    problem: Problem | None = None
+
+
+class ModuleState(_Document):
+    """One small signed module on a router. ``stage``: offered, fetching, installed, active, refused, returned, removed
+    (router_agent/update/modules.py); ``version``: the one the stage speaks of."""
+
+    name: ShortText
+    version: ShortText = ""
+    stage: ShortText
+    problem: Problem | None = None
+
+
 class Heartbeat(_Document):
     """What a router says of itself."""
 
@@ -136,6 +169,9 @@ class Heartbeat(_Document):
     modem: Modem | None = None
     uplinks: list[UplinkState] = []
     lan_devices: Annotated[list[LanDevice], Field(max_length=254)] = []
+    #: None: a router whose firmware is not ours to change, or an older agent.
+    firmware: FirmwareState | None = None
+    modules: Annotated[list[ModuleState], Field(max_length=64)] = []
 
 
 class DesiredSettings(_Document):
@@ -154,6 +190,28 @@ class LogRequest(_Document):
     lines: int
 
 
+class FirmwareOffer(_Document):
+    """The release that this router shall run. The router decides whether it may; the repository's signatures, not this
+    document, say what it is. Withdrawn by not being there: what has not been installed yet is given up then.
+
+    ``release``: target path, such as ``releases/kyoten-x86-64/1.4.0.json``; ``counter``: that release's. ``consent``:
+    a person agrees to the cost of the full image on a metered line. ``rate_bytes_s`` 0: no limit. ``budget_bytes``:
+    most bytes on a metered line for this release, None: what the month's data budget leaves. ``permit``: a signed
+    permit for a downgrade (firmware/permit.py). ``window``: "HH:MM-HH:MM" in the site's time zone, when the router may
+    restart; empty: the site's own setting, or any time. ``visit_open``: somebody works on the site now: no restart.
+    """
+
+    release: ShortText
+    counter: int
+    rollout: ShortText = ""
+    consent: bool = False
+    rate_bytes_s: int = 0
+    budget_bytes: int | None = None
+    permit: Annotated[str, Field(max_length=20_000)] | None = None
+    window: ShortText = ""
+    visit_open: bool = False
+
+
 class HeartbeatAnswer(_Document):
     """What the cloud wants of the router."""
 
@@ -165,6 +223,9 @@ class HeartbeatAnswer(_Document):
     renew_certificate: bool = False
     #: The site's time zone, such as Asia/Tokyo: the month of the data budget is counted in it.
     timezone: ShortText = "UTC"
+    firmware: FirmwareOffer | None = None
+    #: Version of the firmware repository's snapshot: when it moves, routers look for modules at once, not in a day.
+    repository: int | None = None
 
 
 class CertificateRequest(_Document):

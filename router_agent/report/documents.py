@@ -12,6 +12,7 @@ from router_agent.errors import CloudRefusedError
 from router_agent.lan.devices import LanDevice
 from router_agent.link.uplinks import Uplink, UplinkReport
 from router_agent.problems import Problem
+from router_agent.report.firmware import FirmwareOffer, FirmwareReport, ModuleReport, parse_offer, problem_document
 
 PROTOCOL = 1
 
@@ -98,6 +99,8 @@ class Heartbeat:
     modem: ModemReport | None = None
     lan_devices: tuple[LanDevice, ...] = ()
     uplinks: tuple[UplinkReport, ...] = ()
+    firmware: FirmwareReport | None = None
+    modules: tuple[ModuleReport, ...] = ()
 
     def document(self) -> dict[str, object]:
         """The JSON object."""
@@ -127,12 +130,14 @@ class Heartbeat:
             "settings": {
                 "version": settings.version,
                 "reverted_version": settings.reverted_version,
-                "problem": None if settings.problem is None else _problem(settings.problem),
+                "problem": None if settings.problem is None else problem_document(settings.problem),
             },
-            "problems": [_problem(problem) for problem in self.problems],
+            "problems": [problem_document(problem) for problem in self.problems],
             "modem": None if self.modem is None else self.modem.document(),
             "uplinks": [_uplink(line) for line in self.uplinks],
             "lan_devices": [_lan_device(device) for device in self.lan_devices],
+            "firmware": None if self.firmware is None else self.firmware.document(),
+            "modules": [module.document() for module in self.modules],
         }
 
 
@@ -162,6 +167,9 @@ class Answer:
     log_requests: tuple[LogRequest, ...]
     timezone: str = "UTC"
     renew_certificate: bool = False
+    firmware: FirmwareOffer | None = None
+    #: The snapshot of the firmware repository: a new one is a reason to look at it. None: the cloud did not say.
+    repository: int | None = None
 
 
 def parse_answer(body: bytes) -> Answer:
@@ -182,6 +190,8 @@ def parse_answer(body: bytes) -> Answer:
             log_requests=tuple(_log_request(_object(request)) for request in requests),
             timezone=_text(fields.get("timezone", "UTC")),
             renew_certificate=fields.get("renew_certificate") is True,
+            firmware=None if fields.get("firmware") is None else parse_offer(_object(fields["firmware"])),
+            repository=None if fields.get("repository") is None else _whole(fields["repository"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
@@ -239,11 +249,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > TEXT_MAX_CHARS:
         raise TypeError("not a short text")
     return value
-
-
-def _problem(problem: Problem) -> dict[str, object]:
-    params = {name: _short(value) if isinstance(value, str) else value for name, value in problem.params.items()}
-    return {"key": problem.key, "params": params}
 
 
 def _lan_device(device: LanDevice) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Both sides' documents held against each other: what the agent writes the cloud reads, and back."""
 
+import dataclasses
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
@@ -21,6 +22,7 @@ from router_agent.report.documents import (
     TunnelReport,
     parse_answer,
 )
+from router_agent.report.firmware import FirmwareOffer, FirmwareReport, ModuleReport
 
 AT = datetime(2026, 11, 21, 20, 55, 48, 123456, UTC)
 LOAD = Load(load_1m=0.5, memory_available_mib=100.25, uptime_s=3600.7, agent_rss_mib=38.61)
@@ -45,6 +47,20 @@ def heartbeat(**parts: object) -> Heartbeat:
             LanDevice("02:00:00:00:00:20", ip_address("192.168.1.20"), "plc", Source.RESERVATION, 1.5),
             LanDevice("", ip_address("192.168.1.21"), "", Source.STATIC),
         ),
+        "firmware": FirmwareReport(
+            "kyoten-x86-64",
+            "1.4.0",
+            14,
+            "A",
+            "fetching",
+            "releases/kyoten-x86-64/1.5.0.json",
+            "r-7",
+            41.5,
+            1 << 20,
+            12.5,
+            Problem("agent.update-window", {"window": "22:00-05:00"}),
+        ),
+        "modules": (ModuleReport("ca-web", "2026.11", "active"), ModuleReport("modems", "7", "refused", Problem("x"))),
         **parts,
     }
     return Heartbeat(**values)  # type: ignore[arg-type]
@@ -77,13 +93,33 @@ def test_the_agent_reads_every_field_of_an_answer() -> None:
         ),
         log_requests=[protocol.LogRequest(id="0c1f-22", lines=200)],
         timezone="Asia/Tokyo",
+        firmware=protocol.FirmwareOffer(
+            release="releases/kyoten-x86-64/1.5.0.json",
+            counter=15,
+            rollout="r-7",
+            consent=True,
+            rate_bytes_s=40_000,
+            budget_bytes=1 << 24,
+            permit="{}",
+            window="22:00-05:00",
+            visit_open=True,
+        ),
+        repository=31,
     )
     read = parse_answer(answer.model_dump_json().encode())
     assert read.heartbeat_s == 30
     assert read.settings == DesiredSettings(2, {"tunnel.dpd_s": 15, "tunnel.gateways": ["a"]}, 60)
     assert read.log_requests == (LogRequest("0c1f-22", 200),)
     assert read.timezone == "Asia/Tokyo"
+    assert read.firmware is not None and answer.firmware is not None
+    assert dataclasses.asdict(read.firmware) == answer.firmware.model_dump()
+    assert read.repository == 31
     assert PROTOCOL == protocol.PROTOCOL_VERSION
+
+
+def test_an_offer_says_only_what_it_must() -> None:
+    read = parse_answer(b'{"heartbeat_s": 30, "firmware": {"release": "releases/a/1.json", "counter": 2, "x": 1}}')
+    assert read.firmware == FirmwareOffer("releases/a/1.json", 2)
 
 
 def test_an_answer_from_a_newer_cloud_is_read() -> None:
@@ -104,6 +140,11 @@ def test_an_answer_may_ask_for_a_renewal() -> None:
         b'{"heartbeat_s": 30, "log_requests": {}}', b'{"heartbeat_s": 30, "timezone": 9}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "../x", "lines": 1}]}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "", "lines": 1}]}', b"[" * 100_000,
+        b'{"heartbeat_s": 30, "firmware": []}', b'{"heartbeat_s": 30, "repository": "1"}',
+        b'{"heartbeat_s": 30, "firmware": {"release": "releases/a/../../x.json", "counter": 1}}',
+        b'{"heartbeat_s": 30, "firmware": {"release": "modules/a/1.json", "counter": 1}}',
+        b'{"heartbeat_s": 30, "firmware": {"release": "releases/a/1.json", "counter": -1}}',
+        b'{"heartbeat_s": 30, "firmware": {"release": "releases/a/1.json", "counter": 1, "budget_bytes": "x"}}',
     ],
 )  # fmt: skip
 def test_anything_else_is_our_error_and_no_other(body: bytes) -> None:
