@@ -38,6 +38,9 @@ OBSERVED: frozenset[type[Table]] = frozenset(
         tables.Refusal,
         tables.RuleRevision,
         tables.MailDomain,
+        tables.SiteFirmware,
+        tables.RolloutTarget,
+        tables.RolloutProgress,
     }
 )
 _NAMES_NOT_AUDITED = frozenset(table.__tablename__ for table in OBSERVED)
@@ -82,6 +85,9 @@ FORMS: Mapping[type[Table], Form] = {
     tables.MailLimit: Form(tenant="tenant_id"),
     tables.MailHold: Form(tenant="tenant_id"),
     tables.Suppression: Form(tenant="tenant_id"),
+    tables.SiteLabel: Form(site="site_id"),
+    tables.FirmwareRelease: Form(),
+    tables.Rollout: Form(tenant="tenant_id"),
     tables.Incident: Form(site="subject"),
     # The one it is for comes first: whoever asks for a site finds its certificates as well.
     tables.Certificate: Form(site="subject", subject=("subject", "serial"), digested=frozenset({"pem"})),

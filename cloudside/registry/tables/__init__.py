@@ -9,11 +9,20 @@ trust         certificates, revocation lists, enrolment tokens
 observed      heartbeats, tunnels and their history, gateways, usage
 work          settings, log pulls, incidents
 mail          mail credentials, limits, holds, suppressed addresses
+firmware      labels of sites, releases, what sites run, rollouts
 audit         who changed what
 """
 
 from cloudside.registry.tables.audit import AuditEntry
 from cloudside.registry.tables.base import Address, Network, Table
+from cloudside.registry.tables.firmware import (
+    FirmwareRelease,
+    Rollout,
+    RolloutProgress,
+    RolloutTarget,
+    SiteFirmware,
+    SiteLabel,
+)
 from cloudside.registry.tables.inventory import Device, Router, Server, Site, Tenant
 from cloudside.registry.tables.mail import MailDomain, MailHold, MailLimit, MailProfile, SmtpCredential, Suppression
 from cloudside.registry.tables.observed import (
@@ -43,6 +52,7 @@ __all__ = [
     "Certificate",
     "Device",
     "EnrolmentToken",
+    "FirmwareRelease",
     "GatewayState",
     "Grant",
     "Heartbeat",
@@ -58,11 +68,16 @@ __all__ = [
     "Policy",
     "Refusal",
     "RevocationList",
+    "Rollout",
+    "RolloutProgress",
+    "RolloutTarget",
     "Router",
     "RuleRevision",
     "Server",
     "Settings",
     "Site",
+    "SiteFirmware",
+    "SiteLabel",
     "SiteProblem",
     "SiteUsage",
     "SmtpCredential",
