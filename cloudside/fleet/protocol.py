@@ -5,6 +5,10 @@ The router's side has its own code; what binds the two is the JSON Schema genera
 
     POST /agent/v1/heartbeat      Heartbeat -> HeartbeatAnswer
     POST /agent/v1/logs/{id}      gzip of UTF-8 text -> 204
+    POST /agent/v1/log-pulls/{id}/pieces?offset=N&total=N&sha256=HEX    a piece of a gzip -> PieceAnswer
+    POST /agent/v1/log-pulls/{id}/state     LogPullState -> 204
+    POST /agent/v1/commands/{id}  CommandResult -> 204
+    POST /agent/v1/crashes        CrashReport -> 204
     POST /agent/v1/certificate    CertificateRequest -> Certificates (site, tenant's authority, bundle.json)
     POST /enrol/v1/router         EnrolmentRequest -> Certificates (all files of a bundle)
 
@@ -20,6 +24,16 @@ PROTOCOL_VERSION = 1
 
 #: Largest log, compressed, that a router may hand over in one piece.
 LOG_MAX_BYTES = 2_000_000
+#: Largest piece of a log pull, compressed.
+PIECE_MAX_BYTES = 262_144
+#: Most characters of a command's output, and of a crash report's text.
+OUTPUT_MAX_CHARS = 65_536
+CRASH_MAX_CHARS = 32_768
+
+#: What an agent says it can do beyond the first version of the protocol.
+LOG_PULLS = "log-pulls"
+COMMANDS = "commands"
+CRASHES = "crashes"
 
 ShortText = Annotated[str, Field(max_length=200)]
 
@@ -172,6 +186,8 @@ class Heartbeat(_Document):
     #: None: a router whose firmware is not ours to change, or an older agent.
     firmware: FirmwareState | None = None
     modules: Annotated[list[ModuleState], Field(max_length=64)] = []
+    #: What this agent can do beyond the first version of the protocol: LOG_PULLS, COMMANDS, CRASHES.
+    features: Annotated[list[ShortText], Field(max_length=32)] = []
 
 
 class DesiredSettings(_Document):
@@ -188,6 +204,86 @@ class LogRequest(_Document):
 
     id: ShortText
     lines: int
+
+
+class LogPull(_Document):
+    """Hand over what the logs hold of a range of time, in pieces. It stands in every answer until it is complete.
+
+    ``units``: of agent, ike, kernel, modem, update; empty: all. ``since``, ``until``: RFC 3339, UTC, empty: no bound.
+    ``lines``: only the newest so many, 0: all. ``follow``: go on handing over new lines, each piece a gzip by itself,
+    until an answer says that they are not wanted any more. ``received``: bytes that the cloud has; the router goes on
+    there. ``max_bytes``: of the gzip, the newest lines count. On a mobile line ``mobile_max_bytes`` holds instead, at
+    ``mobile_rate_bytes_s`` (0: no limit); what was packed larger waits for a wired line.
+    """
+
+    id: ShortText
+    units: list[ShortText] = []
+    since: ShortText = ""
+    until: ShortText = ""
+    lines: int = 0
+    follow: bool = False
+    received: int = 0
+    max_bytes: int
+    mobile_max_bytes: int
+    mobile_rate_bytes_s: int = 0
+
+
+class PieceAnswer(_Document):
+    """How much of a log pull the cloud has, in bytes from its start; ``wanted``: whether more of it is wanted."""
+
+    received: int
+    wanted: bool
+
+
+class LogPullState(_Document):
+    """Where a log pull stands on the router. ``state``: waiting (for a wired line, see ``problem``), or failed: these
+    lines cannot be had at all."""
+
+    state: Literal["waiting", "failed"]
+    problem: Problem
+
+
+class Command(_Document):
+    """Run one of the diagnostic commands that the router knows by name, once. ``arguments``: by name; the router reads
+    them strictly. ``expires_s``: not to be begun later than so many seconds from now."""
+
+    id: ShortText
+    name: ShortText
+    arguments: dict[ShortText, ShortText | int] = {}
+    timeout_s: float
+    expires_s: float
+
+
+class CommandResult(_Document):
+    """What became of a command. ``state``: done (``status``: the exit status), refused (not known here, or arguments it
+    does not take), timed-out, interrupted (the agent or the router stopped under it), expired, failed: see ``problem``.
+    """
+
+    state: Literal["done", "refused", "timed-out", "interrupted", "expired", "failed"]
+    status: int | None = None
+    output: Annotated[str, Field(max_length=OUTPUT_MAX_CHARS)] = ""
+    truncated: bool = False
+    #: The router's clock, RFC 3339, UTC.
+    began_at: ShortText = ""
+    duration_s: float = 0
+    problem: Problem | None = None
+
+
+class CrashReport(_Document):
+    """Something ended that should not have. ``id``: the same report always has the same. ``kind``: exception (in the
+    agent, which went on), killed (the agent ended without having been told to), reset (the machine did), kernel (an
+    oops, a panic, out of memory), child (a program that the agent runs). ``count``: how often since the report was
+    written first. Times are the router's, RFC 3339, UTC."""
+
+    id: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{16,64}$")]
+    kind: Literal["exception", "killed", "reset", "kernel", "child"]
+    process: ShortText
+    summary: ShortText
+    first_at: ShortText
+    last_at: ShortText
+    count: int = 1
+    versions: dict[ShortText, ShortText] = {}
+    text: Annotated[str, Field(max_length=CRASH_MAX_CHARS)] = ""
 
 
 class FirmwareOffer(_Document):
@@ -226,6 +322,8 @@ class HeartbeatAnswer(_Document):
     firmware: FirmwareOffer | None = None
     #: Version of the firmware repository's snapshot: when it moves, routers look for modules at once, not in a day.
     repository: int | None = None
+    log_pulls: list[LogPull] = []
+    commands: list[Command] = []
 
 
 class CertificateRequest(_Document):

@@ -12,9 +12,13 @@ from cloudside.fleet.protocol import (
     PROTOCOL_VERSION,
     CertificateRequest,
     Certificates,
+    CommandResult,
+    CrashReport,
     EnrolmentRequest,
     Heartbeat,
     HeartbeatAnswer,
+    LogPullState,
+    PieceAnswer,
 )
 
 PATH = Path(__file__).parents[2] / "docs" / "schema" / "agent-protocol.json"
@@ -22,7 +26,10 @@ PATH = Path(__file__).parents[2] / "docs" / "schema" / "agent-protocol.json"
 
 def schema_text() -> str:
     """The schema as the file has it. Document types stand under ``$defs`` by their names in protocol."""
-    documents = (Heartbeat, HeartbeatAnswer, CertificateRequest, EnrolmentRequest, Certificates)
+    documents = (
+        Heartbeat, HeartbeatAnswer, CertificateRequest, EnrolmentRequest, Certificates,
+        PieceAnswer, LogPullState, CommandResult, CrashReport,
+    )  # fmt: skip
     _, definitions = models_json_schema(
         [(document, "validation") for document in documents],
         title=f"Kyoten agent protocol, version {PROTOCOL_VERSION}",

@@ -13,6 +13,7 @@ from router_agent.lan.devices import LanDevice
 from router_agent.link.uplinks import Uplink, UplinkReport
 from router_agent.problems import Problem
 from router_agent.report.firmware import FirmwareOffer, FirmwareReport, ModuleReport, parse_offer, problem_document
+from router_agent.report.requests import FEATURES, Command, LogPull, parse_commands, parse_pulls
 
 PROTOCOL = 1
 
@@ -138,6 +139,7 @@ class Heartbeat:
             "lan_devices": [_lan_device(device) for device in self.lan_devices],
             "firmware": None if self.firmware is None else self.firmware.document(),
             "modules": [module.document() for module in self.modules],
+            "features": list(FEATURES),
         }
 
 
@@ -170,6 +172,8 @@ class Answer:
     firmware: FirmwareOffer | None = None
     #: The snapshot of the firmware repository: a new one is a reason to look at it. None: the cloud did not say.
     repository: int | None = None
+    log_pulls: tuple[LogPull, ...] = ()
+    commands: tuple[Command, ...] = ()
 
 
 def parse_answer(body: bytes) -> Answer:
@@ -192,6 +196,8 @@ def parse_answer(body: bytes) -> Answer:
             renew_certificate=fields.get("renew_certificate") is True,
             firmware=None if fields.get("firmware") is None else parse_offer(_object(fields["firmware"])),
             repository=None if fields.get("repository") is None else _whole(fields["repository"]),
+            log_pulls=parse_pulls(fields.get("log_pulls", [])),
+            commands=parse_commands(fields.get("commands", [])),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error

@@ -31,6 +31,10 @@ async def test_a_heartbeat_is_kept_and_answered(cloud: Cloud, endpoint: Endpoint
             "log_requests": [],
             "renew_certificate": False,
             "timezone": "UTC",
+            "firmware": None,
+            "repository": None,
+            "log_pulls": [],
+            "commands": [],
         },
     )
     with cloud.database.read() as session:
