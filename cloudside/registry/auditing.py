@@ -41,6 +41,10 @@ OBSERVED: frozenset[type[Table]] = frozenset(
         tables.SiteFirmware,
         tables.RolloutTarget,
         tables.RolloutProgress,
+        tables.SettingsChangeSite,
+        tables.LogUpload,
+        tables.LogPiece,
+        tables.CrashReport,
     }
 )
 _NAMES_NOT_AUDITED = frozenset(table.__tablename__ for table in OBSERVED)
@@ -78,6 +82,11 @@ FORMS: Mapping[type[Table], Form] = {
     tables.Grant: Form(tenant="tenant_id"),
     tables.Settings: Form(site="site_id"),
     tables.LogRequest: Form(site="site_id"),
+    tables.SettingsDraft: Form(site="site_id"),
+    tables.SettingsChange: Form(tenant="tenant_id"),
+    tables.LogPull: Form(site="site_id", subject=("site_id", "id")),
+    # What a command brought may be long, and the row has it.
+    tables.SiteCommand: Form(site="site_id", subject=("site_id", "id"), digested=frozenset({"output"})),
     tables.SmtpCredential: Form(
         site="site_id", secret=frozenset({"password_hash", "previous_hash", "cram_secret"})
     ),

@@ -10,6 +10,7 @@ observed      heartbeats, tunnels and their history, gateways, usage
 work          settings, log pulls, incidents
 mail          mail credentials, limits, holds, suppressed addresses
 firmware      labels of sites, releases, what sites run, rollouts
+remote        settings drafts and changes to many sites, log pulls, commands, crash reports
 audit         who changed what
 """
 
@@ -43,6 +44,16 @@ from cloudside.registry.tables.reachability import (
     RuleRevision,
     StatementCounter,
 )
+from cloudside.registry.tables.remote import (
+    CrashReport,
+    LogPiece,
+    LogPull,
+    LogUpload,
+    SettingsChange,
+    SettingsChangeSite,
+    SettingsDraft,
+    SiteCommand,
+)
 from cloudside.registry.tables.trust import Certificate, EnrolmentToken, RevocationList
 from cloudside.registry.tables.work import Incident, LogRequest, Settings
 
@@ -50,6 +61,7 @@ __all__ = [
     "Address",
     "AuditEntry",
     "Certificate",
+    "CrashReport",
     "Device",
     "EnrolmentToken",
     "FirmwareRelease",
@@ -57,7 +69,10 @@ __all__ = [
     "Grant",
     "Heartbeat",
     "Incident",
+    "LogPiece",
+    "LogPull",
     "LogRequest",
+    "LogUpload",
     "MailDomain",
     "MailHold",
     "MailLimit",
@@ -75,7 +90,11 @@ __all__ = [
     "RuleRevision",
     "Server",
     "Settings",
+    "SettingsChange",
+    "SettingsChangeSite",
+    "SettingsDraft",
     "Site",
+    "SiteCommand",
     "SiteFirmware",
     "SiteLabel",
     "SiteProblem",
