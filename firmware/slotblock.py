@@ -56,8 +56,7 @@ def data_blocks(superblock: bytes) -> int:
 
 def render(block: SlotBlock) -> bytes:
     """The block's bytes. Raises ValueError: a value has a wrong form."""
-    lines = "".join(f"{name}={getattr(block, name)}
-" for name in _FORMS)
+    lines = "".join(f"{name}={getattr(block, name)}\n" for name in _FORMS)
     made = (_HEADING + lines.encode("ascii", errors="replace")).ljust(BLOCK_BYTES, b"#")
     try:
         same = parse(made) == block
