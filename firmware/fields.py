@@ -7,7 +7,7 @@ anything.
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from firmware.errors import DocumentError, ReleaseError
@@ -195,6 +195,11 @@ def read_object(data: bytes, *, maximum: int = DOCUMENT_MAX_BYTES) -> Fields:
     raise ReleaseError(problems.found)
 
 
+def instant(text: str) -> datetime:
+    """A time of a document. Raises ValueError, TypeError: it is none."""
+    return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
+
+
 def write_object(values: Mapping[str, object]) -> bytes:
     """The one way a document is written: names in order, no spaces, UTF-8."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
@@ -221,7 +226,7 @@ def _is_time(value: str) -> bool:
     if not _TIME.match(value):
         return False
     try:
-        datetime.strptime(value, TIME_FORMAT)  # noqa: DTZ007 - only whether it is one
+        instant(value)
     except ValueError:
         return False
     return True
