@@ -71,10 +71,41 @@ def change(
 
     Raises InputError: unknown site.
     """
+    values = changed(wanted(session, caller, site_id), changes)
+    return add_version(session, caller, site_id=site_id, values=values, author=author, now=now)
+
+
+def wanted(session: Session, caller: Caller, site_id: str) -> dict[str, Any]:
+    """The values that the site shall have: of the newest version that was not undone. Raises InputError: unknown site.
+
+    They hold secrets: `shown` is for people.
+    """
     base = session.scalar(_of(session, caller, site_id).where(Settings.state != State.REVERTED.value).limit(1))
-    values = {**(base.values if base is not None else {}), **changes}
-    kept = {key: value for key, value in values.items() if value is not None}
-    return add_version(session, caller, site_id=site_id, values=kept, author=author, now=now)
+    return {} if base is None else dict(base.values)
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with changes made to them; None takes a key out."""
+    return {key: value for key, value in {**values, **changes}.items() if value is not None}
+
+
+def get(session: Session, caller: Caller, site_id: str, version: int) -> Settings:
+    """One version. Raises InputError: unknown site or version."""
+    row = session.scalar(_of(session, caller, site_id).where(Settings.version == version))
+    if row is None:
+        raise InputError("registry.unknown-settings", site=site_id, version=version)
+    return row
+
+
+def withdraw(session: Session, caller: Caller, *, site_id: str, version: int, problem: Mapping[str, Any]) -> bool:
+    """Take a version back that the router has not reported on; whether it did. A router that tries it just now and
+    keeps it is told to go back: it then runs something that is not wanted. Raises InputError: unknown.
+    """
+    row = get(session, caller, site_id, version)
+    if row.state != State.PENDING.value:
+        return False
+    _move(session, caller, site_id, version, State.REVERTED, problem)
+    return True
 
 
 def versions(session: Session, caller: Caller, site_id: str) -> list[Settings]:
@@ -125,9 +156,7 @@ def _of(session: Session, caller: Caller, site_id: str) -> Select[Settings]:
 def _move(
     session: Session, caller: Caller, site_id: str, version: int, state: State, problem: Mapping[str, Any] | None
 ) -> Settings:
-    row = session.scalar(_of(session, caller, site_id).where(Settings.version == version))
-    if row is None:
-        raise InputError("registry.unknown-settings", site=site_id, version=version)
+    row = get(session, caller, site_id, version)
     if state not in _TRANSITIONS[State(row.state)]:
         raise InputError(
             "registry.settings-transition", site=site_id, version=version, found=row.state, wanted=state.value
