@@ -3,7 +3,7 @@
     1  bios boot     GRUB's core for BIOS machines
     2  esp           FAT: GRUB for UEFI machines; nothing writes here after manufacture
     3  bootstate     raw: which slot boots (firmware.bootstate)
-    4  slot A        slot.img: squashfs, slot block, verity tree (firmware.slotblock)
+    4  slot A        slot.img: squashfs, verity tree, slot block (firmware.slotblock)
     5  slot B        the same of another release
     6  config        FAT: a person puts a ticket or an enrolment bundle here
     7  data          ext4: everything that the router writes, mounted at /var

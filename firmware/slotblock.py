@@ -1,6 +1,6 @@
-"""What stands between a slot's squashfs and its verity tree: one block that says how to open the slot. Pure.
+"""The last block of a slot image: it says how to open the slot. Pure.
 
-    slot.img    squashfs | zeros to 4 KiB | slot block, 4 KiB | dm-verity hash tree (no superblock)
+    slot.img    squashfs | zeros to 4 KiB | dm-verity hash tree (no superblock) | slot block, 4 KiB
 
 The block's place follows from the squashfs's own first bytes, so whoever has the partition has everything, and a slot
 is one thing that is written at once. Lines of ``name=value`` that a shell can read: the initial RAM disk does.
@@ -9,10 +9,10 @@ is one thing that is written at once. Lines of ``name=value`` that a shell can r
 import re
 from dataclasses import dataclass
 
+from firmware import trees
 from firmware.errors import FirmwareError
+from firmware.trees import BLOCK_BYTES
 
-#: dm-verity's data and hash blocks, and this one.
-BLOCK_BYTES = 4096
 #: Of the squashfs superblock that is needed here (squashfs 4.0: magic at 0, bytes_used at 40).
 SUPERBLOCK_BYTES = 48
 _MAGIC = b"hsqs"
@@ -39,13 +39,18 @@ class SlotBlock:
     version: str
 
     @property
-    def hash_start_block(self) -> int:
-        """Where the tree begins, in blocks from the partition's start."""
-        return self.data_blocks + 1
+    def image_bytes(self) -> int:
+        """Size of the slot image, this block included."""
+        return position(self.data_blocks) + BLOCK_BYTES
+
+
+def position(blocks: int) -> int:
+    """Where the slot block of an image with so many data blocks lies, in bytes: behind them and their tree."""
+    return blocks * BLOCK_BYTES + trees.tree_bytes(blocks)
 
 
 def data_blocks(superblock: bytes) -> int:
-    """How many blocks a squashfs fills, from its first bytes; the slot block is the next. Raises SlotDamagedError."""
+    """How many blocks a squashfs fills, from its first bytes. Raises SlotDamagedError."""
     if len(superblock) < SUPERBLOCK_BYTES or not superblock.startswith(_MAGIC):
         raise SlotDamagedError("firmware.slot-damaged", place="squashfs")
     used = int.from_bytes(superblock[_BYTES_USED], "little")

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from firmware import slotblock
-from firmware.slotblock import BLOCK_BYTES, SlotBlock, SlotDamagedError
+from firmware.slotblock import SlotBlock, SlotDamagedError
+from firmware.trees import BLOCK_BYTES
 
 BLOCK = SlotBlock("ab" * 32, "cd" * 32, 80_000, "1.4.0")
 
@@ -18,11 +19,12 @@ def test_it_comes_back() -> None:
     made = slotblock.render(BLOCK)
     assert len(made) == BLOCK_BYTES
     assert slotblock.parse(made) == BLOCK
-    assert BLOCK.hash_start_block == 80_001
+    # 80,000 blocks have 625 + 5 + 1 blocks of hashes.
+    assert BLOCK.image_bytes == (80_000 + 631 + 1) * BLOCK_BYTES
 
 
 @pytest.mark.parametrize(("used", "blocks"), [(1, 1), (BLOCK_BYTES, 1), (BLOCK_BYTES + 1, 2), (400_000_000, 97_657)])
-def test_it_stands_behind_the_last_block_of_the_squashfs(used: int, blocks: int) -> None:
+def test_the_squashfs_says_how_many_blocks_it_fills(used: int, blocks: int) -> None:
     assert slotblock.data_blocks(superblock(used)) == blocks
 
 
