@@ -2,7 +2,8 @@
 
 The first process owns the queue, delivers and watches. The others are made from it by fork before it has threads or a
 loop; each binds the same addresses (SO_REUSEPORT, the kernel spreads connections), knows the registry by itself, and
-hands finished mails to the first one over a socket pair. A 250 still comes only after the queue's commit. They live and
+hands finished mails to the first one over a socket pair. A 250 still comes only after the queue's commit. A child takes
+no mail before the first process has looked through the queue's directory: what it found there would go. They live and
 die together: a process whose other end is gone ends, and whoever supervises the relay starts it anew.
 """
 
@@ -208,7 +209,7 @@ def _be_a_child(end: socket.socket, directory: Path, work: Work) -> None:
         from cloudside.logging import configure
 
         configure(for_good=True)
-        uvloop.run(_work(end, directory, work))
+        uvloop.run(listen(end, directory, work))
         status = 0
     except KyotenError as error:
         log.error("intake-process-failed", reason=error.key)
@@ -219,16 +220,26 @@ def _be_a_child(end: socket.socket, directory: Path, work: Work) -> None:
         os._exit(status)  # not through the first process's frames and exit handlers
 
 
-async def _work(end: socket.socket, directory: Path, work: Work) -> None:
-    stop = asyncio.Event()
+async def listen(end: socket.socket, directory: Path, work: Work) -> None:
+    """What a child does: ``work`` from the first process's word to begin until its word to stop."""
+    begun, stop = asyncio.Event(), asyncio.Event()
+
+    async def told_to_begin() -> None:
+        begun.set()
 
     async def told_to_stop() -> None:
+        begun.set()
         stop.set()
 
-    link = await attach(end, {"stop": told_to_stop})
+    link = await attach(end, {"begin": told_to_begin, "stop": told_to_stop})
     reports = Reports(link)
     around = Surroundings(QueueThere(link, directory), MetricsThere(reports), SightingsThere(reports), stop)
-    working = asyncio.ensure_future(work(around))
+
+    async def work_when_told() -> None:
+        await begun.wait()
+        await work(around)
+
+    working = asyncio.ensure_future(work_when_told())
     gone = asyncio.ensure_future(link.closed.wait())
     await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
     if gone.done() and not working.done():
@@ -267,6 +278,7 @@ async def attend(
         return receipt.taken, receipt.held, receipt.hour_count
 
     link = await attach(child.end, {"accept": take, "reports": reports})
+    link.tell("begin")
     log.info("intake-process", pid=child.pid)
     stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(link.closed.wait())
     try:

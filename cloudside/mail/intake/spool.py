@@ -1,10 +1,12 @@
 """Where mail is while it comes in: in memory, of which there is a budget, or in a file of the queue's directory.
 
 Invariants: however many clients send whatever, the memory of all together stays below the budget; no write of a large
-body blocks the event loop; a file that was not handed to the queue does not stay behind.
+body blocks the event loop; a file that was not handed to the queue does not stay behind. A file that went away under
+a mail is never begun anew: what would follow is the mail's end without its beginning.
 """
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import Callable
@@ -69,12 +71,12 @@ class Spool:
         """A new file; made and named at the first write."""
         return Spill(self._directory, self)
 
-    async def write(self, path: Path, content: bytes) -> None:
-        """Append. Raises StorageFullError, UnavailableError."""
+    async def write(self, path: Path, content: bytes, *, size: int) -> None:
+        """Append to a file of ``size`` octets; 0: make it. Raises StorageFullError, UnavailableError."""
         self._require_space(len(content))
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._threads, _append, path, content)
+            await loop.run_in_executor(self._threads, _append, path, content, size)
         except OSError as error:
             raise UnavailableError("mail.queue-failed", path=str(path.parent), reason=error.strerror or "") from error
 
@@ -93,7 +95,7 @@ class Spill:
         """Append. Raises StorageFullError, UnavailableError."""
         if not self.size:
             self._path /= f"{secrets.token_hex(8)}.body"
-        await self._spool.write(self._path, content)
+        await self._spool.write(self._path, content, size=self.size)
         self.size += len(content)
 
     def finished(self) -> Spilled:
@@ -106,8 +108,11 @@ class Spill:
             self._path.unlink()
 
 
-def _append(path: Path, content: bytes) -> None:
+def _append(path: Path, content: bytes, size: int) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    new = 0 if size else os.O_CREAT | os.O_EXCL
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | new, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
+        if os.fstat(descriptor).st_size != size:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         stream.write(content)

@@ -5,6 +5,7 @@ after the transaction that no longer needs it is durable. So after a crash there
 never a message without its file; those are swept at start. All of it blocks: call it from a thread.
 """
 
+import errno
 import os
 from collections.abc import Collection
 from contextlib import suppress
@@ -23,10 +24,12 @@ class Bodies:
         """Files of the queue in ``directory``."""
         self._bodies = directory / "bodies"
         self.incoming = directory / "incoming"
+        #: Journals of the processes that take mail (see journal).
+        self.journals = directory / "journals"
 
     def make(self) -> None:
-        """Make the two directories if they are not there. Raises OSError."""
-        for place in (self._bodies, self.incoming):
+        """Make the directories if they are not there. Raises OSError."""
+        for place in (self._bodies, self.incoming, self.journals):
             if not place.is_dir():
                 place.mkdir(parents=True, exist_ok=True, mode=0o700)
                 if os.geteuid() == 0:  # `kyoten mail` by root must not lock the relay out
@@ -46,6 +49,8 @@ class Bodies:
             if isinstance(body, bytes):
                 source.write_bytes(body)
             with source.open("rb") as written:
+                size = body.size if isinstance(body, Spilled) else len(body)
+                _require_size(os.fstat(written.fileno()).st_size, size)
                 os.fsync(written.fileno())
             source.rename(path)
             _sync(self._bodies)
@@ -70,6 +75,21 @@ class Bodies:
         orphans += list(self.incoming.iterdir())
         self.forget(*orphans)
         return len(orphans)
+
+
+def whole(body: bytes | Spilled) -> bytes:
+    """A body that is received, in memory. Raises OSError: its file is not what was written there."""
+    if not isinstance(body, Spilled):
+        return body
+    content = body.path.read_bytes()
+    _require_size(len(content), body.size)
+    return content
+
+
+def _require_size(found: int, wanted: int) -> None:
+    # Nobody else writes there; but what is accepted must be what the client sent, whatever happened to the file.
+    if found != wanted:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def _sync(directory: Path) -> None:

@@ -32,7 +32,7 @@ from cloudside.mail.model import (
 )
 from cloudside.mail.store import accepting, looking, moving, purging
 from cloudside.mail.store.accepting import DAY_HOURS, Refusal, hour_of
-from cloudside.mail.store.bodies import IN_DATABASE_MAX_BYTES, Bodies
+from cloudside.mail.store.bodies import IN_DATABASE_MAX_BYTES, Bodies, whole
 from cloudside.mail.store.engine import Engine, Haste, Job, StorageFullError
 from cloudside.mail.store.sqlite import SqliteEngine
 from cloudside.mail.store.upgrading import upgrade
@@ -110,7 +110,7 @@ class Queue:
             await self._in_thread(partial(self._bodies.keep, new.id, new.body))
             stored = replace(new, body=Spilled(path, new.size - len(new.head) - 2))
         else:
-            stored = replace(new, body=await self._in_thread(spilled.read_bytes)) if spilled != path else new
+            stored = replace(new, body=await self._in_thread(partial(whole, new.body)))
         # Unless it is known that no message names it, the file stays; an orphan is swept at the next start.
         needed = True
         try:

@@ -16,6 +16,8 @@ import httpx
 import pytest
 
 from cloudside.config import Listen
+from cloudside.mail import processes
+from cloudside.mail.links import attach
 from cloudside.mail.store import control
 
 SENDER, RECIPIENT = "plc@site.test", "ops@customer.test"
@@ -158,3 +160,24 @@ async def test_a_process_that_dies_ends_the_relay(world):
     assert b"mail.link-closed" in logged or b"UnavailableError" in logged
     with pytest.raises(ProcessLookupError):
         os.kill(children[1], 0)
+
+
+async def test_processes_take_mail_only_when_the_first_one_has_looked_through_the_queue(tmp_path):
+    ready = asyncio.Event()
+
+    async def work(around):
+        ready.set()
+        await around.stop.wait()
+
+    ours, theirs = socket.socketpair()
+    child = asyncio.ensure_future(processes.listen(theirs, tmp_path, work))
+    await asyncio.sleep(0.3)
+    link = await attach(ours)
+    assert not ready.is_set()
+    link.tell("begin")
+    async with asyncio.timeout(5):
+        await ready.wait()
+    link.tell("stop")
+    async with asyncio.timeout(5):
+        await child
+    link.close()

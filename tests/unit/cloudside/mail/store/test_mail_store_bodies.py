@@ -163,3 +163,15 @@ async def test_a_body_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_p
     assert error.value.key == "mail.disk-full"
     assert files(SqlitePlace(tmp_path)) == [] and await queue.states() == {}
     queue.close()
+
+
+@pytest.mark.parametrize("there", [LARGE[1:], LARGE + b"x", None])
+async def test_a_body_that_is_not_what_was_received_is_not_accepted(queue, there):
+    body = spilled(queue)
+    if there is None:
+        body.path.unlink()
+    else:
+        body.path.write_bytes(there)
+    with pytest.raises(UnavailableError):
+        await queue.accept(message(5, body=body))
+    assert await queue.claim(NOW, 1) == []
