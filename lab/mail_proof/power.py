@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudside.config import load
+from cloudside.errors import KyotenError
 from lab.mail_proof import disk, ledger, place, verdict, write_log
 from lab.mail_proof.standing import standing_of
-from lab.mail_proof.traffic import Fate, Mix
+from lab.mail_proof.traffic import Fate, Mix, made
 from lab.mail_proof.write_log import Request
 from lab.vm import machine
 
@@ -166,7 +167,11 @@ def _judged(cut: Cut, here: disk.Disk, written: ledger.Written, unflushed: int, 
         return Found(cut, 0, unflushed, 0, {"everything": f"e2fsck: {mended.stdout[-500:]}"}, 0)
     subprocess.run(["debugfs", "-R", f'rdump /queue "{files}"', str(image)], capture_output=True, check=True)
     config = load(_configuration(directory, files / "queue"))
-    standing = asyncio.run(standing_of(config))
+    try:
+        standing = asyncio.run(standing_of(config))
+    except KyotenError as error:  # only a disk that lies may come to this
+        promised = [recipient for number in written.promises for recipient in made(number, MIX).recipients]
+        return Found(cut, len(promised), unflushed, 0, dict.fromkeys(promised, f"no queue: {error}"), 0)
     bodies = len(list((config.queue_directory / "bodies").iterdir()))
     result = verdict.judge(written.promises, MIX, written.takes, standing, ended=False)
     return Found(cut, result.promised, unflushed, bodies, dict(result.lost), len(result.torn))
