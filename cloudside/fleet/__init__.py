@@ -6,8 +6,10 @@ identity         certificate and device id -> site; identity is never a header. 
 tls              TLS, mutual but for enrolment, and the way from the TLS layer to the application
 heartbeat        keep a heartbeat, decide what the cloud wants of the router
 certifying       enrolment, renewal; attempts: how often an address may fail
-handover         bounds on a log that a router hands over
+requests         log pulls, commands, crash reports: what routers are asked for and hand over; request_paths: where
+diagnostics      the commands that may be given. handover: bounds on a log
 endpoint         the HTTP application; documents: its bodies and errors; web: its sockets, `kyoten web`
 public           revocation lists and OCSP over plain HTTP
-settings_change  a person's settings change, and waiting for what becomes of it
+settings_change  a person's settings change, and waiting for what becomes of it; settings_diff: what it changes
+settings_steps   a change to many sites, what comes next. Pure; settings_changes: the worker takes the steps
 """

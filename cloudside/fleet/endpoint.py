@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from cloudside.config import Config
 from cloudside.errors import InputError, KyotenError, RefusedError
-from cloudside.fleet import certifying, handover, heartbeat, identity, strangers, tls
+from cloudside.fleet import certifying, handover, heartbeat, identity, request_paths, strangers, tls
 from cloudside.fleet.attempts import Attempts
 from cloudside.fleet.documents import TooManyError, parsed, problem_response, read_body, source_of
 from cloudside.fleet.identity import StrangerError
@@ -123,6 +123,8 @@ def application(
 
         await in_thread(keep)
         return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    request_paths.register(app, database, speaker=speaker, in_thread=in_thread, clock=clock)
 
     @app.post("/agent/v1/certificate")
     async def renew(request: Request) -> Response:

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from cloudside.errors import InputError
+from cloudside.fleet import requests
 from cloudside.fleet.protocol import DesiredSettings, Heartbeat, HeartbeatAnswer, LogRequest, Problem
 from cloudside.registry import history, log_requests, reports, settings, sites
 from cloudside.registry.addresses import Address
@@ -50,13 +51,19 @@ def receive(
     _note_settings(session, site_id, heartbeat)
     _note_problem(session, site_id, heartbeat, now)
     waiting = log_requests.waiting(session, OPERATOR, site_id)[:LOG_REQUESTS_AT_ONCE]
+    mobile = heartbeat.uplink.kind == "mobile"
+    asked = requests.of_site(session, heartbeat, site_id=site_id, now=now)
     return HeartbeatAnswer(
-        heartbeat_s=intervals.mobile_s if heartbeat.uplink.kind == "mobile" else intervals.wired_s,
+        heartbeat_s=requests.interval_s(
+            intervals.mobile_s if mobile else intervals.wired_s, mobile=mobile, attended=asked.attended
+        ),
         settings=_desired(
             settings.versions(session, OPERATOR, site_id), heartbeat.settings.version, intervals.confirm_s
         ),
         log_requests=[LogRequest(id=request.id, lines=request.lines) for request in waiting],
         timezone=sites.get(session, OPERATOR, site_id).timezone,
+        log_pulls=asked.log_pulls,
+        commands=asked.commands,
     )
 
 

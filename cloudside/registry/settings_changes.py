@@ -200,3 +200,17 @@ def move(
     change.ended_at = now if state in ENDED else None
     session.flush()
     return change
+
+
+def resume(
+    session: Session, caller: Caller, *, change_id: int, more_failures: int | None, now: datetime
+) -> SettingsChange:
+    """Go on with a change that was paused or stopped; ``more_failures``: as many sites may fail from now on as before,
+    or so many. Raises InputError: unknown, or it is not paused or stopped.
+    """
+    change = move(session, caller, change_id=change_id, state=ChangeState.RUNNING, now=now)
+    found = counts(session, caller, change_id)
+    so_far = found[SiteState.REVERTED]
+    change.stop_after = so_far + (more_failures or max(1, change.stop_after - so_far))
+    session.flush()
+    return change
