@@ -128,6 +128,7 @@ class Agent:
             compose=self._heartbeat,
             offer=self._offer_settings,
             certificates=self._take_certificates,
+            heard=self._heard,
             now=now,
         )
         self._renewal = Renewal(
@@ -348,6 +349,9 @@ class Agent:
             modem=self._mobile.view.report,
             uplinks=self._lines.report(now),
         )
+
+    def _heard(self, heard: cloud.Heard, now: float) -> None:
+        """The cloud has answered: what it asks for beside settings and certificates."""
 
     def _collect_log(self, request: LogRequest) -> bytes:
         """Runs in the courier's thread: reads files only."""

@@ -32,7 +32,7 @@ class Contact:
 
 class Reporting:
     """``compose`` writes a heartbeat; ``offer`` takes the settings that the cloud wants; ``certificates`` takes what
-    became of a request for a certificate."""
+    became of a request for a certificate; ``heard`` takes each answer with the way it came, for everything else."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Reporting:
         compose: Callable[[float], Heartbeat],
         offer: Callable[[DesiredSettings, float], None],
         certificates: Callable[[Mapping[str, bytes] | AgentError, float], None],
+        heard: Callable[[Heard, float], None],
         now: float,
     ) -> None:
         self._courier = courier
@@ -52,6 +53,7 @@ class Reporting:
         self._compose = compose
         self._offer = offer
         self._certificates = certificates
+        self._told = heard
         self._tunnel_up = False
         self._schedule = Schedule(due_at=now)
         self._requested: set[str] = set()
@@ -119,3 +121,4 @@ class Reporting:
             if request.id not in self._requested:
                 self._requested.add(request.id)
                 self._courier.send(LogErrand(request, (heard.endpoint,)))
+        self._told(heard, now)
