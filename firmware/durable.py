@@ -41,8 +41,13 @@ def flush_tree(top: Path) -> None:
         for name in names:
             path = Path(directory, name)
             if not path.is_symlink():
-                _flush(path, os.O_RDONLY)
+                flush_file(path)
         flush_directory(Path(directory))
+
+
+def flush_file(path: Path) -> None:
+    """The content of a file onto the disk."""
+    _flush(path, os.O_RDONLY)
 
 
 def flush_directory(path: Path) -> None:
