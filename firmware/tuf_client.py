@@ -5,14 +5,14 @@ one key twice are refused, and each way to be deceived has a key of its own.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
@@ -105,8 +105,12 @@ def refresh(directory: Path, bootstrap: bytes, source: Source, *, at: datetime, 
         updater.refresh()
     except (TrustError, OSError):
         raise
+    except exceptions.ExpiredMetadataError as error:
+        raise TrustError(
+            "firmware.metadata-expired", role=_expired(trusted, at) or fetcher.role, at=at.strftime(TIME_FORMAT)
+        ) from error
     except exceptions.RepositoryError as error:
-        raise _translated(error, fetcher, at) from error
+        raise _translated(error, fetcher) from error
     except exceptions.DownloadHTTPError as error:
         raise TrustError("firmware.metadata-missing", name=fetcher.name) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -228,14 +232,16 @@ def _files(targets: Targets) -> dict[str, TargetFile]:
     return targets.targets
 
 
-def _translated(error: exceptions.RepositoryError, fetcher: _Fetcher, at: datetime) -> TrustError:
+def _expired(trusted: Mapping[str, Signed], at: datetime) -> str | None:
+    """The first that is too old of what was believed; None: it is the file that came last, which was not."""
+    roles = (Root.type, Timestamp.type, Snapshot.type)
+    return next((role for role in roles if role in trusted and trusted[role].is_expired(at)), None)
+
+
+def _translated(error: exceptions.RepositoryError, fetcher: _Fetcher) -> TrustError:
     role = fetcher.role
     if isinstance(error, exceptions.UnsignedMetadataError):
         return TrustError("firmware.signatures-missing", role=role)
-    if isinstance(error, exceptions.ExpiredMetadataError):
-        # The final root is looked at when the timestamp has come.
-        expired = Root.type if "root" in str(error) else role
-        return TrustError("firmware.metadata-expired", role=expired, at=at.strftime(TIME_FORMAT))
     if isinstance(error, exceptions.LengthOrHashMismatchError):
         return TrustError("firmware.metadata-mixed", role=role)
     if isinstance(error, exceptions.BadVersionNumberError):
