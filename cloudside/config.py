@@ -343,6 +343,27 @@ class Alerts(_Section):
     language: str = "en"
 
 
+class Firmware(_Section):
+    """Releases of routers' firmware: where they are served from, and the keys that this node signs with."""
+
+    #: What is published and what is being signed; none: ``firmware`` in the state directory.
+    directory: Path | None = None
+    #: The keys that sign snapshot and timestamp, mode 0600; none: ``firmware-keys`` in the state directory. A node
+    #: without them serves and does not renew.
+    keys: Path | None = None
+    #: Kinds of hardware that releases are made for: a slip of the pen is told when a release is staged.
+    hardware: tuple[str, ...] = ("generic-x86-64", "generic-arm64")
+    #: Days that what is signed now is good for.
+    root_days: Annotated[float, Field(gt=0, le=3660)] = 365.0
+    targets_days: Annotated[float, Field(gt=0, le=3660)] = 90.0
+    snapshot_days: Annotated[float, Field(gt=0, le=366)] = 14.0
+    timestamp_days: Annotated[float, Field(gt=0, le=366)] = 2.0
+    #: Staff are told so many days before root or targets expire: their holders have to sign anew.
+    warn_days: Annotated[float, Field(ge=0)] = 21.0
+    #: Payload bytes a second to one site; 0: as fast as the line goes.
+    rate_per_site_bytes_s: Annotated[int, Field(ge=0)] = 0
+
+
 class Config(_Section):
     """Everything one cloud node needs to know."""
 
@@ -362,6 +383,7 @@ class Config(_Section):
     relay: Relay = Relay()
     policy: Policy = Policy()
     alerts: Alerts = Alerts()
+    firmware: Firmware = Firmware()
 
     @property
     def registry_url(self) -> str:
@@ -372,6 +394,16 @@ class Config(_Section):
     def queue_directory(self) -> Path:
         """Where accepted mail lives."""
         return self.relay.queue_directory or self.state_directory / "mail"
+
+    @property
+    def firmware_directory(self) -> Path:
+        """The repository of firmware releases: ``metadata``, ``targets`` and ``payload`` in it are served."""
+        return self.firmware.directory or self.state_directory / "firmware"
+
+    @property
+    def firmware_keys(self) -> Path:
+        """Where this node's signing keys for snapshot and timestamp are."""
+        return self.firmware.keys or self.state_directory / "firmware-keys"
 
 
 def load(path: Path) -> Config:
