@@ -23,12 +23,15 @@ TUNNEL_DOWN_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What runs here. ``free_bytes``: of the data partition. ``mains`` None: the machine does not say."""
+    """What runs here. ``free_bytes``: of the data partition. ``have_bytes``: what of a payload lies there already.
+
+    ``mains`` None: the machine does not say.
+    """
 
     hardware: str
-    version: str
     counter: int
     free_bytes: int
+    have_bytes: int
     memory_mib: int
     mains: bool | None = None
 

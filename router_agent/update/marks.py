@@ -28,6 +28,25 @@ class Mark:
     params: Mapping[str, str] = field(default_factory=dict)
 
 
+class TrialLog:
+    """The marks in this state directory."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    def leave(self, trial_id: str, what: str, *, at: float, **params: str) -> None:
+        """See `leave`."""
+        leave(self._state, trial_id, what, at=at, **params)
+
+    def read(self, trial_id: str) -> tuple[Mark, ...]:
+        """See `read`."""
+        return read(self._state, trial_id)
+
+    def clear(self) -> None:
+        """See `clear`."""
+        clear(self._state)
+
+
 def leave(state: Path, trial_id: str, what: str, *, at: float, **params: str) -> None:
     """Append a mark. Raises OSError: the disk is full or read-only; the trial goes on without it."""
     path = state / "update" / NAME
