@@ -123,6 +123,11 @@ class Storage:
         durable.make_directory(directory)
         durable.write(directory / f"{hashlib.sha256(document).hexdigest()}.{name}", document)
 
+    def document(self, path: str, digest: str) -> bytes:
+        """A document that is listed."""
+        folder, _, name = path.rpartition("/")
+        return _bytes(self.directory / TARGETS / folder / f"{digest}.{name}")
+
     def take_payload(self, file: File, source: Path) -> None:
         """Copy what travels into the repository, checked piece by piece.
 

@@ -1,0 +1,161 @@
+"""A release or module as a directory that is carried to the repository: its document, and what travels.
+
+    release.json | module.json     the document
+    <sha256>.zst, <sha256>.delta   payload
+    slot.img                       kept here so that later releases can make deltas from it; never published
+
+Building the image is `firmware.image`'s; making the payload `firmware.delta_make`'s.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from firmware import chunks, delta_make, durable
+from firmware.errors import RepositoryError
+from firmware.release import (
+    Applicability,
+    Delta,
+    File,
+    Module,
+    ModuleApplicability,
+    Release,
+    SlotFacts,
+    parse,
+    parse_module,
+    render,
+    render_module,
+)
+
+RELEASE_DOCUMENT, MODULE_DOCUMENT, SLOT = "release.json", "module.json", "slot.img"
+FULL_SUFFIX, DELTA_SUFFIX = ".zst", ".delta"
+
+#: A delta above this share of the full payload saves less than it costs a router to put together.
+_DELTA_WORTH = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a person decides of a release."""
+
+    hardware: str
+    version: str
+    counter: int
+    #: UTC, ``2026-11-22T09:30:00Z``.
+    created: str
+    applicability: Applicability
+    notes: str
+
+
+def release(
+    identity: Identity,
+    *,
+    bundle: Path,
+    slot: Path,
+    facts: SlotFacts,
+    earlier: Sequence[Path],
+    output: Path,
+    say: Callable[[str, dict[str, str | int]], None] = lambda _key, _params: None,
+) -> Release:
+    """Make the directory of a release. ``earlier``: directories of releases to make deltas from.
+
+    ``say``: told what happens, as a key and parameters. Raises RepositoryError: an earlier one is of other hardware, is
+    not older, or lacks its slot image; what was given makes no valid document: ReleaseError. OSError: the disk.
+    """
+    before = [(place, _earlier(place, identity)) for place in earlier]
+    output.mkdir(parents=True, exist_ok=True)
+    packing = output / "packing"
+    try:
+        say("firmware.packing-full", {})
+        delta_make.make_full(bundle, packing)
+        full = _take(packing, FULL_SUFFIX)
+        deltas = []
+        for place, old in before:
+            say("firmware.packing-delta", {"version": old.version})
+            made = delta_make.make_delta(place / SLOT, bundle, packing, slot=facts)
+            if made.from_sha256 != old.slot.image_sha256:
+                raise RepositoryError("firmware.slot-differs", path=str(place / SLOT))
+            if packing.stat().st_size > full.size * _DELTA_WORTH:
+                say("firmware.delta-not-worth-it", {"version": old.version})
+                continue
+            file = _take(packing, DELTA_SUFFIX)
+            deltas.append(Delta(old.counter, made.from_sha256, made.from_size, file, made.memory_mib))
+    finally:
+        packing.unlink(missing_ok=True)
+    whole = chunks.describe(bundle)
+    made_release = Release(
+        hardware=identity.hardware,
+        version=identity.version,
+        counter=identity.counter,
+        created=identity.created,
+        applicability=identity.applicability,
+        bundle_size=whole.size,
+        bundle_sha256=whole.sha256,
+        slot=facts,
+        full=full,
+        deltas=tuple(deltas),
+        notes=identity.notes,
+    )
+    document = render(made_release)
+    parse(document)  # what no device would read is not handed out
+    if not (output / SLOT).exists():
+        _link_or_copy(slot, output / SLOT)
+    durable.write(output / RELEASE_DOCUMENT, document)
+    return made_release
+
+
+def module(
+    content: Path,
+    *,
+    name: str,
+    version: str,
+    counter: int,
+    created: str,
+    kind: str,
+    applicability: ModuleApplicability,
+    notes: str,
+    output: Path,
+) -> Module:
+    """Make the directory of a module. Raises ReleaseError: what was given makes no valid document; OSError."""
+    output.mkdir(parents=True, exist_ok=True)
+    packing = output / "packing"
+    shutil.copyfile(content, packing)
+    try:
+        file = _take(packing, "")
+    finally:
+        packing.unlink(missing_ok=True)
+    made = Module(name, version, counter, created, kind, applicability, file, notes)
+    document = render_module(made)
+    parse_module(document)
+    durable.write(output / MODULE_DOCUMENT, document)
+    return made
+
+
+def _earlier(place: Path, identity: Identity) -> Release:
+    try:
+        old = parse((place / RELEASE_DOCUMENT).read_bytes())
+    except FileNotFoundError:
+        raise RepositoryError("firmware.no-release-there", path=str(place)) from None
+    if old.hardware != identity.hardware or old.counter >= identity.counter:
+        raise RepositoryError(
+            "firmware.earlier-unfit", path=str(place), hardware=old.hardware, version=old.version, counter=old.counter
+        )
+    if not (place / SLOT).exists():
+        raise RepositoryError("firmware.slot-missing", path=str(place / SLOT))
+    return old
+
+
+def _take(packing: Path, suffix: str) -> File:
+    """Give a file the name of its content."""
+    file = chunks.describe(packing, suffix=suffix)
+    packing.rename(packing.with_name(file.name))
+    return file
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    with suppress(OSError):  # another file system
+        target.hardlink_to(source)
+        return
+    shutil.copyfile(source, target)
