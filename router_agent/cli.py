@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--modem", metavar="DEVICE", help=text("agent-cli.option-modem"))
     run.add_argument("--modem-control", metavar="DEVICE", help=text("agent-cli.option-modem-control"))
     run.add_argument("--modem-reset", type=Path, metavar="PROGRAM", help=text("agent-cli.option-modem-reset"))
+    run.add_argument("--reboot", type=Path, metavar="PROGRAM", help=text("agent-cli.option-reboot"))
     run.add_argument("--down", action="store_true", help=text("agent-cli.option-down"))
 
     manufacture = commands.add_parser("manufacture", help=text("agent-cli.about-manufacture"))
@@ -135,6 +136,7 @@ def _run(arguments: argparse.Namespace) -> int:
         home_s=arguments.home_s,
         targets=tuple(arguments.target or ()),
         modem=_modem(arguments),
+        reboot=arguments.reboot,
     )
     lock = _only_one(options.runtime)
     who = _identity(arguments.bundle, options.state)

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,9 +28,11 @@ from linux.routes import InterfaceState, Routes
 from linux.runner import Runner, SubprocessRunner
 from router_agent import status
 from router_agent.bundle import Address, Enrolment
+from router_agent.crash.watch import Crashes
 from router_agent.enrolment.renew import Line as RenewalLine
 from router_agent.enrolment.renewal import Renewal
 from router_agent.errors import AgentError, StateError
+from router_agent.exec.reboot import Reboot
 from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import render
 from router_agent.identity import Identity
@@ -54,6 +57,7 @@ from router_agent.settings.journal import Journal
 from router_agent.settings.keys import Settings
 from router_agent.settings.machine import Version
 from router_agent.settings.trial import SettingsTrial
+from router_agent.support import Support
 from router_agent.tunnel.connection import charon_options
 from router_agent.tunnel.diagnosis import Diagnosis
 from router_agent.tunnel.driver import TunnelDriver
@@ -152,10 +156,20 @@ class Agent:
             runner=runner,
             now=now,
         )
+        self._versions = _versions(plane)
+        self.support = Support(
+            options,
+            site=enrolment.site,
+            device_id=identity.device_id,
+            runner=runner,
+            client=lambda: self._courier.client,
+            modem=lambda: None if (report := self._mobile.view.report) is None else report.document(),
+            versions=self._versions,
+        )
+        self._reboot = Reboot(options.reboot)
         self._lan_shut = False
         self._timezone = ""
         self._interfaces: tuple[InterfaceState, ...] = ()
-        self._versions = _versions(plane)
         self._look_at = self._check_at = self._status_at = now
         self._shown: tuple[Problem, ...] = ()
         self._tunnel_problems: tuple[Problem, ...] = ()
@@ -167,6 +181,7 @@ class Agent:
         self._mobile.start()
         self._trial.start(now)
         self._courier.start()
+        self.support.start()
         _log.info("agent started: site %s, overlay %s", self._enrolment.site, self._enrolment.overlay)
 
     def tick(self, now: float) -> None:
@@ -175,6 +190,7 @@ class Agent:
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             self._look(now)
+            self.support.crashes.look_at_children()
         self._step_lines(now, roll)
         self._step_mobile(now)
         if now >= self._check_at:
@@ -200,9 +216,18 @@ class Agent:
             self._was_up = view.up
             self._reporting.hurry(now)
         self._reporting.step(now, interval_s=self._settings.heartbeat_s, tunnel_up=view.up, roll=roll)
+        if self.support.restart:
+            self._step_reboot()
         if now >= self._status_at:
             self._status_at = now + STATUS_S
             self._write_status(now)
+
+    def _step_reboot(self) -> None:
+        """Start the machine anew, once; the init system then ends this agent as it ends all others."""
+        trouble = self._reboot.step()
+        if trouble is not None:
+            _log.error("the router does not start anew: %s", trouble)
+            self.support.cannot_restart(trouble)
 
     def _step_renewal(self, now: float, roll: float) -> None:
         contact, clock = self._reporting.contact, datetime.now(UTC)
@@ -229,6 +254,7 @@ class Agent:
     def stop(self) -> None:
         """End what cannot be left alone. The tunnel stays up for the next agent unless the options say otherwise."""
         self._courier.stop(wait_s=1.0)
+        self.support.stop(wait_s=1.0)
         self._mobile.stop(wait_s=2.0, hang_up=self._options.down_at_end)
         self._remote.stop()
         if self._options.down_at_end:
@@ -304,6 +330,7 @@ class Agent:
             _log.info("tunnel started over with new settings")
         self._lan.configure(settings.lan)
         self._mobile.configure(settings.mobile)
+        self.support.use(settings.mobile)
         self._set_firewall(lan_shut=self._lan_shut)
         self._look_at = self._check_at = now
 
@@ -352,6 +379,8 @@ class Agent:
 
     def _heard(self, heard: cloud.Heard, now: float) -> None:
         """The cloud has answered: what it asks for beside settings and certificates."""
+        mobile = self._lines.uplink.kind is UplinkKind.MOBILE
+        self.support.heard(heard.answer, heard.endpoint, mobile=mobile, now=now)
 
     def _collect_log(self, request: LogRequest) -> bytes:
         """Runs in the courier's thread: reads files only."""
@@ -383,29 +412,35 @@ def run(options: Options, identity: Identity, writer: log_writer.LogWriter) -> N
         signal.signal(number, lambda *_: ended.set())
     successor: Identity | None = identity
     while successor is not None:
-        successor = _run_until(ended, Agent(options, successor, writer, now=time.monotonic()))
+        agent = Agent(options, successor, writer, now=time.monotonic())
+        successor = _run_until(ended, agent)
+        if agent.support.restart is False and not ended.is_set():
+            # The same command line in the same process: the init system notices nothing, the tunnel stays up.
+            _log.info("the agent starts anew, as it was asked to")
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - it is this very program
 
 
 def _run_until(ended: threading.Event, agent: Agent) -> Identity | None:
     """Run one agent; the answer is the identity to go on with when its site has moved."""
     agent.start(time.monotonic())
     try:
-        while not ended.is_set() and agent.successor is None:
-            _survive(lambda: agent.tick(time.monotonic()))
+        while not ended.is_set() and agent.successor is None and agent.support.restart is not False:
+            _survive(lambda: agent.tick(time.monotonic()), agent.support.crashes)
             ended.wait(agent.pause_s(time.monotonic()))
     finally:
         agent.stop()
     return None if ended.is_set() else agent.successor
 
 
-def _survive(work: Callable[[], None]) -> None:
-    """A bug in one tick must not end the agent: the router would be out of reach. It is logged whole."""
+def _survive(work: Callable[[], None], crashes: Crashes) -> None:
+    """A bug in one tick must not end the agent: the router would be out of reach. It is logged whole, and reported."""
     try:
         work()
     except (AgentError, LinuxError, OSError, StateError) as error:
         _log.error("tick: %s", error)
-    except Exception:
+    except Exception as error:
         _log.exception("tick: internal error")
+        crashes.exception(error, "tick")
 
 
 def _ports(enrolment: Enrolment) -> dict[Address, tuple[int, ...]]:

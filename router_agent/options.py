@@ -23,6 +23,7 @@ class Options:
     preferred line must be well before it is used again. ``home_s``: how long a tunnel stays with another gateway than
     the first before that one is asked again. ``targets``: what lines are probed with besides the cloud.
     ``modem``: the modem that makes the first mobile uplink's calls, None: something else sees to that line.
+    ``reboot``: the program that starts the machine anew, None: systemctl.
     """
 
     state: Path = DEFAULT_STATE
@@ -38,3 +39,4 @@ class Options:
     home_s: float = HOME_S
     targets: tuple[Address, ...] = ()
     modem: ModemOptions | None = None
+    reboot: Path | None = None

@@ -113,22 +113,19 @@ class CloudClient:
 
     def hand_over_log(self, identifier: str, compressed: bytes, endpoints: tuple[Endpoint, ...]) -> None:
         """Send a log, gzip. Raises as `heartbeat` does."""
-        trouble = CloudUnreachableError("agent.cloud-unreachable", endpoint="", reason="no endpoint")
-        for endpoint in endpoints:
-            try:
-                self._post(endpoint, f"/agent/v1/logs/{identifier}", compressed, "application/gzip")
-                return
-            except CloudUnreachableError as error:
-                trouble = error
-        raise trouble
+        self.post(f"/agent/v1/logs/{identifier}", compressed, "application/gzip", endpoints)
 
     def next_certificate(self, csr: str, endpoints: tuple[Endpoint, ...]) -> Mapping[str, bytes]:
         """Ask for the next certificate; the files of the answer, not yet checked. Raises as `heartbeat` does."""
+        body = json.dumps({"csr": csr}).encode()
+        return parse_files(self.post("/agent/v1/certificate", body, "application/json", endpoints))
+
+    def post(self, path: str, body: bytes, content_type: str, endpoints: tuple[Endpoint, ...]) -> bytes:
+        """Send anything to the first endpoint that can be reached; its answer. Raises as `heartbeat` does."""
         trouble = CloudUnreachableError("agent.cloud-unreachable", endpoint="", reason="no endpoint")
         for endpoint in endpoints:
             try:
-                body = json.dumps({"csr": csr}).encode()
-                return parse_files(self._post(endpoint, "/agent/v1/certificate", body, "application/json")[0])
+                return self._post(endpoint, path, body, content_type)[0]
             except CloudUnreachableError as error:
                 trouble = error
         raise trouble

@@ -83,6 +83,11 @@ class Courier:
         for thread in self._threads:
             thread.join(wait_s / len(self._threads))
 
+    @property
+    def client(self) -> CloudClient:
+        """The client that errands go by; any thread."""
+        return self._client
+
     def use(self, client: CloudClient) -> None:
         """The next errands go by this client; those under way end with the one before."""
         self._client = client
