@@ -34,7 +34,7 @@ def set_labels(session: Session, caller: Caller, *, site_id: str, changes: Mappi
     if problems:
         raise combined(problems)
     standing = {row.key: row for row in session.scalars(select(SiteLabel).where(SiteLabel.site_id == site.id))}
-    wanted = {key: row.value for key, row in standing.items()} | changes
+    wanted = {**{key: row.value for key, row in standing.items()}, **changes}
     kept = {key: value for key, value in wanted.items() if value is not None}
     if len(kept) > LABELS_MAX:
         raise InputError("registry.too-many-labels", site=site.id, most=LABELS_MAX)

@@ -123,7 +123,7 @@ def record_state(session: Session, caller: Caller, *, site_id: str, report: Repo
         "slot": report.slot[:1],
         "stage": report.stage[:20],
         "release": report.release[:200],
-        "rollout": report.rollout[:63],
+        "rollout": report.rollout[:80],
         "progress_pct": max(0, min(100, round(report.progress_pct or 0))),
         "bytes_fetched": _bounded(report.bytes_fetched),
         "since": report.since,

@@ -55,7 +55,7 @@ class SiteFirmware(Table):
     stage: Mapped[str] = mapped_column(String(20))
     #: The release that the stage is about, its name in the repository; empty: none.
     release: Mapped[str] = mapped_column(String(200))
-    rollout: Mapped[str] = mapped_column(String(63))
+    rollout: Mapped[str] = mapped_column(String(80))
     progress_pct: Mapped[int]
     bytes_fetched: Mapped[int] = mapped_column(BigInteger)
     #: When the stage began.
@@ -74,7 +74,7 @@ class Rollout(Table):
     """
 
     __tablename__ = "rollouts"
-    id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
     tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"), index=True)
     version: Mapped[str] = mapped_column(String(40))
     state: Mapped[str] = mapped_column(String(10), index=True)

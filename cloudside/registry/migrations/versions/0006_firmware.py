@@ -46,7 +46,7 @@ def upgrade() -> None:
         sa.Column("slot", sa.String(length=1), nullable=False),
         sa.Column("stage", sa.String(length=20), nullable=False),
         sa.Column("release", sa.String(length=200), nullable=False),
-        sa.Column("rollout", sa.String(length=63), nullable=False),
+        sa.Column("rollout", sa.String(length=80), nullable=False),
         sa.Column("progress_pct", sa.Integer(), nullable=False),
         sa.Column("bytes_fetched", sa.BigInteger(), nullable=False),
         sa.Column("since", _AT, nullable=False),
@@ -58,7 +58,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "rollouts",
-        sa.Column("id", sa.String(length=63), nullable=False),
+        sa.Column("id", sa.String(length=80), nullable=False),
         sa.Column("tenant_id", sa.String(length=40), nullable=True),
         sa.Column("version", sa.String(length=40), nullable=False),
         sa.Column("state", sa.String(length=10), nullable=False),
@@ -76,7 +76,7 @@ def upgrade() -> None:
     op.create_index("ix_rollouts_state", "rollouts", ["state"], unique=False)
     op.create_table(
         "rollout_targets",
-        sa.Column("rollout_id", sa.String(length=63), nullable=False),
+        sa.Column("rollout_id", sa.String(length=80), nullable=False),
         sa.Column("site_id", sa.String(length=63), nullable=False),
         sa.Column("ring", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=10), nullable=False),
@@ -94,7 +94,7 @@ def upgrade() -> None:
     op.create_index("ix_rollout_targets_site_id", "rollout_targets", ["site_id"], unique=False)
     op.create_table(
         "rollout_progress",
-        sa.Column("rollout_id", sa.String(length=63), nullable=False),
+        sa.Column("rollout_id", sa.String(length=80), nullable=False),
         sa.Column("at", _AT, nullable=False),
         sa.Column("report", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["rollout_id"], ["rollouts.id"], name="fk_rollout_progress_rollout_id"),
