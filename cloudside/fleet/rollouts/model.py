@@ -21,8 +21,8 @@ class Ring:
     soak_s: float = DAY_S
 
 
-#: Of 10,000 sites: 50, 500, 2,500, all.
-DEFAULT_RINGS = (Ring(0.005), Ring(0.05), Ring(0.25), Ring(1.0, soak_s=0.0))
+#: Of 10,000 sites: 30, 300, 2,000, all. The first fits into the budget of harm while nothing is known.
+DEFAULT_RINGS = (Ring(0.003), Ring(0.03), Ring(0.2), Ring(1.0, soak_s=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Limits:
     #: Not heard for so long: offline, its turn does not come.
     offline_s: float = 900.0
     #: A site that is still at work after this holds its ring up no more.
-    patience_s: float = 2 * DAY_S
+    patience_s: float = 8 * HOUR_S
     #: How long the rollout waits for offline sites, once all others have it.
     wait_s: float = 30 * DAY_S
     #: "HH:MM-HH:MM" in each site's zone; empty: any time.

@@ -107,9 +107,9 @@ def step(scene: Scene) -> Step:
         _count(work)
         cause = _halt(work)
     if work.rollout.state in MOVING:
-        turns = _turns(work)
+        turns, before = _turns(work), work.rollout
         cause = _go_on(work, turns)
-        if work.rollout.state in MOVING:
+        if work.rollout is not before:
             turns = _turns(work)
     if work.rollout.state is State.RUNNING:
         held, room = _offer(work, turns[Turn.READY])
@@ -125,9 +125,10 @@ def _begin(work: _Work) -> None:
 def _judge(work: _Work) -> None:
     scene, exact = work.scene, work.plan.terms.permit is not None
     for site, target in scene.targets.items():
-        after = judge(
-            target, scene.seen.get(site), rollout=scene.rollout.id, limits=work.limits, exact=exact, now=scene.now
-        )
+        seen = scene.seen.get(site)
+        if target.state is _S.WAITING and (seen is None or seen.counter < target.counter):
+            continue  # as judge would say; nearly all are so
+        after = judge(target, seen, rollout=scene.rollout.id, limits=work.limits, exact=exact, now=scene.now)
         if after is not target:
             work.put(after)
 
@@ -332,7 +333,7 @@ def _report(work: _Work, turns: Mapping[Turn, Collection[Target]], held: str, ro
 
 
 def _states(targets: Iterable[Target], rings_count: int) -> list[dict[str, int]]:
-    found: list[Counter[str]] = [Counter() for _ in range(rings_count)]
-    for target in targets:
-        found[target.ring][target.state.value] += 1
-    return [dict(one) for one in found]
+    found: list[dict[str, int]] = [{} for _ in range(rings_count)]
+    for (ring, state), count in Counter((target.ring, target.state) for target in targets).items():
+        found[ring][state.value] = count
+    return found
