@@ -157,6 +157,14 @@ def parse(data: bytes) -> Release:
     return release
 
 
+def parse_slot_facts(data: bytes) -> SlotFacts:
+    """Read a ``slot.json``. Raises ReleaseError with everything that is wrong."""
+    fields = read_object(data)
+    facts = _slot(fields)
+    fields.problems.finish()
+    return facts
+
+
 def render(release: Release) -> bytes:
     """The document of a release; `parse` gives the very same release back."""
     return write_object({"format": FORMAT, **asdict(release)})

@@ -20,6 +20,7 @@ from cloudside.cli import (
     diagnose,
     enrolment,
     errors,
+    firmware,
     fleet_status,
     grants,
     history,
@@ -65,6 +66,7 @@ app.add_typer(smtp.app, name="smtp")
 app.add_typer(authorities.app, name="authority")
 app.add_typer(incidents.app, name="incident")
 app.add_typer(mail.app, name="mail")
+app.add_typer(firmware.app, name="firmware")
 app.add_typer(audit.app, name="audit")
 app.add_typer(history.app, name="history")
 app.add_typer(usage.app, name="usage")

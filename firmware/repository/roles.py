@@ -4,7 +4,7 @@ Root and targets are signed by people with keys that are offline; snapshot and t
 makes a root is checked here: no key twice in a role, no online key in an offline role, thresholds that can be met.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -53,14 +53,27 @@ class Standing:
 
 
 def first_root(
-    keys: Mapping[str, Sequence[Key]], thresholds: Mapping[str, int], *, terms: Terms, now: datetime
+    holders: Mapping[str, Sequence[Key]],
+    thresholds: Mapping[str, int],
+    make_online: Callable[[str], Key],
+    *,
+    terms: Terms,
+    now: datetime,
 ) -> Metadata[Root]:
-    """Version 1. Raises RepositoryError as `check` does."""
+    """Version 1. ``make_online``: a key for an online role, asked for once all else is right.
+
+    Raises RepositoryError as `check` does.
+    """
     root = Root(version=1, expires=terms.until(ROOT, now), consistent_snapshot=True)
-    for role in ROLES:
-        root.roles[role] = Role([], thresholds.get(role, 1))
-        for key in keys[role]:
+    for role in OFFLINE:
+        root.roles[role] = Role([], 1)
+        for key in holders[role]:
             add_key(root, role, key)
+        set_threshold(root, role, thresholds[role])
+    check(root, OFFLINE)
+    for role in ONLINE:
+        root.roles[role] = Role([], 1)
+        add_key(root, role, make_online(role))
     check(root)
     return Metadata(root)
 
@@ -98,10 +111,10 @@ def set_threshold(root: Root, role: str, threshold: int) -> None:
     root.roles[role].threshold = threshold
 
 
-def check(root: Root) -> None:
+def check(root: Root, names: Sequence[str] = ROLES) -> None:
     """Raises RepositoryError: a threshold that cannot be met or is below 1, a key twice, an online key in an offline
     role: whoever breaks into the cloud must not be a holder."""
-    for name in ROLES:
+    for name in names:
         role = root.roles[name]
         if not 1 <= role.threshold <= len(role.keyids):
             raise RepositoryError(

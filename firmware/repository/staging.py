@@ -4,7 +4,7 @@ Nothing here is seen by devices. The directory can be carried to a holder's mach
 signatures away that were there; a step that is done again after a crash does not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,21 +29,25 @@ class Change:
     remove: Sequence[str] = ()
     add: Sequence[Key] = ()
     threshold: int | None = None
+    #: All keys that the role has go.
+    replace: bool = False
 
 
 def begin(
     storage: Storage,
-    keys: Mapping[str, Sequence[Key]],
+    holders: Mapping[str, Sequence[Key]],
     thresholds: Mapping[str, int],
+    make_online: Callable[[str], Key],
     *,
     terms: Terms,
     now: datetime,
 ) -> None:
-    """Stage the first root and empty targets. Raises RepositoryError: there is a repository already."""
+    """Stage the first root and empty targets. Raises RepositoryError: there is a repository already, or what
+    `roles.first_root` raises."""
     with storage.locked():
         if storage.root() is not None:
             raise RepositoryError("firmware.repository-exists", path=str(storage.directory))
-        root = roles.first_root(keys, thresholds, terms=terms, now=now)
+        root = roles.first_root(holders, thresholds, make_online, terms=terms, now=now)
         storage.unstage()
         storage.stage(root)
         storage.stage(entries.first_targets(terms=terms, now=now))
@@ -106,7 +110,7 @@ def stage_rotation(storage: Storage, change: Change | None, *, terms: Terms, now
             else Metadata(deepcopy(staged.signed))
         )
         if change is not None:
-            for name in change.remove:
+            for name in tuple(root.signed.roles[change.role].keyids) if change.replace else change.remove:
                 roles.remove_key(root.signed, change.role, name)
             for key in change.add:
                 roles.add_key(root.signed, change.role, key)
@@ -124,7 +128,7 @@ def sign(storage_or_copy: Path, signer: Signer) -> tuple[str, ...]:
 
     The directory may be a copy on another machine. Raises RepositoryError: nothing is staged, or nothing for this key.
     """
-    staged = _read_staged(storage_or_copy)
+    staged = read_staged(storage_or_copy)
     keyid = signer.public_key.keyid
     signed = []
     for role, metadata in staged.items():
@@ -145,8 +149,8 @@ def collect(storage: Storage, copy: Path) -> tuple[str, ...]:
     """
     with storage.locked():
         taken = []
-        ours = _read_staged(storage.staged_directory)
-        for role, theirs in _read_staged(copy).items():
+        ours = read_staged(storage.staged_directory)
+        for role, theirs in read_staged(copy).items():
             mine = ours.get(role)
             if mine is None or mine.signed_bytes != theirs.signed_bytes:
                 raise RepositoryError("firmware.copy-differs", role=role, path=str(copy))
@@ -198,7 +202,8 @@ def _stage(storage: Storage, targets: Metadata[Targets]) -> None:
     storage.stage(targets)
 
 
-def _read_staged(directory: Path) -> dict[str, Metadata[Root] | Metadata[Targets]]:
+def read_staged(directory: Path) -> dict[str, Metadata[Root] | Metadata[Targets]]:
+    """What is up for signing in a directory, by role. Raises RepositoryError: nothing is, or it cannot be read."""
     found: dict[str, Metadata[Root] | Metadata[Targets]] = {}
     if (directory / "root.json").exists():
         found[ROOT] = read(directory / "root.json", Root)
