@@ -100,7 +100,7 @@ class FirmwareClient:
             self._judge(response)
             yield from self._body(response)
         except (CloudUnreachableError, CloudRefusedError) as error:
-            raise SourceError("firmware.source-failed", reason=str(error)[:200]) from error
+            raise SourceError(error.key, **error.params) from error
 
     def ranged(self, name: str, start: int, end: int, size: int) -> Iterator[bytes]:
         """Bytes ``start`` up to and without ``end`` of a payload of ``size`` bytes, exactly so many, as they come.
