@@ -162,10 +162,10 @@ def render_attempt(attempt: Attempt) -> bytes:
 def parse_attempt(data: bytes) -> Attempt:
     """What GRUB noted. Raises DamagedError: then GRUB begins no trial and counts nothing."""
     values = _variables(data)
-    tries = values.get("tries", "?")
-    if values.get(_MARK) != _MARK_TEXT or tries.strip("x") or len(tries) > TRIES_MAX or "trial_done" not in values:
+    tries = values.get("tries", "")
+    if values.get(_MARK) != _MARK_TEXT or tries.strip("x") or len(tries) > TRIES_MAX:
         raise DamagedError("firmware.bootstate-damaged", place="attempt")
-    return Attempt(values["trial_done"], len(tries))
+    return Attempt(values.get("trial_done", ""), len(tries))
 
 
 def choose(copies: Sequence[bytes], attempt: bytes) -> Choice:
@@ -185,7 +185,7 @@ def choose(copies: Sequence[bytes], attempt: bytes) -> Choice:
     if noted.tries < TRIES_MAX:
         return Choice((primary, other), None, replace(noted, tries=noted.tries + 1))
     if other[0] in state.good:
-        return Choice((other, primary), None, replace(noted, tries=0))
+        return Choice((other, primary, other), None, replace(noted, tries=0))
     return Choice((primary, other), None, None)
 
 

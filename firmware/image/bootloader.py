@@ -1,0 +1,123 @@
+"""GRUB into a disk image, for BIOS and for UEFI, and the first boot state. Needs no mount and no loop device.
+
+Both variants carry everything in themselves: modules and `images/router/boot/grub/grub.cfg` in a memory disk. So
+nothing of the boot loader is a file that an update, or a file system's fault, could take away. The master boot record
+and GRUB's core are put in place as grub-bios-setup does it (grub 2.06, util/setup.c), which insists on real devices.
+"""
+
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+from firmware import bootstate
+from firmware.bootstate import Attempt, BootState
+from firmware.image import programs
+from firmware.image.errors import ImageError
+from firmware.image.places import ROUTER
+from firmware.layout import (
+    ATTEMPT_SECTOR,
+    BIOS_BOOT,
+    BOOTSTATE,
+    ESP,
+    MIB,
+    SECTOR_BYTES,
+    STATE_COPY_SECTORS,
+    Slot,
+    offset_mib,
+)
+
+CONFIGURATION = ROUTER / "boot" / "grub" / "grub.cfg"
+#: Where Debian's grub-pc-bin and grub-efi-amd64-bin put GRUB's parts.
+GRUB_DIRECTORY = Path("/usr/lib/grub")
+
+_COMMON_MODULES = (
+    "part_gpt", "squash4", "memdisk", "tar", "normal", "test", "true", "loadenv", "linux", "boot", "echo", "serial",
+    "terminal", "regexp", "hashsum", "gcry_sha256", "sleep", "reboot",
+)  # fmt: skip
+_MODULES = {"i386-pc": ("biosdisk", "vga_text"), "x86_64-efi": ("efi_gop",)}
+#: UEFI 2.10 section 3.5.1.1: what firmware starts from a disk that it was told nothing about.
+_EFI_NAME = "BOOTX64.EFI"
+
+#: In the master boot record: code up to here; behind it the disk's signature and the partition table, which stay.
+_MBR_CODE_BYTES = 440
+_KERNEL_SECTOR = slice(0x5C, 0x64)
+_DRIVE_CHECK = slice(0x66, 0x68)
+#: In the first sector of GRUB's core: where the rest of it lies.
+_CORE_START = slice(SECTOR_BYTES - 12, SECTOR_BYTES - 4)
+_NOPS = b"\x90\x90"
+
+
+def install(disk: Path, *, good: frozenset[Slot] = frozenset({Slot.A})) -> None:
+    """Make the image start: slot A is the primary. The partitions are there and the ESP has its file system.
+
+    ``good``: slots that hold a release. Raises ImageError.
+    """
+    memory_disk = _memory_disk(CONFIGURATION.read_bytes())
+    with tempfile.TemporaryDirectory(prefix="kyoten-grub-") as name:
+        directory = Path(name)
+        core = _image(directory, "i386-pc", memory_disk)
+        efi = _image(directory, "x86_64-efi", memory_disk)
+        with disk.open("r+b") as file:
+            _install_bios(file, core)
+            write_state(file, BootState(1, Slot.A, None, good))
+        _install_efi(disk, directory, efi)
+
+
+def write_state(file: io.BufferedRandom, state: BootState) -> None:
+    """Both copies and an empty note, as at manufacture; ``file`` is the whole disk."""
+    start = offset_mib(BOOTSTATE) * MIB
+    blocks = {sector: bootstate.render(state) for sector in STATE_COPY_SECTORS}
+    blocks[ATTEMPT_SECTOR] = bootstate.render_attempt(Attempt())
+    for sector, data in blocks.items():
+        file.seek(start + sector * SECTOR_BYTES)
+        file.write(data)
+
+
+def _memory_disk(configuration: bytes) -> bytes:
+    """A tar with the configuration; the same bytes each time."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        member = tarfile.TarInfo("boot/grub/grub.cfg")
+        member.size = len(configuration)
+        archive.addfile(member, io.BytesIO(configuration))
+    return made.getvalue()
+
+
+def _image(directory: Path, platform: str, memory_disk: bytes) -> bytes:
+    source, target = directory / "memdisk.tar", directory / platform
+    source.write_bytes(memory_disk)
+    programs.run([
+        "grub-mkimage", "--format", platform, "--directory", str(GRUB_DIRECTORY / platform),
+        "--memdisk", str(source), "--prefix", "(memdisk)/boot/grub", "--output", str(target),
+        *_COMMON_MODULES, *_MODULES[platform],
+    ])  # fmt: skip
+    return target.read_bytes()
+
+
+def _install_bios(file: io.BufferedRandom, core: bytes) -> None:
+    if len(core) > BIOS_BOOT.size_mib * MIB:
+        raise ImageError(f"GRUB's core has {len(core)} bytes, more than its partition: take modules out")
+    sector = offset_mib(BIOS_BOOT) * MIB // SECTOR_BYTES
+    record = bytearray((GRUB_DIRECTORY / "i386-pc" / "boot.img").read_bytes()[:_MBR_CODE_BYTES])
+    record[_KERNEL_SECTOR] = sector.to_bytes(8, "little")
+    # A BIOS that passes a wrong drive is not believed: grub-bios-setup does the same for hard disks.
+    record[_DRIVE_CHECK] = _NOPS
+    placed = bytearray(core)
+    placed[_CORE_START] = (sector + 1).to_bytes(8, "little")
+    file.seek(0)
+    file.write(record)
+    file.seek(sector * SECTOR_BYTES)
+    file.write(placed)
+
+
+def _install_efi(disk: Path, directory: Path, efi: bytes) -> None:
+    source = directory / _EFI_NAME
+    source.write_bytes(efi)
+    # The file's date in the FAT comes from the file.
+    os.utime(source, (315_532_800, 315_532_800))
+    place = f"{disk}@@{offset_mib(ESP)}M"
+    for folder in ("::EFI", "::EFI/BOOT"):
+        programs.run(["mmd", "-D", "s", "-i", place, folder])
+    programs.run(["mcopy", "-m", "-o", "-i", place, str(source), f"::EFI/BOOT/{_EFI_NAME}"])

@@ -1,0 +1,218 @@
+"""One router as a virtual machine: power on, power cut, orderly stop, and what its serial console said.
+
+The processor is a plain one, without what only this machine's kernel would need to know of. The watchdog is the PCI
+card that the image has a driver for; when it bites, the machine is reset as a board would be.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from lab.appliance.monitor import Monitor, MonitorError
+from lab.network import Host, LabError, wait_until
+
+EMULATOR = "qemu-system-x86_64"
+MEMORY_MIB = 1024
+_PR_SET_PDEATHSIG = 1
+_OVMF = Path("/usr/share/OVMF")
+#: A socket's path has 107 octets.
+_SOCKETS = Path("/run")
+
+
+class Firmware(Enum):
+    """What starts the boot loader."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One network card, in the order of their slots. ``tap``: the interface at its other end, made by `cabling`."""
+
+    tap: str
+    mac: str
+
+
+class Appliance:
+    """A machine around a disk image. It ends with the process that started it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        disk: Path,
+        *,
+        firmware: Firmware = Firmware.BIOS,
+        host: Host | None = None,
+        ports: Sequence[Port] = (),
+        write_log: Path | None = None,
+        memory_mib: int = MEMORY_MIB,
+        watchdog: bool = True,
+    ) -> None:
+        """``host``: the namespace that has the taps. ``write_log``: where every write to the disk is recorded."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "console.log").touch()
+        self.directory = directory
+        self.disk = disk
+        self.console_log = directory / "console.log"
+        self._firmware = firmware
+        self._host = host
+        self._ports = tuple(ports)
+        self._write_log = write_log
+        self._memory_mib = memory_mib
+        self._watchdog = watchdog
+        self._process: subprocess.Popen[bytes] | None = None
+        self._monitor: Monitor | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the power is on."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def monitor(self) -> Monitor:
+        """The machine's monitor, while the power is on."""
+        if self._monitor is None:
+            raise LabError("the machine is off")
+        return self._monitor
+
+    def start(self, *, paused: bool = False) -> None:
+        """Power on. Raises LabError: the emulator ended at once."""
+        if self.running:
+            raise LabError("the machine is on already")
+        socket = _SOCKETS / f"kyoten-appliance-{os.getpid()}-{time.monotonic_ns()}"
+        prefix = ["ip", "netns", "exec", self._host.namespace] if self._host is not None else []
+        with (self.directory / "emulator.log").open("ab") as said:
+            self._process = subprocess.Popen(
+                [*prefix, *self._argv(socket), *(["-S"] if paused else [])],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                preexec_fn=_die_with_parent,
+                start_new_session=True,
+            )
+        try:
+            self._monitor = Monitor(socket)
+        except MonitorError as error:
+            self.power_cut()
+            raise LabError(f"{error}: {(self.directory / 'emulator.log').read_text()[-500:]}") from error
+        finally:
+            socket.unlink(missing_ok=True)
+
+    def stop(self, *, timeout_s: float = 60.0) -> bool:
+        """Press the power button and wait; by force after that. Whether the machine went by itself."""
+        if self._process is None:
+            return True
+        try:
+            if self.running:
+                self.monitor.ask("system_powerdown")
+            self._process.wait(timeout_s)
+        except (subprocess.TimeoutExpired, MonitorError):
+            self.power_cut()
+            return False
+        self._gone()
+        return True
+
+    def power_cut(self) -> None:
+        """The plug is pulled: nothing is written any more, nothing is flushed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._gone()
+
+    def reset(self) -> None:
+        """The reset button."""
+        self.monitor.ask("system_reset")
+
+    def console(self) -> str:
+        """Everything on the serial line since the machine was made, whatever it was."""
+        return self.console_log.read_bytes().decode(errors="replace").replace("\r", "")
+
+    def wait_for(self, text: str, *, timeout_s: float, after: int = 0, times: int = 1) -> float:
+        """Wait until the console shows ``text``, behind its first ``after`` characters; seconds it took.
+
+        Raises LabError with the console's end: it did not, or the machine ended.
+        """
+        begun = time.monotonic()
+
+        def shown() -> bool:
+            found = self.console()[after:].count(text) >= times
+            if not found and not self.running:
+                found = self.console()[after:].count(text) >= times
+                if not found:
+                    raise LabError(f"the machine ended before it said {text!r}: {self.console()[-1500:]}")
+            return found
+
+        try:
+            wait_until(text, shown, timeout_s=timeout_s, every_s=0.1)
+        except LabError as error:
+            raise LabError(f"{error}; the console ends with {self.console()[-1500:]}") from None
+        return time.monotonic() - begun
+
+    def resets(self) -> int:
+        """How often the machine was reset since power on, by itself or by the watchdog."""
+        return sum(event.name == "RESET" for event in self.monitor.events())
+
+    def _gone(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+        self._monitor = self._process = None
+
+    def _argv(self, socket: Path) -> list[str]:
+        argv = [
+            EMULATOR, "-nodefaults", "-no-user-config", "-display", "none",
+            "-machine", "q35" if self._firmware is Firmware.UEFI else "pc",
+            "-accel", "tcg,thread=multi", "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", str(self._memory_mib),
+            "-qmp", f"unix:{socket},server=on,wait=off",
+            "-chardev", f"file,id=console,path={self.console_log},append=on", "-serial", "chardev:console",
+            "-device", "virtio-rng-pci",
+            *self._disk_words(),
+            *self._firmware_words(),
+        ]  # fmt: skip
+        if self._watchdog:
+            argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
+        for number, port in enumerate(self._ports):
+            argv += [
+                "-netdev", f"tap,id=net{number},ifname={port.tap},script=no,downscript=no",
+                "-device", f"virtio-net-pci,netdev=net{number},mac={port.mac},addr={0x10 + number:#x}",
+            ]  # fmt: skip
+        if not self._ports:
+            argv += ["-nic", "none"]
+        return argv
+
+    def _disk_words(self) -> list[str]:
+        """The guest sees a write cache, so that it flushes; the host need not."""
+        lazily = "cache.direct=off,cache.no-flush=on"
+        words = ["-blockdev", f"driver=file,node-name=image,filename={self.disk},{lazily}"]
+        if self._write_log is None:
+            words += ["-blockdev", f"driver=raw,node-name=disk,file=image,{lazily}"]
+        else:
+            self._write_log.touch()
+            words += [
+                "-blockdev", f"driver=raw,node-name=plain,file=image,{lazily}",
+                "-blockdev", f"driver=file,node-name=log,filename={self._write_log},{lazily}",
+                "-blockdev", "driver=blklogwrites,node-name=disk,file=plain,log=log",
+            ]  # fmt: skip
+        return [*words, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]
+
+    def _firmware_words(self) -> list[str]:
+        if self._firmware is Firmware.BIOS:
+            return []
+        variables = self.directory / "efi-variables.fd"
+        if not variables.exists():
+            shutil.copy(_OVMF / "OVMF_VARS_4M.fd", variables)
+        return [
+            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_OVMF / 'OVMF_CODE_4M.fd'}",
+            "-drive", f"if=pflash,format=raw,unit=1,file={variables}",
+        ]  # fmt: skip
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
