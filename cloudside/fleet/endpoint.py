@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from cloudside.config import Config
 from cloudside.errors import InputError, KyotenError, RefusedError
-from cloudside.fleet import certifying, handover, heartbeat, identity, request_paths, strangers, tls
+from cloudside.fleet import certifying, handover, heartbeat, identity, request_paths, payloads, strangers, tls
 from cloudside.fleet.attempts import Attempts
 from cloudside.fleet.documents import TooManyError, parsed, problem_response, read_body, source_of
 from cloudside.fleet.identity import StrangerError
@@ -151,6 +151,9 @@ def application(
             attempts.failed(source, clock().timestamp())
             raise
         return Response(made.model_dump_json(), media_type="application/json")
+
+    published = payloads.Directory(config.firmware_directory)
+    payloads.add(app, published, speaker, rate_bytes_s=config.firmware.rate_per_site_bytes_s)
 
     @app.exception_handler(KyotenError)
     async def keyed(request: Request, error: KyotenError) -> Response:
