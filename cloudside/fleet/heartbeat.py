@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from cloudside.errors import InputError
 from cloudside.fleet import requests
 from cloudside.fleet.protocol import DesiredSettings, Heartbeat, HeartbeatAnswer, LogRequest, Problem
+from cloudside.fleet.rollouts import offers
 from cloudside.registry import history, log_requests, reports, settings, sites
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import OPERATOR
@@ -64,6 +65,7 @@ def receive(
         timezone=sites.get(session, OPERATOR, site_id).timezone,
         log_pulls=asked.log_pulls,
         commands=asked.commands,
+        firmware=offers.answer(session, heartbeat, site_id=site_id, now=now),
     )
 
 

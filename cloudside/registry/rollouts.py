@@ -182,7 +182,8 @@ def taken(session: Session, site_ids: Iterable[str]) -> dict[str, str]:
         .where(Rollout.state.in_(UNFINISHED))
     )
     for chunk in history.chunks(site_ids):
-        found |= {site: rollout for site, rollout in session.execute(query.where(RolloutTarget.site_id.in_(chunk)))}
+        rows = session.execute(query.where(RolloutTarget.site_id.in_(chunk)))
+        found.update((site, rollout) for site, rollout in rows)
     return found
 
 
@@ -268,4 +269,6 @@ def _down_since(session: Session) -> dict[str, datetime]:
     rows = select(Tunnel.site_id, func.max(Tunnel.since)).group_by(Tunnel.site_id)
     alive = select(Tunnel.site_id).where(Tunnel.up)
     query = rows.where(Tunnel.site_id.not_in(alive))
-    return {site: since for site, since in session.execute(query)}
+    found: dict[str, datetime] = {}
+    found.update((site, since) for site, since in session.execute(query))
+    return found
