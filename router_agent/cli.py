@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--bundle", type=Path, help=text("agent-cli.option-bundle"))
     _directories(run)
     run.add_argument("--lan", default="lan0", metavar="INTERFACE", help=text("agent-cli.option-lan"))
+    run.add_argument("--owns-lan", action="store_true", help=text("agent-cli.option-owns-lan"))
     run.add_argument("--wired", action="append", metavar="INTERFACE", help=text("agent-cli.option-wired"))
     run.add_argument("--mobile", action="append", metavar="INTERFACE", help=text("agent-cli.option-mobile"))
     run.add_argument("--probe-s", type=_seconds, metavar="SECONDS", help=text("agent-cli.option-probe"))
@@ -125,6 +126,7 @@ def _run(arguments: argparse.Namespace) -> int:
         state=arguments.state.absolute(),
         runtime=arguments.runtime.absolute(),
         lan=arguments.lan,
+        owns_lan=arguments.owns_lan,
         uplinks={
             **dict.fromkeys(arguments.wired or ["wan0"], UplinkKind.WIRED),
             **dict.fromkeys(arguments.mobile or ["wwan0"], UplinkKind.MOBILE),

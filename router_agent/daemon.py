@@ -112,7 +112,9 @@ class Agent:
         self._lines = Lines(options.uplinks, hold_s=options.hold_s, near=(enrolment.lan,), now=now)
         self._gateways: tuple[Address, ...] = ()
         self._targets: tuple[Target, ...] = ()
-        self._mapping = Mapping(self._routes, enrolment, lan=options.lan, dataplane=plane)
+        self._mapping = Mapping(
+            self._routes, enrolment, lan=options.lan, owns_lan=options.owns_lan, dataplane=plane
+        )
         ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
         self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
         self._plane = plane

@@ -18,6 +18,7 @@ DEFAULT_RUNTIME = Path("/run/kyoten-agent")
 class Options:
     """``state`` survives a reboot, ``runtime`` does not need to. ``uplinks``: interface name -> kind.
 
+    ``owns_lan``: the LAN interface gets the LAN's first host address from the agent, and no other.
     ``probe_s``: seconds between probes of a healthy tunnel, None: as fits the line. ``check_s``: seconds between looks
     at routes and packet filter. ``down_at_end``: a stopped agent takes the tunnel down, too. ``hold_s``: how long the
     preferred line must be well before it is used again. ``home_s``: how long a tunnel stays with another gateway than
@@ -29,6 +30,7 @@ class Options:
     state: Path = DEFAULT_STATE
     runtime: Path = DEFAULT_RUNTIME
     lan: str = "lan0"
+    owns_lan: bool = False
     uplinks: Mapping[str, UplinkKind] = field(
         default_factory=lambda: {"wan0": UplinkKind.WIRED, "wwan0": UplinkKind.MOBILE}
     )

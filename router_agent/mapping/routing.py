@@ -1,6 +1,7 @@
 """Holds the kernel's addresses, routes and parameters against the plan. Idempotent: only the difference is changed."""
 
 import logging
+from ipaddress import ip_interface
 from pathlib import Path
 
 from linux.dataplane import Dataplane
@@ -30,12 +31,14 @@ class Mapping:
         enrolment: Enrolment,
         *,
         lan: str,
+        owns_lan: bool = False,
         dataplane: Dataplane = Dataplane.USERLAND,
         parameters_directory: Path = Path("/proc/sys"),
     ) -> None:
         self._routes = routes
         self._enrolment = enrolment
         self._lan = lan
+        self._owns_lan = owns_lan
         self._dataplane = dataplane
         self._parameters = parameters_directory
 
@@ -46,6 +49,8 @@ class Mapping:
         """
         states = {state.name: state for state in interfaces}
         lan = states.get(self._lan)
+        if self._owns_lan and lan is not None:
+            self._address_lan(lan)
         wanted = planning.plan(
             self._enrolment,
             lan_addresses=lan.addresses if lan else (),
@@ -68,6 +73,18 @@ class Mapping:
         for route in found - wanted.routes:
             self._routes.delete_route(route)
             _log.info("route removed: %s %s", route.kind.name.lower(), route.prefix)
+
+    def _address_lan(self, lan: InterfaceState) -> None:
+        """The LAN interface has the LAN's first host address and, but for link-local ones, no other."""
+        network = self._enrolment.lan
+        own = ip_interface(f"{network.network_address + 1}/{network.prefixlen}")
+        if own not in lan.addresses:
+            self._routes.add_address(lan.name, own)
+            _log.info("address set: %s on %s", own, lan.name)
+        for address in lan.addresses:
+            if address != own and not address.is_link_local:
+                self._routes.delete_address(lan.name, address)
+                _log.info("address removed: %s on %s", address, lan.name)
 
     def clear(self) -> None:
         """Take away what `reconcile` added. Raises RouteError."""

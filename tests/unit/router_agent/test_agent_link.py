@@ -126,3 +126,28 @@ def test_nothing_is_forwarded_before_the_packet_filter_stands(enrolment: Enrolme
     assert forwards.read_text() == "0"
     mapping.reconcile((), frozenset(), filtered=True)
     assert forwards.read_text() == "1"
+
+
+def test_the_lans_interface_gets_the_lans_first_address_and_loses_others(enrolment: Enrolment, tmp_path: Path) -> None:
+    changes: list[tuple[str, str, str]] = []
+
+    class Recording(NoRoutes):
+        def add_address(self, interface: str, address: object) -> None:
+            changes.append(("add", interface, str(address)))
+
+        def delete_address(self, interface: str, address: object) -> None:
+            changes.append(("delete", interface, str(address)))
+
+    for name in routing.KERNEL_PARAMETERS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    mapping = routing.Mapping(
+        cast(Routes, Recording()), enrolment, lan="lan0", owns_lan=True, parameters_directory=tmp_path
+    )
+    first = f"{enrolment.lan.network_address + 1}/{enrolment.lan.prefixlen}"
+    old = (ip_interface("172.31.9.1/24"), ip_interface("fe80::1/64"))
+    mapping.reconcile((InterfaceState("lan0", True, True, old),), frozenset(), filtered=True)
+    assert [one for one in changes if one[1] == "lan0"] == [("add", "lan0", first), ("delete", "lan0", "172.31.9.1/24")]
+    changes.clear()
+    mapping.reconcile((InterfaceState("lan0", True, True, (ip_interface(first), old[1])),), frozenset(), filtered=True)
+    assert [one for one in changes if one[1] == "lan0"] == []
