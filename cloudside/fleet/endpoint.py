@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from cloudside.config import Config
 from cloudside.errors import InputError, KyotenError, RefusedError
-from cloudside.fleet import certifying, handover, heartbeat, identity, request_paths, payloads, strangers, tls
+from cloudside.fleet import certifying, handover, heartbeat, identity, payloads, request_paths, strangers, tls
 from cloudside.fleet.attempts import Attempts
 from cloudside.fleet.documents import TooManyError, parsed, problem_response, read_body, source_of
 from cloudside.fleet.identity import StrangerError
