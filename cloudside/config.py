@@ -165,6 +165,12 @@ class Pki(_Section):
         return value
 
 
+#: `fleet.diagnostics` has them; written out, because that imports the registry. A test holds the two equal.
+DIAGNOSTIC_COMMANDS = (
+    "ping", "traceroute", "routes", "addresses", "lan", "connections", "tunnels", "modem", "restart-agent", "reboot",
+)  # fmt: skip
+
+
 class Web(_Section):
     """The agents' endpoint, mutual TLS."""
 
@@ -174,6 +180,16 @@ class Web(_Section):
     heartbeat_mobile_s: Annotated[float, Field(gt=0)] = 120.0
     #: Seconds a router has to reach the cloud after a settings change before it undoes the change.
     settings_confirm_s: Annotated[float, Field(gt=0)] = 120.0
+    #: Diagnostic commands that tenants' administrators may give on their own sites; operators may give all of them.
+    tenant_commands: tuple[str, ...] = ()
+
+    @field_validator("tenant_commands")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in DIAGNOSTIC_COMMANDS]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such command; there are {', '.join(DIAGNOSTIC_COMMANDS)}")
+        return value
 
 
 class Ses(_Section):

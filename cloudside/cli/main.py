@@ -26,11 +26,18 @@ from cloudside.cli import (
     history,
     incidents,
     install,
+    logs,
     mail,
     platform,
     policies,
     remote,
+    rollout,
     servers,
+    settings,
+    settings_many,
+    site_crashes,
+    site_exec,
+    site_labels,
     site_view,
     sites,
     smtp,
@@ -53,9 +60,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(tenants.app, name="tenant")
-for part in (site_view, diagnose, enrolment):
+for part in (site_view, site_labels, site_exec, site_crashes, diagnose, enrolment):
     part.register(sites.app)
 app.add_typer(sites.app, name="site")
+settings.app.add_typer(settings_many.app, name="change")
+app.add_typer(settings.app, name="settings")
 app.add_typer(devices.app, name="device")
 app.add_typer(servers.app, name="server")
 counters.register(policies.app)
@@ -65,6 +74,7 @@ app.add_typer(grants.app, name="grant")
 app.add_typer(smtp.app, name="smtp")
 app.add_typer(authorities.app, name="authority")
 app.add_typer(incidents.app, name="incident")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(mail.app, name="mail")
 app.add_typer(firmware.app, name="firmware")
 app.add_typer(audit.app, name="audit")
@@ -76,6 +86,7 @@ for register in (
     tunnels.register,
     answers.register,
     remote.register,
+    logs.register,
     daemons.register,
 ):
     register(app)

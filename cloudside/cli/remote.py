@@ -1,14 +1,12 @@
-"""`kyoten ssh` and `kyoten logs`: remote work on a site, if it is permitted now."""
+"""`kyoten ssh`: remote work on a site, if it is permitted now."""
 
-import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloudside.cli.context import Cli, JsonFlag, cli_of
-from cloudside.cli.output import print_json, print_text, printable
+from cloudside.cli.context import Cli, cli_of
 from cloudside.errors import InputError
 from cloudside.messages import text
 
@@ -19,10 +17,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Put the commands into the tree."""
+    """Put the command into the tree."""
     # Everything behind the target belongs to the far side, options too: `kyoten ssh tokyo-1 ls -l`.
     app.command("ssh", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(ssh)
-    app.command("logs")(logs)
 
 
 def ssh(
@@ -58,44 +55,6 @@ def ssh(
         else:
             status = terminal.run_shell(transport, found.name)
     raise typer.Exit(status)
-
-
-def logs(
-    context: typer.Context,
-    site: str,
-    lines: Annotated[int, typer.Option(help="The last so many lines.")] = 500,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the router.")] = 180.0,
-    request: Annotated[str | None, typer.Option(help="Fetch the answer to an earlier request instead.")] = None,
-    _json: JsonFlag = False,
-) -> None:
-    """Ask a site's router for its log and show it. The router sees the request in its next heartbeat."""
-    from cloudside.access import logs as pulls
-    from cloudside.access.refusal import check_line
-    from cloudside.access.target import site_state
-    from cloudside.registry import sites
-
-    cli = cli_of(context)
-    with cli.read() as (session, caller):
-        found = sites.get(session, caller, site)
-        if request is None:
-            check_line(site_state(session, caller, found))
-    request_id = request
-    if request_id is None:
-        request_id = secrets.token_hex(16)
-        pulls.ask(
-            cli.database,
-            caller,
-            request_id=request_id,
-            site_id=site,
-            lines=lines,
-            requested_by=cli.person,
-            now=cli.now,
-        )
-    log = pulls.wait(cli.database, caller, request_id=request_id, timeout_s=timeout)
-    if cli.as_json:
-        print_json({"site": site, "request": request_id, "log": log})
-    else:
-        print_text(printable(log).rstrip("\n"))
 
 
 def _login(cli: Cli, found: "Target", user: str | None, identity: Path | None) -> "Login":

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloudside.cli.context import JsonFlag, cli_of
+from cloudside.cli.context import Cli, JsonFlag, cli_of
 from cloudside.cli.output import confirm, done, show_rows
 from cloudside.cli.tenants import reserved
 from cloudside.errors import InputError, KyotenError
 from cloudside.messages import text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cloudside.registry.tables import Settings, Site
 
 app = typer.Typer(no_args_is_help=True, help="Sites: one router and the LAN behind it each.")
@@ -84,6 +86,8 @@ def set_(
     ] = None,
     timezone: Annotated[str | None, typer.Option(help="Such as Asia/Tokyo.")] = None,
     mail_hourly_limit: Annotated[int | None, typer.Option(help="Mails an hour before staff are told.")] = None,
+    draft: Annotated[bool, typer.Option("--draft", help="Only prepare the settings; see 'kyoten settings'.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and do nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what becomes of it on the router.")] = True,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
     _json: JsonFlag = False,
@@ -96,9 +100,14 @@ def set_(
     from cloudside.registry import settings, sites
 
     cli = cli_of(context)
-    changes = settings_change.parse(assignments or [], read_secret=_secret)
+    changes = settings_change.parse(assignments or [], read_secret=read_secret)
     if not changes and timezone is None and mail_hourly_limit is None:
         raise InputError("cli.nothing-to-set", known=", ".join(SETTING_KEYS))
+    if draft or dry_run:
+        if timezone is not None or mail_hourly_limit is not None or draft is dry_run:
+            raise InputError("settings.only-settings")
+        _prepare(cli, site, changes, draft=draft)
+        return
     stated: Settings | None = None
     with cli.write("relay") as (session, caller):
         found = sites.change(session, caller, site_id=site, timezone=timezone, mail_hourly_limit=mail_hourly_limit)
@@ -108,27 +117,7 @@ def set_(
     if stated is None:
         done(cli, row_of(found), "cli.site-changed", site=found.id)
         return
-    if not wait:
-        done(cli, settings_row(stated), "cli.settings-stated", site=found.id, version=stated.version)
-        return
-    limit_s = timeout if timeout is not None else 2 * cli.config.web.settings_confirm_s
-    became = settings_change.wait(cli.database, cli.caller, site_id=found.id, version=stated.version, timeout_s=limit_s)
-    if became.state == "applied":
-        done(cli, settings_row(became), "fleet.settings-applied", site=found.id, version=became.version)
-        return
-    problem = became.problem or {"key": "agent.settings-reverted", "params": {}}
-    error = KyotenError(
-        "fleet.settings-reverted",
-        site=found.id,
-        version=became.version,
-        problem=text(problem["key"], problem["params"]),
-        problem_key=problem["key"],
-    )
-    if cli.as_json:
-        done(cli, settings_row(became), error.key)
-    else:
-        typer.echo(f"{text('cli.error')}: {text(error.key, error.params)}", err=True)
-    raise typer.Exit(UNDONE)
+    wait_for(cli, found.id, stated, wait=wait, timeout=timeout)
 
 
 @app.command()
@@ -213,7 +202,51 @@ def row_of(site: "Site") -> dict[str, Any]:
     }
 
 
-def _secret(where: str) -> str:
+def wait_for(cli: Cli, site: str, stated: "Settings", *, wait: bool, timeout: float | None) -> None:
+    """Say what becomes of a version on its router, or, without ``wait``, that it is stated. Exits with UNDONE."""
+    from cloudside.fleet import settings_change
+
+    if not wait:
+        done(cli, settings_row(stated), "cli.settings-stated", site=site, version=stated.version)
+        return
+    limit_s = timeout if timeout is not None else 2 * cli.config.web.settings_confirm_s
+    became = settings_change.wait(cli.database, cli.caller, site_id=site, version=stated.version, timeout_s=limit_s)
+    if became.state == "applied":
+        done(cli, settings_row(became), "fleet.settings-applied", site=site, version=became.version)
+        return
+    problem = became.problem or {"key": "agent.settings-reverted", "params": {}}
+    error = KyotenError(
+        "fleet.settings-reverted",
+        site=site,
+        version=became.version,
+        problem=text(problem["key"], problem["params"]),
+        problem_key=problem["key"],
+    )
+    if cli.as_json:
+        done(cli, settings_row(became), error.key)
+    else:
+        typer.echo(f"{text('cli.error')}: {text(error.key, error.params)}", err=True)
+    raise typer.Exit(UNDONE)
+
+
+def _prepare(cli: Cli, site: str, changes: "Mapping[str, Any]", *, draft: bool) -> None:
+    """Put changes into the site's draft, or only show what they would change."""
+    from cloudside.cli import settings as group
+    from cloudside.fleet.settings_diff import differences
+    from cloudside.registry import settings, settings_drafts
+
+    if draft:
+        with cli.write() as (session, caller):
+            kept = settings_drafts.add(session, caller, site_id=site, changes=changes, author=cli.person, now=cli.now)
+            document = {"site": site, "changes": settings.shown(kept.changes), "author": kept.author}
+        done(cli, document, "settings.drafted", site=site, count=len(kept.changes))
+        return
+    with cli.read() as (session, caller):
+        before = settings.wanted(session, caller, site)
+    group.show_differences(cli, site, differences(before, settings.changed(before, changes)))
+
+
+def read_secret(where: str) -> str:
     """A secret's value: ``-`` asks for it (or reads standard input), ``@FILE`` is the file's first line."""
     from cloudside.fleet.settings_change import read_secret_file
 

@@ -10,14 +10,19 @@ if TYPE_CHECKING:
 
 #: Lists live for a week and certificates for a year; both are renewed long before their end.
 _CERTIFICATES_EVERY_S = 3600.0
+#: A change to many sites waits seconds between its steps.
+_SETTINGS_EVERY_S = 2.0
+_REQUESTS_EVERY_S = 30.0
 #: The shortest quiet that ends an incident is an hour.
 _STRANGERS_EVERY_S = 60.0
 
 
 def chores(cli: Cli) -> list["Chore"]:
-    """Revocation lists, this node's own certificates, certificates of prefixes that were left, quiet strangers."""
+    """Revocation lists, this node's own certificates, certificates of prefixes that were left, quiet strangers; steps
+    of settings changes, requests to routers whose time is over."""
     from cloudside.alerts.worker import Chore
-    from cloudside.fleet import strangers
+    from cloudside.fleet import requests, strangers
+    from cloudside.fleet import settings_changes as steps
     from cloudside.pki import initialise, renewal, revocation
     from cloudside.registry.database import Doorbell
 
@@ -48,7 +53,15 @@ def chores(cli: Cli) -> list["Chore"]:
         with cli.database.write() as session:
             strangers.close_quiet(session, now)
 
+    def settings_changes(now: datetime) -> None:
+        steps.step_all(cli.database, steps.Times.of(cli.config.web), now)
+
+    def old_requests(now: datetime) -> None:
+        requests.end_overdue(cli.database, keep_days=cli.config.history_days, now=now)
+
     return [
+        Chore("settings-changes", _SETTINGS_EVERY_S, settings_changes),
+        Chore("requests", _REQUESTS_EVERY_S, old_requests),
         Chore("revocation-lists", _CERTIFICATES_EVERY_S, lists),
         Chore("own-certificates", _CERTIFICATES_EVERY_S, own),
         Chore("certificates-left-behind", _CERTIFICATES_EVERY_S, left_behind),

@@ -24,6 +24,7 @@ from cloudside.fleet.protocol import (
 )
 from cloudside.registry import crash_reports, log_pulls, site_commands
 from cloudside.registry.callers import OPERATOR
+from cloudside.registry.database import Database
 from cloudside.registry.log_pulls import PullState
 from cloudside.registry.site_commands import CommandState
 from cloudside.registry.tables import LogPull as LogPullRow
@@ -165,6 +166,28 @@ def take_crash(session: Session, report: CrashReport, *, site_id: str, now: date
         text=_storable(report.text),
         now=now,
     )
+
+
+def end_overdue(database: Database, *, keep_days: float, now: datetime) -> None:
+    """Give up commands and log pulls whose time is over, end followed logs that nobody looks at any more, and drop the
+    bytes of old ones. Raises UnavailableError."""
+    with database.read() as session:
+        overdue = [row.id for row in log_pulls.overdue(session, OPERATOR, now=now)]
+        unwatched = [row.id for row in log_pulls.unwatched(session, OPERATOR, now=now)]
+        late = site_commands.is_any_late(session, OPERATOR, now=now)
+    if overdue or unwatched or late:
+        with database.write() as session:
+            site_commands.expire(session, OPERATOR, now=now)
+            for pull_id in overdue:
+                log_pulls.end(session, OPERATOR, pull_id=pull_id, state=PullState.EXPIRED, now=now)
+            for pull_id in unwatched:
+                log_pulls.end(session, OPERATOR, pull_id=pull_id, state=PullState.DONE, now=now)
+    before = now - timedelta(days=keep_days)
+    with database.read() as session:
+        old = log_pulls.prunable(session, OPERATOR, before=before)
+    if old:
+        with database.record() as session:
+            log_pulls.prune(session, OPERATOR, before=before)
 
 
 def _is_good(session: Session, pull_id: str) -> bool:

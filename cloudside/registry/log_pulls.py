@@ -113,6 +113,12 @@ def upload_of(session: Session, caller: Caller, pull_id: str) -> LogUpload:
     return found
 
 
+def received(session: Session, caller: Caller, pull_id: str) -> int | None:
+    """Bytes of a pull that are there; None: they were dropped since. Raises InputError: unknown."""
+    upload = session.get(LogUpload, get(session, caller, pull_id).id)
+    return None if upload is None else upload.received_bytes
+
+
 def of_site(session: Session, caller: Caller, site_id: str, *, most: int) -> list[LogPull]:
     """A site's pulls, newest first. Raises InputError: unknown site."""
     site = sites.get(session, caller, site_id)
@@ -231,10 +237,25 @@ def overdue(session: Session, caller: Caller, *, now: datetime) -> list[LogPull]
     )
 
 
+def unwatched(session: Session, caller: Caller, *, now: datetime) -> list[LogPull]:
+    """Followed ones that nobody has looked at for longer than they are wanted."""
+    query = _visible(caller).join(LogUpload, LogUpload.pull_id == LogPull.id)
+    return list(
+        session.scalars(
+            query.where(LogPull.state == PullState.OPEN.value, LogPull.follow, LogUpload.wanted_until <= now)
+        )
+    )
+
+
+def prunable(session: Session, caller: Caller, *, before: datetime) -> list[str]:
+    """Pulls that ended before and still have bytes, or could have."""
+    query = _visible(caller).join(LogUpload, LogUpload.pull_id == LogPull.id).where(LogPull.ended_at < before)
+    return [pull.id for pull in session.scalars(query)]
+
+
 def prune(session: Session, caller: Caller, *, before: datetime) -> int:
     """Drop the bytes of pulls that ended before; how many pulls. That they were asked for stays."""
-    query = _visible(caller).where(LogPull.ended_at < before)
-    old = [pull.id for pull in session.scalars(query) if session.get(LogUpload, pull.id) is not None]
+    old = prunable(session, caller, before=before)
     for pull_id in old:
         upload = session.get(LogUpload, pull_id)
         if upload is not None:

@@ -136,6 +136,12 @@ def answer(
     return command
 
 
+def is_any_late(session: Session, caller: Caller, *, now: datetime) -> bool:
+    """Whether there is one that no router began in time, as far as is known."""
+    query = _visible(caller).where(SiteCommand.state == CommandState.WAITING.value, SiteCommand.expires_at <= now)
+    return session.scalar(query.limit(1)) is not None
+
+
 def expire(session: Session, caller: Caller, *, now: datetime) -> int:
     """Give up what no router began in time, as far as is known; how many."""
     query = _visible(caller).where(SiteCommand.state == CommandState.WAITING.value, SiteCommand.expires_at <= now)
