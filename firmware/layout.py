@@ -2,7 +2,7 @@
 
     1  bios boot     GRUB's core for BIOS machines
     2  esp           FAT: GRUB for UEFI machines; nothing writes here after manufacture
-    3  bootstate     raw: which slot boots (firmware.bootstate)
+    3  bootstate     which slot boots (firmware.bootstate); a tar archive that is never unpacked
     4  slot A        slot.img: squashfs, verity tree, slot block (firmware.slotblock)
     5  slot B        the same of another release
     6  config        FAT: a person puts a ticket or an enrolment bundle here
@@ -76,8 +76,11 @@ BOOT_SUMS: Final = "boot/SHA256SUMS"
 
 #: Sectors in the bootstate partition: two copies of the state, and what the boot loader notes. Each lies in a block of
 #: 4 KiB of its own, so that a disk with such sectors rewrites nothing else.
-STATE_COPY_SECTORS: Final = (0, 8)
-ATTEMPT_SECTOR: Final = 16
+STATE_COPY_SECTORS: Final = (8, 16)
+ATTEMPT_SECTOR: Final = 32
+#: GRUB reads any sectors, but writes into files only: so the partition is a tar archive whose headers never change.
+#: Its member of this name is the note; the copies lie within the member before it.
+ATTEMPT_NAME: Final = "attempt"
 #: Octets of each.
 STATE_BYTES: Final = 1024
 

@@ -17,12 +17,14 @@ from firmware.image import programs
 from firmware.image.errors import ImageError
 from firmware.image.places import ROUTER
 from firmware.layout import (
+    ATTEMPT_NAME,
     ATTEMPT_SECTOR,
     BIOS_BOOT,
     BOOTSTATE,
     ESP,
     MIB,
     SECTOR_BYTES,
+    STATE_BYTES,
     STATE_COPY_SECTORS,
     Slot,
     offset_mib,
@@ -70,9 +72,18 @@ def write_state(file: io.BufferedRandom, state: BootState) -> None:
     start = offset_mib(BOOTSTATE) * MIB
     blocks = {sector: bootstate.render(state) for sector in STATE_COPY_SECTORS}
     blocks[ATTEMPT_SECTOR] = bootstate.render_attempt(Attempt())
+    # The headers of the archive: each stands in the sector before its member.
+    blocks[0] = _header("state", (ATTEMPT_SECTOR - 2) * SECTOR_BYTES)
+    blocks[ATTEMPT_SECTOR - 1] = _header(ATTEMPT_NAME, STATE_BYTES)
     for sector, data in blocks.items():
         file.seek(start + sector * SECTOR_BYTES)
         file.write(data)
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def _memory_disk(configuration: bytes) -> bytes:
