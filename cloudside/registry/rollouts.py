@@ -156,6 +156,17 @@ def targets(session: Session, caller: Caller, rollout_id: str) -> list[tuple[Rol
     return [(target, zone) for target, zone in session.execute(query)]
 
 
+def counts(session: Session, caller: Caller, rollout_id: str) -> dict[tuple[int, str], int]:
+    """How many of a rollout's targets are in each (ring, state). Raises InputError: unknown rollout."""
+    found = get(session, caller, rollout_id)
+    query = (
+        select(RolloutTarget.ring, RolloutTarget.state, func.count())
+        .where(RolloutTarget.rollout_id == found.id)
+        .group_by(RolloutTarget.ring, RolloutTarget.state)
+    )
+    return {(ring, state): count for ring, state, count in session.execute(query)}
+
+
 def record_targets(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep targets that have changed: rollout_id, site_id and what is new of each. The worker's."""
     if rows:
