@@ -65,6 +65,24 @@ def release(
     not older, or lacks its slot image; what was given makes no valid document: ReleaseError. OSError: the disk.
     """
     before = [(place, _earlier(place, identity)) for place in earlier]
+    whole = chunks.describe(bundle)
+
+    def made_of(full: File, deltas: Sequence[Delta]) -> Release:
+        return Release(
+            hardware=identity.hardware,
+            version=identity.version,
+            counter=identity.counter,
+            created=identity.created,
+            applicability=identity.applicability,
+            bundle_size=whole.size,
+            bundle_sha256=whole.sha256,
+            slot=facts,
+            full=full,
+            deltas=tuple(deltas),
+            notes=identity.notes,
+        )
+
+    parse(render(made_of(whole, ())))  # a slip of the pen is told before minutes of packing
     output.mkdir(parents=True, exist_ok=True)
     packing = output / "packing"
     try:
@@ -84,20 +102,7 @@ def release(
             deltas.append(Delta(old.counter, made.from_sha256, made.from_size, file, made.memory_mib))
     finally:
         packing.unlink(missing_ok=True)
-    whole = chunks.describe(bundle)
-    made_release = Release(
-        hardware=identity.hardware,
-        version=identity.version,
-        counter=identity.counter,
-        created=identity.created,
-        applicability=identity.applicability,
-        bundle_size=whole.size,
-        bundle_sha256=whole.sha256,
-        slot=facts,
-        full=full,
-        deltas=tuple(deltas),
-        notes=identity.notes,
-    )
+    made_release = made_of(full, deltas)
     document = render(made_release)
     parse(document)  # what no device would read is not handed out
     if not (output / SLOT).exists():

@@ -152,7 +152,9 @@ def publish(
     with translated():
         for copy in signed or ():
             staging.collect(storage, copy)
-        made = repository.publish(storage, OnlineKeys(cli.config.firmware_keys), terms=terms(cli.config), now=cli.now)
+        online = OnlineKeys(cli.config.firmware_keys)
+        made = repository.publish(storage, online, terms=terms(cli.config), now=cli.now)
+        online.forget(storage.published_root().signed)
     with cli.write("web", "worker") as (session, caller):
         register(session, caller, storage, cli.now)
     document = {"root": made.root, "targets": made.targets, "snapshot": made.snapshot, "timestamp": made.timestamp}

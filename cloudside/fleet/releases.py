@@ -30,6 +30,7 @@ from firmware.repository.storage import Storage
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
+    from tuf.api.metadata import Root
 
 #: Whose fault it is, where it is not the caller's.
 _KINDS: dict[str, type[KyotenError]] = {
@@ -81,6 +82,13 @@ class OnlineKeys:
         public = keys.public(made, f"online-{role}")
         keys.write(online_key_path(self.directory, public.keyid), made, None)
         return public
+
+    def forget(self, root: "Root") -> None:
+        """Remove the keys that no root names any more: they were replaced. Once the root is published."""
+        known = {online_key_path(self.directory, keyid) for keyid in root.keys}
+        for path in self.directory.glob("*.key"):
+            if path not in known:
+                path.unlink()
 
     def __call__(self, public: "Key") -> "Signer | None":
         """The signer of a public key, if it is here. Raises FirmwareError: readable by others, damaged."""

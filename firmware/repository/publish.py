@@ -69,6 +69,7 @@ def publish(storage: Storage, online: Callable[[Key], Signer | None], *, terms: 
         for metadata in (staged_root, staged_targets):
             if metadata is not None and metadata.signed.is_expired(now):
                 raise RepositoryError("firmware.staged-expired", role=metadata.signed.type)
+        _require_next(storage, staged_root)
         root = (staged_root or storage.published_root()).signed
         targets = staged_targets or storage.targets()
         if targets is None or roles.targets_standing(targets, root).missing:
@@ -113,6 +114,15 @@ def refresh(storage: Storage, online: Callable[[Key], Signer | None], *, terms: 
         if new_timestamp is not None:
             storage.publish(timestamp)
         return Renewed(new_snapshot, new_timestamp, root.expires, targets.signed.expires)
+
+
+def _require_next(storage: Storage, staged: Metadata[Root] | None) -> None:
+    """A root that is out is what devices have: no other one may take its number."""
+    published = storage.root()
+    if staged is None or published is None or staged.signed.version == published.signed.version + 1:
+        return
+    if staged.signed_bytes != published.signed_bytes:
+        raise RepositoryError("firmware.copy-differs", role=staged.signed.type, path=str(storage.staged_directory))
 
 
 def _signers(root: Root, role: str, online: Callable[[Key], Signer | None]) -> list[Signer]:

@@ -91,7 +91,7 @@ def stage_yank(storage: Storage, path: str, reason: str, *, terms: Terms, now: d
 def stage_targets(storage: Storage, *, terms: Terms, now: datetime) -> None:
     """Stage the same targets with a new expiry, for their holders to sign before the old ones end."""
     with storage.locked():
-        _stage(storage, _editable_targets(storage, terms, now))
+        storage.stage(_editable_targets(storage, terms, now))
 
 
 def stage_rotation(storage: Storage, change: Change | None, *, terms: Terms, now: datetime) -> None:
@@ -165,11 +165,12 @@ def collect(storage: Storage, copy: Path) -> tuple[str, ...]:
 
 def standing(storage: Storage) -> tuple[Standing, ...]:
     """Whose signatures are missing under what is staged."""
-    published, staged = storage.root(), storage.staged_root()
+    staged = storage.staged_root()
     found = []
     if staged is not None:
-        found.append(roles.root_standing(staged, published))
-    judge = staged or published
+        # By its number: a publication that a crash ended may have written this very root.
+        found.append(roles.root_standing(staged, storage.root_before(staged.signed.version)))
+    judge = staged or storage.root()
     targets = storage.staged_targets()
     if targets is not None and judge is not None:
         found.append(roles.targets_standing(targets, judge.signed))

@@ -65,6 +65,10 @@ class Storage:
             raise RepositoryError("firmware.repository-empty", path=str(self.directory))
         return root
 
+    def root_before(self, version: int) -> Metadata[Root] | None:
+        """The published root before this version; None: it is the first."""
+        return read(self.metadata / f"{version - 1}.root.json", Root) if version > 1 else None
+
     def root_bytes(self, version: int) -> bytes:
         """A published root as it was signed."""
         return _bytes(self.metadata / f"{version}.root.json")
