@@ -59,7 +59,7 @@ def worker(context: typer.Context) -> None:
 
     cli = operators_cli_of(context)
     cli.daemon = "worker"
-    chores = [*upkeep.chores(cli), _history(cli), _usage(cli)]
+    chores = [*upkeep.chores(cli), _history(cli), _usage(cli), _rollouts(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
 
@@ -107,6 +107,16 @@ def _usage(cli: Cli) -> "Chore":
                 gone = usage.prune(session, OPERATOR, before=usage.months_ago(now, cli.config.usage_months))
 
     return Chore("usage", _PRUNE_EVERY_S, prune)
+
+
+def _rollouts(cli: Cli) -> "Chore":
+    from cloudside.alerts.worker import Chore
+    from cloudside.fleet.rollouts import keeper
+
+    def step(now: datetime) -> None:
+        keeper.step_all(cli.database, now)
+
+    return Chore("rollouts", keeper.STEP_S, step)
 
 
 def _until_signal(
