@@ -42,7 +42,7 @@ class Journal:
         except (OSError, UnicodeDecodeError) as error:
             raise self._unreadable(getattr(error, "strerror", None) or "not text") from error
         try:
-            return _parse(json.loads(text))
+            return parse(json.loads(text))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._unreadable("damaged") from error
 
@@ -81,7 +81,7 @@ def document(state: UpdateState) -> dict[str, object]:
     }
 
 
-def _parse(document: object) -> UpdateState:
+def parse(document: object) -> UpdateState:
     found = _mapping(document)
     if found["format"] != FORMAT:
         raise ValueError(f"format {found['format']}")

@@ -95,8 +95,9 @@ def fits(facts: ReleaseFacts, device: Device, offer: FirmwareOffer) -> Verdict:
 def fetching(
     facts: ReleaseFacts, device: Device, offer: FirmwareOffer, now: Circumstances, *, have_bytes: int, full_only: bool
 ) -> Verdict:
-    """Before and while bytes travel. ``have_bytes``: what has come already and need not come again."""
-    cost = payload_bytes(facts, device, full_only=full_only)
+    """Before and while bytes travel. ``have_bytes``: what has come already and need not come again. ``full_only``: the
+    whole image travels, whatever deltas there are."""
+    cost = facts.full_bytes if full_only or facts.delta_bytes is None else facts.delta_bytes
     # What travels and the bundle made of it lie beside each other for a while.
     needed = max(cost + facts.bundle_bytes - have_bytes, facts.disk_mib * MIB - have_bytes) + RESERVE_MIB * MIB
     if device.free_bytes < needed:
@@ -113,7 +114,7 @@ def fetching(
 
 
 def installing(facts: ReleaseFacts, device: Device) -> Verdict:
-    """Before the idle slot is written."""
+    """Before the idle slot is written. A radio line is good enough for that: everything is here."""
     if facts.mains_power and device.mains is False:
         return _wait("agent.update-on-battery", facts)
     return Go()
@@ -144,11 +145,9 @@ def trying(facts: ReleaseFacts, device: Device, offer: FirmwareOffer, now: Circu
     return Go()
 
 
-def payload_bytes(facts: ReleaseFacts, device: Device, *, full_only: bool) -> int:
-    """What will travel: the delta where one applies and there is the memory to put it together."""
-    if facts.delta_bytes is None or full_only or facts.delta_memory_mib > device.memory_mib:
-        return facts.full_bytes
-    return facts.delta_bytes
+def needs_full(facts: ReleaseFacts, device: Device) -> bool:
+    """Whether only the whole image will do: no delta applies, or there is not the memory to put one together."""
+    return facts.delta_bytes is None or facts.delta_memory_mib > device.memory_mib
 
 
 def _refuse(key: str, facts: ReleaseFacts, **params: Parameter) -> Refuse:

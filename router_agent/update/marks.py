@@ -12,8 +12,10 @@ from pathlib import Path
 
 NAME = "trial.log"
 
-#: The guard has begun; it stops feeding the watchdog; the agent runs; what health wants still; the agent goes back.
-GUARD, DEADLINE, AGENT, MISSING, RETURNING = "guard", "deadline", "agent", "missing", "returning"
+#: The guard has begun; its time is up; it has not seen the agent move for a minute.
+GUARD, DEADLINE, STILL = "guard", "deadline", "still"
+#: The agent runs; what health still wants; the agent goes back.
+AGENT, MISSING, RETURNING = "agent", "missing", "returning"
 
 #: A trial writes some ten lines. One that goes on writing is a bug that must not fill the disk.
 LOG_MAX_BYTES = 64 * 1024

@@ -106,7 +106,8 @@ class Scene:
     """What the rest of the agent knows at this tick. Seconds are monotonic, which is since the boot.
 
     ``heartbeat_at``: when the last heartbeat that was answered through the tunnel was written; ``heard_at``: the last
-    answer, whichever way. ``month_left_bytes``: of the mobile data budget, None: there is none.
+    answer, whichever way. ``month_left_bytes``: of the mobile data budget, None: there is none. ``skew_s``: how far
+    the clock is ahead of the cloud's, None: it was not heard since the start.
     """
 
     clock: datetime
@@ -122,6 +123,7 @@ class Scene:
     configured: bool
     settings_trial: bool
     certificate_trial: bool
+    skew_s: float | None = None
 
 
 def listed(names: Iterable[str]) -> str:

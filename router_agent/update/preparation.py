@@ -35,6 +35,9 @@ HEARD_SLACK_S = 60.0
 #: A slot that could not be written so often is broken, or the bundle is.
 INSTALLS_MAX = 3
 
+#: A delta whose assembly was killed so often needs more memory than there is, whatever was announced.
+CRASHES_MAX = 3
+
 
 class Preparation:
     """``site``: told to steps, permits are for sites."""
@@ -121,7 +124,7 @@ class Preparation:
             if self._book.state.stage is Stage.FETCHING:
                 self.drop()  # the gate is for every byte
         elif self._child is None and now >= self._again_at:
-            return self._advance(now, scene, roll)
+            return self._advance(device, scene, now, roll)
         return None
 
     def _verdict(self, device: Device, scene: Scene, now: float) -> Verdict:
@@ -135,7 +138,8 @@ class Preparation:
                     return judge.Go()  # everything is here
                 have = self._progress.done if self._progress.total else device.have_bytes
                 about = self._circumstances(scene, now)
-                return judge.fetching(facts, device, offer, about, have_bytes=have, full_only=state.full_only)
+                full = state.full_only or (state.stage is Stage.JUDGED and judge.needs_full(facts, device))
+                return judge.fetching(facts, device, offer, about, have_bytes=have, full_only=full)
             case Stage.ASSEMBLED:
                 return judge.installing(facts, device)
             case Stage.INSTALLED:
@@ -157,27 +161,34 @@ class Preparation:
             devices_known=self._neighbours.known(now),
         )
 
-    def _advance(self, now: float, scene: Scene, roll: float) -> Trial | None:
+    def _advance(self, device: Device, scene: Scene, now: float, roll: float) -> Trial | None:
         """The next act of this stage."""
         if not self._failures:
             self.waiting = None
         match self._book.state.stage:
             case Stage.OFFERED:
-                self._start(Step.REFRESH, now, roll)
+                self._start(Step.REFRESH, scene, now, roll)
             case Stage.JUDGED:
-                self._progress, self._step = Progress(0, 0), Step.FETCH
-                self._move(Event.FETCH, now)
+                self._begin_fetching(device, now)
             case Stage.FETCHING:
-                self._start(Step.ASSEMBLE if self._step is Step.ASSEMBLE else Step.FETCH, now, roll)
+                self._start(Step.ASSEMBLE if self._step is Step.ASSEMBLE else Step.FETCH, scene, now, roll)
             case Stage.ASSEMBLED:
                 self._clear_slot(now, roll)
             case Stage.INSTALLING:
-                self._start(Step.VERIFY if self._step is Step.VERIFY else Step.INSTALL, now, roll)
+                self._start(Step.VERIFY if self._step is Step.VERIFY else Step.INSTALL, scene, now, roll)
             case Stage.INSTALLED:
                 return self._trial(now, scene)
             case _:
                 pass
         return None
+
+    def _begin_fetching(self, device: Device, now: float) -> None:
+        """What travels is settled here: memory comes and goes, and half a delta and half an image make nothing."""
+        state = self._book.state
+        assert state.facts is not None  # noqa: S101 - holds in this stage
+        self._progress, self._step = Progress(0, 0), Step.FETCH
+        full = state.full_only or judge.needs_full(state.facts, device)
+        self._book.enter(replace(machine.move(state, Event.FETCH, at=self._book.at), full_only=full), now)
 
     def _clear_slot(self, now: float, roll: float) -> None:
         """Nothing may boot the idle slot from here on, and what runs is what boots."""
@@ -255,6 +266,8 @@ class Preparation:
         self._failures += 1
         self._again_at = now + AGAIN.delay_s(self._failures, roll)
         self.waiting = failed.problem
+        if failed == CRASHED and self._step is Step.ASSEMBLE and self._failures >= CRASHES_MAX:
+            failed = replace(failed, fault=Fault.FULL)
         if failed.fault is Fault.LOST:
             self._move(Event.LOSE, now)
         elif failed.fault is Fault.FULL and not state.full_only:
@@ -278,7 +291,7 @@ class Preparation:
     def _move(self, event: Event, now: float, problem: Problem | None = None) -> bool:
         return self._book.enter(machine.move(self._book.state, event, at=self._book.at, problem=problem), now)
 
-    def _start(self, step: Step, now: float, roll: float) -> None:
+    def _start(self, step: Step, scene: Scene, now: float, roll: float) -> None:
         state = self._book.state
         assert state.offer is not None  # noqa: S101 - holds in these stages
         self._step = step
@@ -290,6 +303,8 @@ class Preparation:
             "site": self._site,
             "full_only": state.full_only,
             "document_sha256": "" if state.facts is None else state.facts.document_sha256,
+            "skew_s": scene.skew_s,
+            "tunnel_up": scene.tunnel_up,
             "root_hash": "" if state.facts is None else state.facts.root_hash,
             "target": self._target,
         }
