@@ -14,6 +14,8 @@ from tuf.api.metadata import MetaFile
 from firmware.errors import FirmwareError, ReleaseError, SourceError, TrustError
 from firmware.trust import Device, Trust
 
+pytestmark = pytest.mark.usefixtures("no_flushes")
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
