@@ -130,6 +130,7 @@ class FirmwareClient:
                 yield piece
             if response.length:
                 raise self._unreachable("the answer ended early")
+            response.close()  # read1 leaves it open at its very end, and the connection would take no other request
             finished = True
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
