@@ -153,7 +153,7 @@ class Fields:
         """Name what is left over."""
         for name in sorted(self._values):
             # No part of the name that a person's terminal would obey.
-            self.add("firmware.unknown-field", name.encode("ascii", "backslashreplace").decode())
+            self.add("firmware.unknown-field", ascii(name)[1:-1])
 
     def _list(self, name: str, maximum: int) -> list[object]:
         items: list[object] = self._take(name, list, [])
@@ -214,7 +214,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(twice.encode("ascii", "backslashreplace").decode())
+        raise _TwiceError(ascii(twice)[1:-1])
     return values
 
 

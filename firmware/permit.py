@@ -72,7 +72,7 @@ def parse(data: bytes) -> SignedPermit:
     """Read one. Raises ReleaseError with everything that is wrong."""
     fields = read_object(data, maximum=PERMIT_MAX_BYTES)
     inner = fields.inner("permit")
-    if inner.text("kind") != KIND or inner.number("format") != FORMAT:
+    if (inner.text("kind"), inner.number("format")) != (KIND, FORMAT):
         inner.add("firmware.other-format", "format", known=FORMAT)
     permit = Permit(
         site=inner.matching("site", _SITE, "firmware.not-a-name"),

@@ -211,7 +211,7 @@ class Trust:
 def _matched(path: str, wanted: str) -> re.Match[str]:
     match = _PATH.match(path)
     if match is None or match[1] != wanted:
-        raise TrustError("firmware.bad-path", path=path[:120].encode("ascii", "backslashreplace").decode())
+        raise TrustError("firmware.bad-path", path=ascii(path[:120])[1:-1])
     return match
 
 

@@ -121,7 +121,7 @@ def render_public(key: Key) -> bytes:
 def parse_public(data: bytes) -> Key:
     """Read such a file. Raises ReleaseError: it is none, or its id is not its key's."""
     fields = read_object(data, maximum=PUBLIC_MAX_BYTES)
-    if fields.text("kind") != _KIND or fields.number("format") != FORMAT:
+    if (fields.text("kind"), fields.number("format")) != (_KIND, FORMAT):
         fields.add("firmware.other-format", "format", known=FORMAT)
     holder = fields.name("holder")
     keyid = fields.matching("keyid", HASH, "firmware.not-a-hash")
