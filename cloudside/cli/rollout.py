@@ -187,7 +187,7 @@ def show(dry: "DryRun", wanted: "Plan", *, list_sites: bool) -> None:
     rows = []
     for number, (ring, cost) in enumerate(zip(wanted.rings, dry.by_ring, strict=True), start=1):
         who, _, soak = in_words(ring).partition(":")
-        rows.append({"ring": number, "who": who, "soak": soak, **_cost_row(cost)})
+        rows.append({"ring": number, "who": who, "soak": soak if ring.soak_s else "", **_cost_row(cost)})
     rows.append({"ring": text("rollout.all"), **_cost_row(dry.total)})
     print_table("rollout-sites", rows if dry.planned else [], COST_COLUMNS, title=dry.rollout)
     outs = [{"why": text(f"rollout.out-{why}"), "sites": count} for why, count in sorted(dry.out_counts().items())]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LIST_COLUMNS = ("rollout", "version", "tenant", "state", "ring", "created", "ended", "author")
 RING_COLUMNS = (
-    "ring", "who", "soak", "sites", "waiting", "offered", "updated", "failed", "silent", "declined", "missed",
+    "ring", "who", "soak", "sites", "waiting", "offered", "updated_sites", "failed", "silent", "declined", "missed",
     "withdrawn", "progress",
 )  # fmt: skip
 TROUBLE_COLUMNS = ("site", "state", "why")
@@ -110,6 +110,7 @@ def _read(cli: Cli, name: str | None, most: int) -> dict[str, Any]:
     for number, ring in enumerate(plan.rings):
         who, _, soak = ring_in_words(ring).partition(":")
         own = {state: counts.get((number, state), 0) for state in _TARGET_STATES}
+        soak = soak if ring.soak_s else ""
         rings.append({"ring": number + 1, "who": who, "soak": soak, "sites": sum(own.values()), **own})
     report = dict(progress.report) if progress is not None else {}
     report.pop("rings", None)
@@ -170,7 +171,7 @@ def _headline(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ring_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{**ring, "progress": _bar(ring)} for ring in found["rings"]]
+    return [{**ring, "updated_sites": ring["updated"], "progress": _bar(ring)} for ring in found["rings"]]
 
 
 def _trouble_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:

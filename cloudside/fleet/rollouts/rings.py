@@ -101,7 +101,7 @@ def checked(rings: Sequence[Ring]) -> tuple[Ring, ...]:
     shares = [ring.share for ring in found if ring.share is not None]
     for before, after in pairwise(shares):
         if after <= before:
-            problems.append(InputError("rollout.ring-order", before=f"{before:.4g}", after=f"{after:.4g}"))
+            problems.append(InputError("rollout.ring-order", before=f"{100 * before:g}%", after=f"{100 * after:g}%"))
     labels = [ring.label for ring in found if ring.label]
     problems += [
         InputError("rollout.ring-twice", label=label[:60])

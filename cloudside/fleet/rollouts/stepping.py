@@ -225,20 +225,23 @@ def _turns(work: _Work) -> dict[Turn, list[Target]]:
 def _go_on(work: _Work, turns: Mapping[Turn, Collection[Target]]) -> Mapping[str, Any] | None:
     """End the ring or its soak time when it is time. Returns the cause of a halt."""
     now, rollout = work.scene.now, work.rollout
-    ring, is_last = work.plan.rings[rollout.ring], rollout.ring == work.last
+    is_last = rollout.ring == work.last
+    # A share of few sites may be none: then there is nothing to watch.
+    is_empty = not any(one.ring == rollout.ring for one in work.targets.values())
+    soak_s = 0.0 if is_empty else work.plan.rings[rollout.ring].soak_s
     more = bool(turns[Turn.READY] or turns[Turn.LATER]) or _at_work(work)
     if rollout.state is State.RUNNING:
         if more:
             return None
         # In the last ring it stands from the first time on: how long offline sites are waited for.
         work.move(Move.SOAK, soak_since=rollout.soak_since or now)
-        return None if ring.soak_s > 0 else _go_on(work, turns)
+        return None if soak_s > 0 else _go_on(work, turns)
     if is_last and more:
         work.move(Move.MORE)
         return None
     since = rollout.soak_since or now
     soaked_s = (now - since).total_seconds()
-    if soaked_s < ring.soak_s:
+    if soaked_s < soak_s:
         return None
     own = work.by_ring[rollout.ring]
     bad = next((one for one in (own, work.whole) if halting.fails_gate(one, _tolerated(work))), None)
