@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router_agent.errors import AgentError
+from router_agent.update import leash
 
 #: Seconds for the bus and the service to come up; without a word from RAUC until it counts as hung. A slot of 400 MiB
 #: on a slow flash takes two minutes, and RAUC says nothing meanwhile.
@@ -136,6 +137,9 @@ def _child(
             stdout=subprocess.PIPE if read else subprocess.DEVNULL,
             stderr=subprocess.STDOUT if read else None,
             env=environment,
+            # Killed with the step, at once: RAUC must not write on while the next agent begins anew. The step has one
+            # thread, so this is safe between fork and exec.
+            preexec_fn=leash.die_with_parent,
         )
     except OSError as error:
         reason = f"{argv[0]}: {error.strerror or type(error).__name__}"

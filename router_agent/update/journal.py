@@ -78,6 +78,7 @@ def document(state: UpdateState) -> dict[str, object]:
         "failures": state.failures,
         "tries": state.tries,
         "fetched_bytes": state.fetched_bytes,
+        "arrived_bytes": state.arrived_bytes,
     }
 
 
@@ -96,6 +97,7 @@ def parse(document: object) -> UpdateState:
         failures=_count(found["failures"]),
         tries=_count(found["tries"]),
         fetched_bytes=_count(found["fetched_bytes"]),
+        arrived_bytes=_count(found["arrived_bytes"]),
     )
     if state.stage not in RESTING and state.offer is None:
         raise ValueError("no offer")

@@ -23,7 +23,7 @@ TUNNEL_DOWN_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What runs here. ``free_bytes``: of the data partition. ``have_bytes``: what of a payload lies there already.
+    """What runs here. ``free_bytes``: of the data partition. ``have_bytes``: what an update takes of it already.
 
     ``mains`` None: the machine does not say.
     """
@@ -93,18 +93,26 @@ def fits(facts: ReleaseFacts, device: Device, offer: FirmwareOffer) -> Verdict:
 
 
 def fetching(
-    facts: ReleaseFacts, device: Device, offer: FirmwareOffer, now: Circumstances, *, have_bytes: int, full_only: bool
+    facts: ReleaseFacts,
+    device: Device,
+    offer: FirmwareOffer,
+    now: Circumstances,
+    *,
+    arrived_bytes: int,
+    full_only: bool,
 ) -> Verdict:
-    """Before and while bytes travel. ``have_bytes``: what has come already and need not come again. ``full_only``: the
-    whole image travels, whatever deltas there are."""
+    """Before and while bytes travel. ``arrived_bytes``: what has come already and need not come again.
+
+    ``full_only``: the whole image travels, whatever deltas there are.
+    """
     cost = facts.full_bytes if full_only or facts.delta_bytes is None else facts.delta_bytes
     # What travels and the bundle made of it lie beside each other for a while.
-    needed = max(cost + facts.bundle_bytes - have_bytes, facts.disk_mib * MIB - have_bytes) + RESERVE_MIB * MIB
+    needed = max(cost + facts.bundle_bytes, facts.disk_mib * MIB) - device.have_bytes + RESERVE_MIB * MIB
     if device.free_bytes < needed:
         return _wait("agent.update-disk-full", facts, needed_mib=_mib(needed), free_mib=_mib(device.free_bytes))
     if not now.metered or offer.consent:
         return Go()
-    remaining = max(0, cost - have_bytes)
+    remaining = max(0, cost - arrived_bytes)
     limits = [limit for limit in (offer.budget_bytes, now.month_left_bytes) if limit is not None]
     if limits and remaining > min(limits):
         return _wait("agent.update-data-budget", facts, needed_mib=_mib(remaining), left_mib=min(limits) // MIB)

@@ -132,8 +132,11 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class UpdateState:
     """``offer``, ``facts``, ``problem``: of the release that ``stage`` speaks of. ``entered_at``: seconds since the
-    epoch, by a clock that may be wrong. ``full_only``: the delta was tried and did not do. ``failures``: of this
-    stage's work, in a row. ``fetched_bytes``: over the lines, what came twice counted twice."""
+    epoch, by a clock that may be wrong. ``full_only``: no delta does. ``failures``: of this stage's work, in a row.
+
+    ``fetched_bytes``: over the lines, what came twice counted twice. ``arrived_bytes``: of what travels, at least so
+    much is here.
+    """
 
     stage: Stage = Stage.IDLE
     offer: FirmwareOffer | None = None
@@ -145,6 +148,7 @@ class UpdateState:
     failures: int = 0
     tries: int = 0
     fetched_bytes: int = 0
+    arrived_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from router_agent.update.book import Book
 from router_agent.update.health import deadline_s
 from router_agent.update.journal import parse_facts
 from router_agent.update.judge import Circumstances, Device, Refuse, Verdict, Wait
-from router_agent.update.machine import Event, Stage, Trial
+from router_agent.update.machine import Event, Stage, Trial, UpdateState
 from router_agent.update.ports import Boot, Machine, Neighbours, Running, Scene
 from router_agent.update.work import CRASHED, Child, Done, Failed, Fault, Progress, Step, Workshop
 
@@ -34,6 +34,9 @@ HEARD_SLACK_S = 60.0
 
 #: A slot that could not be written so often is broken, or the bundle is.
 INSTALLS_MAX = 3
+
+#: What has come is noted so often, in bytes: a restart must not make a metered line look dearer than it is.
+NOTE_BYTES = 4 << 20
 
 #: A delta whose assembly was killed so often needs more memory than there is, whatever was announced.
 CRASHES_MAX = 3
@@ -93,10 +96,10 @@ class Preparation:
     def drop(self) -> None:
         """End what runs: the agent stops, or what it was for is over."""
         if self._child is not None:
-            fetched = self.fetched_bytes
+            state = self._travelled()
             self._child.kill()
             self._child = None
-            self._book.state = replace(self._book.state, fetched_bytes=fetched)
+            self._book.state = state
         self._progress = replace(self._progress, travelled=0)
 
     def renew(self) -> None:
@@ -136,10 +139,10 @@ class Preparation:
             case Stage.JUDGED | Stage.FETCHING:
                 if state.stage is Stage.FETCHING and self._step is Step.ASSEMBLE:
                     return judge.Go()  # everything is here
-                have = self._progress.done if self._progress.total else device.have_bytes
+                have = self._progress.done if self._progress.total else state.arrived_bytes
                 about = self._circumstances(scene, now)
                 full = state.full_only or (state.stage is Stage.JUDGED and judge.needs_full(facts, device))
-                return judge.fetching(facts, device, offer, about, have_bytes=have, full_only=full)
+                return judge.fetching(facts, device, offer, about, arrived_bytes=have, full_only=full)
             case Stage.ASSEMBLED:
                 return judge.installing(facts, device)
             case Stage.INSTALLED:
@@ -188,7 +191,9 @@ class Preparation:
         assert state.facts is not None  # noqa: S101 - holds in this stage
         self._progress, self._step = Progress(0, 0), Step.FETCH
         full = state.full_only or judge.needs_full(state.facts, device)
-        self._book.enter(replace(machine.move(state, Event.FETCH, at=self._book.at), full_only=full), now)
+        # A payload that was begun before is found again: it is told with the first progress.
+        fetching = machine.move(state, Event.FETCH, at=self._book.at)
+        self._book.enter(replace(fetching, full_only=full, arrived_bytes=0), now)
 
     def _clear_slot(self, now: float, roll: float) -> None:
         """Nothing may boot the idle slot from here on, and what runs is what boots."""
@@ -219,8 +224,11 @@ class Preparation:
     def _take(self, event: Progress | Done | Failed, device: Device, now: float, roll: float) -> None:
         if isinstance(event, Progress):
             self._progress = event
+            if self._step is Step.FETCH and event.done - self._book.state.arrived_bytes >= NOTE_BYTES:
+                self._book.happened(self._travelled(), now)
             return
-        self._keep_fetched(now)
+        self._book.happened(self._travelled(), now)
+        self._progress = replace(self._progress, travelled=0)
         self._child = None
         if isinstance(event, Failed):
             self._fail(event, now, roll)
@@ -272,7 +280,7 @@ class Preparation:
             self._move(Event.LOSE, now)
         elif failed.fault is Fault.FULL and not state.full_only:
             self._step, self._progress, self._again_at = Step.FETCH, Progress(0, 0), now
-            self._book.enter(replace(state, full_only=True), now)
+            self._book.enter(replace(state, full_only=True, arrived_bytes=0), now)
         elif state.stage is Stage.INSTALLING:
             count = state.failures + 1
             if count >= INSTALLS_MAX:
@@ -314,11 +322,11 @@ class Preparation:
             problem = Problem("agent.update-step-unstarted", {"reason": error.strerror or type(error).__name__})
             self._fail(Failed(Fault.LATER, problem), now, roll)
 
-    def _keep_fetched(self, now: float) -> None:
-        fetched = self.fetched_bytes
-        self._progress = replace(self._progress, travelled=0)
-        if fetched != self._book.state.fetched_bytes:
-            self._book.happened(replace(self._book.state, fetched_bytes=fetched), now)
+    def _travelled(self) -> UpdateState:
+        """The state with what has come in the step that runs."""
+        if self._child is None or self._step is not Step.FETCH:
+            return self._book.state
+        return replace(self._book.state, fetched_bytes=self.fetched_bytes, arrived_bytes=self._progress.done)
 
     def _known_device(self, now: float) -> Device | None:
         if now - self._device_at >= DEVICE_S:
