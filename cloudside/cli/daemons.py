@@ -55,11 +55,11 @@ def web(context: typer.Context) -> None:
 def worker(context: typer.Context) -> None:
     """Do everything that is on a clock: silent sites, revocation lists, renewals, old history."""
     from cloudside.alerts import worker as daemon
-    from cloudside.cli import upkeep
+    from cloudside.cli import firmware_upkeep, upkeep
 
     cli = operators_cli_of(context)
     cli.daemon = "worker"
-    chores = [*upkeep.chores(cli), _history(cli), _usage(cli), _rollouts(cli)]
+    chores = [*upkeep.chores(cli), *firmware_upkeep.chores(cli), _history(cli), _usage(cli), _rollouts(cli)]
     _until_signal(lambda stop: daemon.run(cli.config, stop, chores=chores))
 
 
