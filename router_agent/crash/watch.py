@@ -64,6 +64,7 @@ class Crashes:
         self._clock = clock
         self._mark = RunningMark(places.state)
         self._left_behind: Mark | None = None
+        self._last_words: list[str] = []
         self._children = (
             Child("charon", places.runtime / "charon.pid", places.runtime / "charon.log"),
             Child("sshd", places.runtime / "sshd.pid", places.runtime / "sshd.log"),
@@ -72,6 +73,8 @@ class Crashes:
     def start(self) -> None:
         """The agent runs from now on. Hooks in where exceptions end that nobody caught."""
         self._left_behind = self._mark.left_behind()
+        if self._left_behind is not None:  # now: this agent's own lines come behind it
+            self._last_words = collect.last_lines(self._places.files("agent")[0], LINES)
         try:
             self._mark.set(Mark(self._boot, self._pid, self._clock()))
         except OSError as error:
@@ -121,10 +124,6 @@ class Crashes:
         self._of_kernel(kernel.this_boot(self._kernel_log), boot=self._boot)
 
     def _tell_of(self, mark: Mark) -> None:
-        files = self._places.files("agent")[0]
-        until = f"{self._clock():%Y-%m-%dT%H:%M}"
-        lines = collect.last_lines(files, LINES * 4)
-        before = [line for line in lines if line[:16] < until] or lines
         killed = mark.boot == self._boot
         summary = (
             f"the agent (process {mark.pid}) ended without having been told to"
@@ -133,7 +132,7 @@ class Crashes:
         )
         kind, process = (reports.KILLED, "kyoten-agent") if killed else (reports.RESET, "router")
         once = f"{mark.boot}/{mark.pid}/{mark.started_at}"
-        self._ended(kind, process, summary, before[-LINES:], once=once)
+        self._ended(kind, process, summary, self._last_words, once=once)
 
     def _of_kernel(self, lines: list[str], *, boot: str) -> bool:
         found = reports.of_kernel(
