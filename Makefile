@@ -4,11 +4,12 @@ PYTHON := .venv/bin/python
 # Twice the cores: unit tests of daemons wait more than they work.
 WORKERS := $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help demo demo-down test check bench setup style types quick-tests lab-tests
+.PHONY: help demo demo-down image test check bench setup style types quick-tests lab-tests
 
 help:
 	@echo "make demo          the whole product on this machine: build the world, run the main job, clean up"
 	@echo "make demo KEEP=1   the same, and leave the world up to look around; make demo-down removes it"
+	@echo "make image         the router's image in build/image: disk, signed bundle, list of what is inside (root)"
 	@echo "make test          every test (root)"
 	@echo "make check         style, types, unit and property tests (no root)"
 	@echo "make bench NAME=demo   measure; the last line is one JSON object"
@@ -23,6 +24,11 @@ demo: setup
 demo-down:
 	@[ -x .venv/bin/kyoten-lab ] || { echo "nothing to remove: the demo has not run from this clone"; exit 0; }; \
 	.venv/bin/kyoten-lab down
+
+# ARGS: see `.venv/bin/python -m firmware.image build --help`; a release has its version, keys and TUF root there.
+image:
+	@lab/setup.sh image
+	@$(PYTHON) -m firmware.image build $(ARGS)
 
 check:
 	@lab/setup.sh venv

@@ -5,7 +5,8 @@
 #
 #   lab/setup.sh          everything (needs root)
 #   lab/setup.sh venv     the virtual environment only (no root; for `make check`)
-#   lab/setup.sh vm       everything, and the virtual machine of `kyoten-lab vm`: an emulator and a kernel (100 MB)
+#   lab/setup.sh image    everything, and what builds the router's image (`make image`)
+#   lab/setup.sh vm       all that, and the virtual machine of `kyoten-lab vm`: an emulator and a kernel (100 MB)
 set -eu
 cd "$(dirname "$0")/.."
 venv=.venv
@@ -15,7 +16,8 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 wanted_packages() {
     grep -hv '^[[:space:]]*\(#\|$\)' lab/debian-packages.txt
-    [ "$what" != vm ] || grep -hv '^[[:space:]]*\(#\|$\)' lab/debian-packages-vm.txt
+    [ "$what" != vm ] || grep -hv '^[[:space:]]*\(#\|$\)' lab/debian-packages-vm.txt lab/debian-packages-image.txt
+    [ "$what" != image ] || grep -hv '^[[:space:]]*\(#\|$\)' lab/debian-packages-image.txt
 }
 
 missing_packages() {

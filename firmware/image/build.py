@@ -1,21 +1,41 @@
 """A whole build, in order: recipe, base tree, our files, initial RAM disk, slot image, and what describes it."""
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware.image import check, initrd, places, recipe, slot, software, squashfs, tree
+from firmware.image import (
+    bundle,
+    check,
+    contents,
+    cves,
+    debian,
+    disk,
+    initrd,
+    places,
+    recipe,
+    sbom,
+    signing,
+    slot,
+    software,
+    squashfs,
+    tree,
+)
 from firmware.image.errors import ImageError
 from firmware.image.recipe import Recipe
+from firmware.image.sbom import Subject
+from firmware.image.signing import Signing
 from firmware.image.software import PythonPackage
-from firmware.layout import BOOT_SUMS, INITRD, KERNEL
+from firmware.layout import BOOT_SUMS, DISK_MIN_MIB, INITRD, KERNEL
 from firmware.release import SlotFacts
 
 #: On the router: which release runs. JSON with hardware, version, counter, created (seconds since 1970).
 RELEASE_FILE = Path("usr/lib/kyoten/release.json")
+
+#: On the router: RAUC's authority and TUF's root.
+TRUST = Path("usr/lib/kyoten/trust")
 
 Say = Callable[[str], None]
 
@@ -31,13 +51,33 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom the router believes: PEM of the authority of bundles, and TUF's root metadata (None: it takes no releases
+    from a repository until it has one)."""
+
+    authority: Path
+    root: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
-    """A built slot image, where it lies, and what is in it."""
+    """A built slot image, where it lies, its tree, and what is in it."""
 
     image: Path
     facts: SlotFacts
+    root: Path
     recipe: Recipe
     python: tuple[PythonPackage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A whole release: the slot image, its bundle, and the papers beside them."""
+
+    slot: Slot
+    bundle: Path
+    sbom: Path
+    cves: Path
 
 
 def committed_at() -> int:
@@ -50,30 +90,75 @@ def committed_at() -> int:
     return int(shown.stdout)
 
 
-def slot_image(name: Name, output: Path, *, say: Say, fresh: bool = False) -> Slot:
+def development_signing() -> Signing:
+    """The signing of this machine's development images. Raises ImageError without root."""
+    with places.locked() as cache:
+        return signing.development(cache / "development-signing")
+
+
+def release(
+    name: Name,
+    output: Path,
+    *,
+    signed_by: Signing,
+    say: Say,
+    trust_root: Path | None = None,
+    tracker: Path | None = None,
+    fresh: bool = False,
+) -> Built:
+    """Build everything of a release in ``output``. ``tracker``: Debian's security tracker's data. Raises ImageError."""
+    made = slot_image(name, output, trust=Trust(signed_by.authority, trust_root), say=say, fresh=fresh)
+    say("the bundle")
+    built = Built(made, output / "router.raucb", output / "sbom.spdx.json", output / "cves.json")
+    bundle.make(
+        made.image, built.bundle, hardware=name.hardware, version=name.version, signing=signed_by, epoch=name.epoch
+    )
+    say("what is inside")
+    installed = debian.packages((made.root / debian.STATUS).read_text(encoding="utf-8"))
+    parts = contents.components(made.root, made.recipe.suite, made.python, name.version)
+    subject = Subject(name.hardware, name.version, made.facts.image_sha256, name.epoch)
+    built.sbom.write_text(sbom.document(subject, parts), encoding="utf-8")
+    report = cves.report(
+        made.recipe.suite,
+        installed,
+        [package.name for package in made.python],
+        tracker=None if tracker is None else cves.read_tracker(tracker.read_text(encoding="utf-8")),
+        upgrades=cves.known_to_apt(installed),
+    )
+    built.cves.write_text(report, encoding="utf-8")
+    return built
+
+
+def factory_disk(built: Built, name: Name, output: Path, *, disk_mib: int = DISK_MIN_MIB) -> Path:
+    """The disk that a router is made with, beside the bundle. Raises ImageError."""
+    image = output / "disk.img"
+    identity = f"{name.hardware} {name.version} {name.counter}"
+    disk.make(built.slot.image, image, identity=identity, epoch=name.epoch, disk_mib=disk_mib)
+    return image
+
+
+def slot_image(name: Name, output: Path, *, trust: Trust, say: Say, fresh: bool = False) -> Slot:
     """Build ``slot.img`` and ``slot.json`` in ``output``; ``root`` beside them is the tree. Raises ImageError."""
     wanted = recipe.parse((places.ROUTER / "recipe.toml").read_text(), name.hardware)
     pinned = recipe.constraints((places.ROOT / "constraints.txt").read_text())
     output.mkdir(parents=True, exist_ok=True)
+    root = output / "root"
     with places.locked() as cache:
         say("Debian's packages")
         base = tree.base(wanted, cache, epoch=BASE_EPOCH, fresh=fresh)
         wheels = software.fetch(wanted, pinned, cache)
-        root = output / "root"
         tree.copy(base, root)
     say("the agent")
     python = software.unpack(wheels, root)
     software.install_agent(root, name.version)
     boot = places.ROUTER / "boot"
     for source in (places.ROUTER / "root", boot / "root"):
-        if source.exists():
-            tree.overlay(root, source)
+        tree.overlay(root, source)
     tree.settle(root, wanted.masked, tree.units(places.ROUTER / "units", boot / "units"))
-    _name(root, name)
+    _name(root, name, trust)
     software.compile_all(root)
     say("the initial RAM disk")
-    if (boot / "initrd" / "init").exists():
-        (root / INITRD).write_bytes(initrd.build(root, boot / "initrd"))
+    (root / INITRD).write_bytes(initrd.build(root, boot / "initrd"))
     _sums(root)
     check.tree_holds(root)
     check.agent_starts(root)
@@ -82,26 +167,31 @@ def slot_image(name: Name, output: Path, *, say: Say, fresh: bool = False) -> Sl
     squashfs.make(root, packed, epoch=name.epoch)
     image = output / "slot.img"
     facts = slot.make(packed, image, salt=slot.salt(name.hardware, name.version, name.counter), version=name.version)
+    slot.verify(image, facts)
     (output / "slot.json").write_text(slot.facts_text(facts))
-    return Slot(image, facts, wanted, tuple(python))
+    return Slot(image, facts, root, wanted, tuple(python))
 
 
 #: The base tree is the same for all releases, so its times are, too: 2026-01-01. The squashfs has the release's.
 BASE_EPOCH = 1767225600
 
 
-def _name(root: Path, name: Name) -> None:
+def _name(root: Path, name: Name, trust: Trust) -> None:
+    """Who this is, and whom it believes."""
     document = {"hardware": name.hardware, "version": name.version, "counter": name.counter, "created": name.epoch}
-    place = root / RELEASE_FILE
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(document, sort_keys=True) + "\n")
-    release = root / "usr/lib/os-release"
-    release.write_text(f"{release.read_text()}IMAGE_ID=kyoten-{name.hardware}\nIMAGE_VERSION={name.version}\n")
+    (root / RELEASE_FILE).write_text(json.dumps(document, sort_keys=True) + "\n")
+    described = root / "usr/lib/os-release"
+    described.write_text(f"{described.read_text()}IMAGE_ID=kyoten-{name.hardware}\nIMAGE_VERSION={name.version}\n")
+    place = root / TRUST
+    place.mkdir()
+    (place / "rauc.pem").write_bytes(trust.authority.read_bytes())
+    if trust.root is not None:
+        (place / "root.json").write_bytes(trust.root.read_bytes())
+    configuration = root / "etc/rauc/system.conf"
+    configuration.write_text(configuration.read_text().replace("@COMPATIBLE@", bundle.compatible(name.hardware)))
 
 
 def _sums(root: Path) -> None:
     """GRUB holds kernel and RAM disk against these before it starts them."""
-    place = root / BOOT_SUMS
-    files = [file for file in (KERNEL, INITRD) if (root / file).exists()]
-    lines = (f"{hashlib.sha256((root / file).read_bytes()).hexdigest()}  {Path(file).name}\n" for file in files)
-    place.write_text("".join(lines))
+    lines = (f"{places.sha256(root / file)}  {Path(file).name}\n" for file in (KERNEL, INITRD))
+    (root / BOOT_SUMS).write_text("".join(lines))

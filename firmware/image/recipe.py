@@ -96,6 +96,15 @@ def hardware_names(text: str) -> tuple[str, ...]:
         raise RecipeError([f"recipe: not TOML: {error}"]) from None
 
 
+def suite(text: str) -> str:
+    """Debian's release. Raises RecipeError."""
+    problems: list[str] = []
+    found = _word(tomllib.loads(text), "suite", problems)
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
 def constraints(text: str) -> dict[str, str]:
     """Name (lower case, hyphens) -> version, of pip's constraints file. Raises RecipeError."""
     found: dict[str, str] = {}
