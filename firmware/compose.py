@@ -16,6 +16,8 @@ from pathlib import Path
 from firmware import chunks, delta_make, durable
 from firmware.errors import RepositoryError
 from firmware.release import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
     Applicability,
     Delta,
     File,
@@ -49,6 +51,12 @@ class Identity:
     notes: str
 
 
+def check(identity: Identity) -> None:
+    """Raises ReleaseError: no valid document would come of this, with all that is wrong."""
+    nothing = File("0" * 64, 1, "0" * 64, CHUNK_BYTES, ("0" * 64,))
+    parse(render(_release(identity, nothing, SlotFacts("0" * 64, "0" * 64, 1, BLOCK_BYTES, "0" * 64), nothing, ())))
+
+
 def release(
     identity: Identity,
     *,
@@ -64,25 +72,8 @@ def release(
     ``say``: told what happens, as a key and parameters. Raises RepositoryError: an earlier one is of other hardware, is
     not older, or lacks its slot image; what was given makes no valid document: ReleaseError. OSError: the disk.
     """
+    check(identity)
     before = [(place, _earlier(place, identity)) for place in earlier]
-    whole = chunks.describe(bundle)
-
-    def made_of(full: File, deltas: Sequence[Delta]) -> Release:
-        return Release(
-            hardware=identity.hardware,
-            version=identity.version,
-            counter=identity.counter,
-            created=identity.created,
-            applicability=identity.applicability,
-            bundle_size=whole.size,
-            bundle_sha256=whole.sha256,
-            slot=facts,
-            full=full,
-            deltas=tuple(deltas),
-            notes=identity.notes,
-        )
-
-    parse(render(made_of(whole, ())))  # a slip of the pen is told before minutes of packing
     output.mkdir(parents=True, exist_ok=True)
     packing = output / "packing"
     try:
@@ -102,7 +93,7 @@ def release(
             deltas.append(Delta(old.counter, made.from_sha256, made.from_size, file, made.memory_mib))
     finally:
         packing.unlink(missing_ok=True)
-    made_release = made_of(full, deltas)
+    made_release = _release(identity, chunks.describe(bundle), facts, full, deltas)
     document = render(made_release)
     parse(document)  # what no device would read is not handed out
     if not (output / SLOT).exists():
@@ -136,6 +127,22 @@ def module(
     parse_module(document)
     durable.write(output / MODULE_DOCUMENT, document)
     return made
+
+
+def _release(identity: Identity, bundle: File, facts: SlotFacts, full: File, deltas: Sequence[Delta]) -> Release:
+    return Release(
+        hardware=identity.hardware,
+        version=identity.version,
+        counter=identity.counter,
+        created=identity.created,
+        applicability=identity.applicability,
+        bundle_size=bundle.size,
+        bundle_sha256=bundle.sha256,
+        slot=facts,
+        full=full,
+        deltas=tuple(deltas),
+        notes=identity.notes,
+    )
 
 
 def _earlier(place: Path, identity: Identity) -> Release:

@@ -1,7 +1,9 @@
 """`kyoten firmware build`, `module`: what is made before anything is signed, without configuration or registry."""
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +11,10 @@ from cloudside.cli.context import Cli, JsonFlag, operators_cli_of
 from cloudside.cli.output import done, printable
 from cloudside.errors import InputError
 from cloudside.messages import text
+
+if TYPE_CHECKING:
+    from firmware.compose import Identity
+    from firmware.release import SlotFacts
 
 Hardware = Annotated[str, typer.Option("--hardware", help="Kind of hardware, such as generic-x86-64.")]
 Version = Annotated[str, typer.Option("--version", help="Such as 2026.11.1.")]
@@ -29,9 +35,22 @@ def build(
     version: Version,
     counter: Counter,
     output: Output,
-    bundle: Annotated[Path, typer.Option("--bundle", help="RAUC bundle, as `python -m firmware.image` makes it.")],
-    slot: Annotated[Path, typer.Option("--slot", help="The slot.img inside it.")],
-    slot_facts: Annotated[Path, typer.Option("--slot-facts", help="The slot.json beside it.")],
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="A finished RAUC bundle, with --slot and --slot-facts; else built.")
+    ] = None,
+    slot: Annotated[Path | None, typer.Option("--slot", help="The slot.img inside the bundle.")] = None,
+    slot_facts: Annotated[Path | None, typer.Option("--slot-facts", help="The slot.json beside it.")] = None,
+    signing: Annotated[
+        Path | None,
+        typer.Option("--signing", help="Directory with release.key, release.pem, authority.pem: who signs bundles."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="The root of the repository (`keys root`), for the image.")
+    ] = None,
+    epoch: Annotated[
+        int | None,
+        typer.Option(help="When it was made, in seconds since 1970: the same gives the same bytes. Else now."),
+    ] = None,
     earlier: Annotated[
         list[Path] | None,
         typer.Option("--from", help="Directory of an earlier release, to make a delta from; repeatable."),
@@ -45,31 +64,32 @@ def build(
     notes: Notes = "",
     _json: JsonFlag = False,
 ) -> None:
-    """Make a release out of a finished bundle: what travels whole, deltas from earlier releases, the document."""
+    """Make a release: build the image (root, Debian), or take a finished bundle; then what travels whole, deltas from
+    earlier releases, the document."""
     from cloudside.fleet.releases import translated
     from firmware import compose
     from firmware.fields import TIME_FORMAT
-    from firmware.release import Applicability, parse_slot_facts
+    from firmware.release import Applicability
 
     cli = operators_cli_of(context)
-    for path in (bundle, slot):
-        _require(path)
+    made_at = int(cli.now.timestamp()) if epoch is None else epoch
     boards = tuple(dict.fromkeys([*(board or [hardware])]))
     identity = compose.Identity(
         hardware=hardware,
         version=version,
         counter=counter,
-        created=cli.now.strftime(TIME_FORMAT),
+        created=datetime.fromtimestamp(made_at, UTC).strftime(TIME_FORMAT),
         applicability=Applicability(minimum_from, boards, disk_mib, mains_power),
         notes=notes,
     )
     with translated():
-        facts = parse_slot_facts(_read(slot_facts))
+        compose.check(identity)  # a slip of the pen is told before minutes of building
+        finished = _finished(cli, identity, (bundle, slot, slot_facts), signing, root, made_at, output)
         made = compose.release(
             identity,
-            bundle=bundle,
-            slot=slot,
-            facts=facts,
+            bundle=finished.bundle,
+            slot=finished.slot,
+            facts=finished.facts,
             earlier=tuple(earlier or ()),
             output=output,
             say=lambda key, params: _say(cli, key, params),
@@ -120,6 +140,53 @@ def module(
         )
     document = {"module": str(output), "name": name, "version": version, "bytes": made.file.size}
     done(cli, document, "firmware.module-built", name=name, version=version, path=str(output))
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A bundle, and the slot image inside it."""
+
+    bundle: Path
+    slot: Path
+    facts: "SlotFacts"
+
+
+def _finished(
+    cli: Cli,
+    identity: "Identity",
+    given: tuple[Path | None, Path | None, Path | None],
+    signing: Path | None,
+    root: Path | None,
+    made_at: int,
+    output: Path,
+) -> _Finished:
+    from firmware.release import parse_slot_facts
+
+    bundle, slot, slot_facts = given
+    if bundle is not None and slot is not None and slot_facts is not None:
+        for path in (bundle, slot):
+            _require(path)
+        return _Finished(bundle, slot, parse_slot_facts(_read(slot_facts)))
+    if any(given) or signing is None or root is None:
+        raise InputError("firmware.nothing-to-build")
+    from firmware.image.build import Name, release
+    from firmware.image.errors import ImageError
+    from firmware.image.signing import Signing
+
+    signed_by = Signing(signing / "release.key", signing / "release.pem", signing / "authority.pem")
+    for path in (signed_by.key, signed_by.certificate, signed_by.authority, root):
+        _require(path)
+    name = Name(identity.hardware, identity.version, identity.counter, made_at)
+
+    def say(line: str) -> None:
+        if not cli.as_json:
+            typer.echo(printable(line), err=True)
+
+    try:
+        made = release(name, output / "image", signed_by=signed_by, say=say, trust_root=root)
+    except ImageError as error:
+        raise InputError("firmware.image-failed", reason=str(error)) from None
+    return _Finished(made.bundle, made.slot.image, made.slot.facts)
 
 
 def _say(cli: Cli, key: str, params: dict[str, str | int]) -> None:

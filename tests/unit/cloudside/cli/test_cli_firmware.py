@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Kyoten
 
 from cloudside.cli import firmware_upkeep
 from cloudside.cli.context import Cli
@@ -18,6 +19,9 @@ from cloudside.errors import RefusedError
 from cloudside.registry import releases
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
+
+#: What the fixture gives: run one command line.
+Kyoten = Callable[..., Any]
 
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 PATH = "releases/generic-x86-64/2026.1.json"
@@ -115,9 +119,15 @@ def test_a_slip_of_the_pen_is_told_before_anything_is_packed(kyoten: Kyoten, tmp
     assert error["key"] == "firmware.minimum-above"
     assert not (tmp_path / "out").exists()
     (tmp_path / "facts").write_text("{}")
-    assert kyoten(*line, "--hardware", "box", "--version", "1", status=2).error["params"]["count"] == 5
+    fits = (*line, "--hardware", "box", "--version", "1", "--minimum-from", "7")
+    assert kyoten(*fits, status=2).error["params"]["count"] == 5
     (tmp_path / "slot").unlink()
-    assert kyoten(*line, "--hardware", "box", "--version", "1", status=2).error["key"] == "cli.unreadable-file"
+    assert kyoten(*fits, status=2).error["key"] == "cli.unreadable-file"
+    line = ("firmware", "build", "--hardware", "box", "--version", "1", "--counter", "7", "--output", "out", "--json")
+    for given in ((), ("--bundle", "bundle"), ("--signing", "."), ("--root", "facts")):
+        assert kyoten(*line, *given, status=2).error["key"] == "firmware.nothing-to-build"
+    unsigned = kyoten(*line, "--signing", ".", "--root", "facts", status=2).error
+    assert unsigned["key"] == "cli.unreadable-file" and unsigned["params"]["path"] == "release.key"
 
 
 def test_releases_of_hardware_that_nobody_has(opened: Kyoten, tmp_path: Path) -> None:
