@@ -23,6 +23,7 @@ from router_agent.report.documents import (
     parse_answer,
 )
 from router_agent.report.firmware import FirmwareOffer, FirmwareReport, ModuleReport
+from router_agent.report.requests import CommandReport, CrashReport, parse_piece_answer
 
 AT = datetime(2026, 11, 21, 20, 55, 48, 123456, UTC)
 LOAD = Load(load_1m=0.5, memory_available_mib=100.25, uptime_s=3600.7, agent_rss_mib=38.61)
@@ -122,6 +123,49 @@ def test_an_offer_says_only_what_it_must() -> None:
     assert read.firmware == FirmwareOffer("releases/a/1.json", 2)
 
 
+def test_the_agent_reads_every_field_of_what_it_is_asked_for() -> None:
+    pull = protocol.LogPull(
+        id="a" * 32, units=["agent", "kernel"], since="2026-11-22T08:00:00Z", until="2026-11-22T09:00:00Z", lines=5,
+        follow=True, received=7, max_bytes=8, mobile_max_bytes=9, mobile_rate_bytes_s=10,
+    )  # fmt: skip
+    command = protocol.Command(
+        id="b" * 32, name="ping", arguments={"address": "192.0.2.1", "count": 2}, timeout_s=30, expires_s=600.5
+    )
+    read = parse_answer(
+        protocol.HeartbeatAnswer(heartbeat_s=5, log_pulls=[pull], commands=[command]).model_dump_json().encode()
+    )
+    expected = {**pull.model_dump(), "units": ("agent", "kernel")}
+    expected |= {name: datetime.fromisoformat(str(expected[name])) for name in ("since", "until")}
+    assert [dataclasses.asdict(one) for one in read.log_pulls] == [expected]
+    assert [dataclasses.asdict(one) for one in read.commands] == [command.model_dump()]
+    assert parse_answer(b'{"heartbeat_s": 30}').log_pulls == ()
+
+
+def test_the_cloud_reads_every_field_of_results_and_crashes() -> None:
+    result = CommandReport("timed-out", None, "so far", True, AT, 1.25, Problem("agent.x", {"a": 1})).document()
+    assert protocol.CommandResult.model_validate(result).model_dump(mode="json") == result
+    assert set(result) == set(protocol.CommandResult.model_fields)
+    crash = CrashReport("ab" * 16, "kernel", "kernel", "Oops", AT, AT, 3, {"agent": "1"}, "text").document()
+    assert protocol.CrashReport.model_validate(crash).model_dump(mode="json") == crash
+    assert set(crash) == set(protocol.CrashReport.model_fields)
+    long = CrashReport("ab" * 16, "child", "p" * 999, "s" * 999, AT, AT, 1, {}, "t" * 99_999).document()
+    protocol.CrashReport.model_validate(long)
+    protocol.CommandResult.model_validate(CommandReport("done", 0, "x" * 99_999).document())
+
+
+def test_the_agent_says_what_the_cloud_looks_for() -> None:
+    features = protocol.Heartbeat.model_validate(heartbeat().document()).features
+    assert features == [protocol.LOG_PULLS, protocol.COMMANDS, protocol.CRASHES]
+
+
+def test_a_piece_is_answered() -> None:
+    answer = protocol.PieceAnswer(received=9, wanted=True)
+    assert dataclasses.asdict(parse_piece_answer(answer.model_dump_json().encode())) == answer.model_dump()
+    for body in (b"", b"[]", b'{"received": "9", "wanted": true}', b'{"received": -1, "wanted": true}', b"[" * 9999):
+        with pytest.raises(CloudRefusedError):
+            parse_piece_answer(body)
+
+
 def test_an_answer_from_a_newer_cloud_is_read() -> None:
     assert parse_answer(b'{"protocol": 1, "heartbeat_s": 30, "tomorrow": {"a": 1}}').settings is None
 
@@ -140,6 +184,12 @@ def test_an_answer_may_ask_for_a_renewal() -> None:
         b'{"heartbeat_s": 30, "log_requests": {}}', b'{"heartbeat_s": 30, "timezone": 9}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "../x", "lines": 1}]}',
         b'{"heartbeat_s": 30, "log_requests": [{"id": "", "lines": 1}]}', b"[" * 100_000,
+        b'{"heartbeat_s": 30, "log_pulls": {}}', b'{"heartbeat_s": 30, "log_pulls": [{"id": "a"}]}',
+        b'{"heartbeat_s": 30, "log_pulls": [{"id": "../x", "max_bytes": 1, "mobile_max_bytes": 1}]}',
+        b'{"heartbeat_s": 30, "log_pulls": [{"id": "a", "max_bytes": 1, "mobile_max_bytes": 1, "since": "now"}]}',
+        b'{"heartbeat_s": 30, "commands": [{"id": "a/b", "name": "x", "timeout_s": 1, "expires_s": 1}]}',
+        b'{"heartbeat_s": 30, "commands": [{"id": "a", "name": "x", "timeout_s": NaN, "expires_s": 1}]}',
+        b'{"heartbeat_s": 30, "commands": [{"id": "a", "name": "x", "arguments": {"y": []}, "timeout_s": 1, "expires_s": 1}]}',  # noqa: E501
         b'{"heartbeat_s": 30, "firmware": []}', b'{"heartbeat_s": 30, "repository": "1"}',
         b'{"heartbeat_s": 30, "firmware": {"release": "releases/a/../../x.json", "counter": 1}}',
         b'{"heartbeat_s": 30, "firmware": {"release": "modules/a/1.json", "counter": 1}}',
