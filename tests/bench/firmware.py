@@ -1,0 +1,42 @@
+"""``make bench NAME=firmware``: the router's image, its updates and their way. The last line is one JSON object.
+
+redownloaded_pct                 what came over a 384/64 kbit/s line with 1 % loss, dropped and with a new address every
+                                 45 s, beyond the payload itself: TLS, HTTP, handshakes and all that came twice
+delta_pct_of_full_package, _kernel   a delta in per cent of the full payload: one package changed, the kernel changed
+
+Each part is a process of its own; ``--only PART`` runs one.
+"""
+
+import sys
+
+from tests.bench.parts import measure
+
+#: The bars: figure -> (limit, whether more is better).
+BARS = {
+    "power_cuts": (1000, True),
+    "power_cuts_booted": (60, True),
+    "bricked": (0, False),
+    "settings_lost": (0, False),
+    "bad_releases": (6, True),
+    "returned_by_itself": (6, True),
+    "redownloaded_pct": (2, False),
+    "delta_pct_of_full_package": (5, False),
+    "delta_pct_of_full_kernel": (25, False),
+    "image_mib": (110, False),
+    "boot_to_tunnel_s": (60, False),
+    "rss_idle_mib": (120, False),
+    "reproducible": (1, True),
+    "rollout_10000_plan_s": (5, False),
+    "rollout_sim_harmed_pct": (0.5, False),
+    "trial_to_rollback_s": (180, False),
+}
+
+#: Part -> module and arguments, at full size.
+PARTS: dict[str, tuple[object, ...]] = {
+    "line": ("firmware_transport", "line"),
+    "delta": ("firmware_transport", "delta"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(measure("bench firmware", BARS, PARTS))
