@@ -1,13 +1,13 @@
-"""What an update costs on the way: ``python -m tests.bench.firmware_transport line|delta``. The last line is JSON.
+"""What an update costs on the way: ``python -m tests.bench.firmware_transport line|prepare|delta``. The last line is JSON.
 
 line   a payload over 384/64 kbit/s with 1 % loss, dropped and with a new address every DROP_EVERY_S; in a lab box
+prepare  get the packages that `delta` compares with into the cache; a lab box has no way to the archive
 delta  deltas between real images that differ by one package (libssl3, the archive's oldest to its newest) and by the
        kernel; how long and in how much memory a router puts them together
 """
 
 import json
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from firmware import delta_make
-from firmware.image import build, bundle, initrd, places, slot, squashfs, tree
+from firmware.image import build, initrd, places, slot, squashfs, tree
 from firmware.image.build import Built, Name
 from firmware.layout import BOOT_SUMS, INITRD, KERNEL
 from lab.bad_line import BadLine
@@ -67,7 +67,7 @@ def measure_line() -> Figures:
 
 def measure_delta() -> Figures:
     """Real images."""
-    with tempfile.TemporaryDirectory(prefix="kyoten-delta-", dir="/var/tmp") as name:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="kyoten-delta-", dir="/var/tmp") as name:
         place = Path(name)
         new = build.release(
             Name(HARDWARE, "2.0.0", 2, EPOCH), place / "new", signed_by=build.development_signing(), say=_say
@@ -112,35 +112,51 @@ def _variant(new: Built, place: Path, change: Callable[[Path, Path], None]) -> P
     return place / "slot.img"
 
 
-def _other_package(root: Path, place: Path) -> None:
-    """The archive's oldest version of the package in the place of the newest."""
+def prepare() -> Figures:
+    """Get both packages."""
+    return {"packages": len([_fetched(package) for package in (_older_package(), _older_kernel())])}
+
+
+def _older_package() -> str:
+    """The archive's oldest version of the package; the newest is in the image."""
     listed = subprocess.run(["apt-cache", "madison", PACKAGE], capture_output=True, text=True, check=True).stdout
     versions = [line.split("|")[1].strip() for line in listed.splitlines()]
-    installed = re.search(rf"^Package: {PACKAGE}\n(?:.+\n)*?Version: (.+)$", _status(root), re.MULTILINE)
-    others = [version for version in versions if installed is None or version != installed[1]]
-    if not others:
+    if len(set(versions)) < 2:
         raise SystemExit(f"the archive has one version of {PACKAGE} only: nothing to compare")
-    content = _unpacked(f"{PACKAGE}={others[-1]}", place)
+    return f"{PACKAGE}={versions[-1]}"
+
+
+def _older_kernel() -> str:
+    """The last kernel but one of the archive."""
+    wanted = r"^linux-image-6\.1\.0-[0-9]+-amd64$"
+    listed = subprocess.run(["apt-cache", "search", "--names-only", wanted], capture_output=True, text=True, check=True)
+    names = sorted({line.split()[0] for line in listed.stdout.splitlines()}, key=lambda one: int(one.split("-")[3]))
+    if len(names) < 2:
+        raise SystemExit("the archive has one kernel only: nothing to compare")
+    return names[-2]
+
+
+def _other_package(root: Path, place: Path) -> None:
+    """The older version of the package in the place of the newest."""
+    content = _unpacked(_older_package(), place)
+    changed = 0
     for path in sorted((content / "usr/lib").rglob("*")):
         target = root / path.relative_to(content)
         if path.is_file() and target.is_file():
+            changed += path.read_bytes() != target.read_bytes()
             shutil.copyfile(path, target)
+    if not changed:
+        raise SystemExit(f"{PACKAGE} is the same in both: nothing to compare")
     shutil.rmtree(content)
 
 
 def _other_kernel(root: Path, place: Path) -> None:
-    """Another of the archive's kernels: its image, the same choice of its modules, a RAM disk with them."""
-    version = tree.kernel_version(root)
-    flavour = version.rsplit("-", 1)[1]
-    wanted = rf"^linux-image-6\.1\.0-[0-9]+-{flavour}$"
-    listed = subprocess.run(["apt-cache", "search", "--names-only", wanted], capture_output=True, text=True, check=True)
-    names = sorted({line.split()[0] for line in listed.stdout.splitlines()}, key=lambda one: int(one.split("-")[3]))
-    before = [one for one in names if one != f"linux-image-{version}"]
-    if not before:
-        raise SystemExit("the archive has one kernel only: nothing to compare")
-    content = _unpacked(before[-1], place)
+    """Another kernel: its image, the same choice of its modules, a RAM disk with them."""
+    content = _unpacked(_older_kernel(), place)
     (source,) = (content / "lib/modules").iterdir()
-    old, fresh = root / "usr/lib/modules" / version, root / "usr/lib/modules" / source.name
+    old, fresh = root / "usr/lib/modules" / tree.kernel_version(root), root / "usr/lib/modules" / source.name
+    if old == fresh:
+        raise SystemExit(f"the image has {source.name} itself: nothing to compare")
     old.rename(fresh)
     for path in sorted(fresh.rglob("*.ko")):
         known = source / path.relative_to(fresh)
@@ -159,19 +175,26 @@ def _other_kernel(root: Path, place: Path) -> None:
     shutil.rmtree(content)
 
 
+def _fetched(package: str) -> Path:
+    """A package of the archive, out of the cache or fetched now."""
+    with places.locked() as cache:
+        place = cache / "older" / package.replace("=", "_").replace(":", "_")
+        if not place.exists():
+            fresh = place.with_name(f"{place.name}.new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            argv = ["apt-get", "download", "-q", package]
+            if subprocess.run(argv, cwd=fresh, check=False, stdout=sys.stderr).returncode != 0:
+                raise SystemExit(f"{package} is not to be had here; outside of the box run: {sys.argv[0]} prepare")
+            fresh.rename(place)
+    (deb,) = place.iterdir()
+    return deb
+
+
 def _unpacked(package: str, place: Path) -> Path:
     """A package of the archive, unpacked."""
-    debs = place / "debs"
-    debs.mkdir()
-    subprocess.run(["apt-get", "download", "-q", package], cwd=debs, check=True, stdout=sys.stderr)
-    (deb,) = debs.iterdir()
-    subprocess.run(["dpkg-deb", "-x", deb, place / "content"], check=True)
-    shutil.rmtree(debs)
+    subprocess.run(["dpkg-deb", "-x", _fetched(package), place / "content"], check=True)
     return place / "content"
-
-
-def _status(root: Path) -> str:
-    return (root / "var/lib/dpkg/status").read_text()
 
 
 _APPLY = """
@@ -200,7 +223,7 @@ def _say(text: str) -> None:
 
 def main() -> int:
     """Measure; the last line is one JSON object."""
-    figures = {"line": measure_line, "delta": measure_delta}[sys.argv[1]]()
+    figures = {"line": measure_line, "prepare": prepare, "delta": measure_delta}[sys.argv[1]]()
     sys.stdout.write(json.dumps(figures) + "\n")
     return 0
 
