@@ -62,6 +62,8 @@ from router_agent.tunnel.connection import charon_options
 from router_agent.tunnel.diagnosis import Diagnosis
 from router_agent.tunnel.driver import TunnelDriver
 from router_agent.tunnel.probe import Probe
+from router_agent.update.ports import Scene
+from router_agent.updating import Updating
 
 _log = logging.getLogger(__name__)
 
@@ -112,9 +114,7 @@ class Agent:
         self._lines = Lines(options.uplinks, hold_s=options.hold_s, near=(enrolment.lan,), now=now)
         self._gateways: tuple[Address, ...] = ()
         self._targets: tuple[Target, ...] = ()
-        self._mapping = Mapping(
-            self._routes, enrolment, lan=options.lan, owns_lan=options.owns_lan, dataplane=plane
-        )
+        self._mapping = Mapping(self._routes, enrolment, lan=options.lan, owns_lan=options.owns_lan, dataplane=plane)
         ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
         self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
         self._plane = plane
@@ -169,6 +169,7 @@ class Agent:
             versions=self._versions,
         )
         self._reboot = Reboot(options.reboot)
+        self._updating = Updating(options, enrolment.site, runner, agent=self._versions["agent"], now=now)
         self._lan_shut = False
         self._timezone = ""
         self._interfaces: tuple[InterfaceState, ...] = ()
@@ -184,6 +185,7 @@ class Agent:
         self._trial.start(now)
         self._courier.start()
         self.support.start()
+        self._updating.start(now)
         _log.info("agent started: site %s, overlay %s", self._enrolment.site, self._enrolment.overlay)
 
     def tick(self, now: float) -> None:
@@ -223,6 +225,32 @@ class Agent:
         if now >= self._status_at:
             self._status_at = now + STATUS_S
             self._write_status(now)
+        self._updating.gone_round(now)
+
+    def step_update(self, now: float) -> None:
+        """Firmware and modules; beside `tick`, so that a bug there does not keep the release away that mends it."""
+        contact, view, mobile = self._reporting.contact, self._tunnel.view(), self._mobile.view.report
+        budget = 0 if mobile is None else mobile.data_budget_bytes
+        scene = Scene(
+            clock=datetime.now(UTC),
+            timezone=contact.timezone or "UTC",
+            settings=self._settings.update,
+            metered=self._lines.uplink.kind is UplinkKind.MOBILE,
+            month_left_bytes=max(0, budget - ((mobile and mobile.data_used_bytes) or 0)) if budget else None,
+            tunnel_up=view.up,
+            tunnel_down_s=0.0 if view.up else now - view.since,
+            heartbeat_at=contact.tunnel_began_at,
+            heard_at=contact.heard_at,
+            heartbeat_s=self._settings.heartbeat_s or self._reporting.interval_s,
+            configured=self._firewall.in_force and self._trial.in_order,
+            settings_trial=self._trial.trying,
+            certificate_trial=self._renewal.on_trial,
+            skew_s=contact.skew_s,
+        )
+        roll = random.random()  # noqa: S311 - spreads routers in time, no secret
+        if self._updating.step(now, scene, roll):
+            self._reporting.hurry(now)
+        self._board.set("update", *self._updating.problems())
 
     def _step_reboot(self) -> None:
         """Start the machine anew, once; the init system then ends this agent as it ends all others."""
@@ -257,6 +285,7 @@ class Agent:
         """End what cannot be left alone. The tunnel stays up for the next agent unless the options say otherwise."""
         self._courier.stop(wait_s=1.0)
         self.support.stop(wait_s=1.0)
+        self._updating.stop()
         self._mobile.stop(wait_s=2.0, hang_up=self._options.down_at_end)
         self._remote.stop()
         if self._options.down_at_end:
@@ -333,6 +362,7 @@ class Agent:
         self._lan.configure(settings.lan)
         self._mobile.configure(settings.mobile)
         self.support.use(settings.mobile)
+        self._updating.configure(settings)
         self._set_firewall(lan_shut=self._lan_shut)
         self._look_at = self._check_at = now
 
@@ -357,6 +387,8 @@ class Agent:
             self._check_firewall(now)
 
     def _offer_settings(self, wanted: DesiredSettings, now: float) -> None:
+        if self._updating.on_trial:
+            return  # one trial at a time: the cloud offers them again
         self._trial.offer(Version(wanted.version, wanted.values), wanted.confirm_s, now)
 
     def _heartbeat(self, now: float) -> Heartbeat:
@@ -377,12 +409,15 @@ class Agent:
             lan_devices=self._lan.devices(wall_clock=time.time()),
             modem=self._mobile.view.report,
             uplinks=self._lines.report(now),
+            firmware=self._updating.firmware(),
+            modules=self._updating.modules(),
         )
 
     def _heard(self, heard: cloud.Heard, now: float) -> None:
         """The cloud has answered: what it asks for beside settings and certificates."""
         mobile = self._lines.uplink.kind is UplinkKind.MOBILE
         self.support.heard(heard.answer, heard.endpoint, mobile=mobile, now=now)
+        self._updating.heard(heard.answer, now)
 
     def _collect_log(self, request: LogRequest) -> bytes:
         """Runs in the courier's thread: reads files only."""
@@ -428,6 +463,7 @@ def _run_until(ended: threading.Event, agent: Agent) -> Identity | None:
     try:
         while not ended.is_set() and agent.successor is None and agent.support.restart is not False:
             _survive(lambda: agent.tick(time.monotonic()), agent.support.crashes)
+            _survive(lambda: agent.step_update(time.monotonic()), agent.support.crashes)
             ended.wait(agent.pause_s(time.monotonic()))
     finally:
         agent.stop()

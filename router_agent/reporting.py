@@ -59,6 +59,11 @@ class Reporting:
         self._requested: set[str] = set()
         self.contact = Contact()
 
+    @property
+    def interval_s(self) -> float:
+        """Seconds between heartbeats as the cloud wants them."""
+        return self._cloud_interval_s
+
     def hurry(self, now: float) -> None:
         """There is news for the cloud."""
         self._schedule = self._schedule.hurry(now)

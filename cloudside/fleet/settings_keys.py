@@ -134,5 +134,19 @@ SETTING_KEYS = {
             "devices on the LAN with an address of their own",
             _items(rf"{_NAME}={_IPV4}", "NAME=ADDRESS, separated by commas"),
         ),
+        SettingKey(
+            "lan.essential",
+            "devices on the LAN that must answer before a new release is kept",
+            _items(_IPV4, "addresses on the LAN, separated by commas"),
+        ),
+        SettingKey(
+            "update.health_s", "seconds that a new release must be healthy before it is kept", _seconds(5, 3600)
+        ),
+        SettingKey("update.reach_s", "seconds that a new release may take until it is healthy", _seconds(30, 3600)),
+        SettingKey(
+            "update.window",
+            "when the router may restart for an update, in the site's time",
+            _matching(r"(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?", "HH:MM-HH:MM such as 22:00-05:00"),
+        ),
     )
 }

@@ -4,6 +4,7 @@
     lan.dhcp_range     192.168.1.100-192.168.1.199: those for machines without a reservation; none without it
     lan.reservations   list of "MAC=ADDRESS=NAME": this machine always gets this address; the name may be left out
     lan.devices        list of "NAME=ADDRESS": devices with an address of their own
+    lan.essential      list of ADDRESS: devices that must answer before a new release is kept
 
 What comes from here stands in dnsmasq's configuration, so every word is held against its form: a line break in a name
 would be a directive.
@@ -42,6 +43,7 @@ class LanSettings:
     dhcp_range: AddressRange | None = None
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     devices: Mapping[str, IPv4Address] = field(default_factory=dict)
+    essential: tuple[IPv4Address, ...] = ()
 
 
 def changed(settings: LanSettings, name: str, value: object) -> LanSettings:
@@ -57,6 +59,8 @@ def changed(settings: LanSettings, name: str, value: object) -> LanSettings:
             return replace(settings, reservations=_reservations(value))
         case "lan.devices":
             return replace(settings, devices=_devices(value))
+        case "lan.essential":
+            return replace(settings, essential=tuple(dict.fromkeys(IPv4Address(item) for item in _items(value))))
         case _:
             raise ValueError
 

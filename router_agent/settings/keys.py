@@ -9,6 +9,8 @@ from router_agent.link.uplinks import UplinkKind
 from router_agent.modem import settings as modem_settings
 from router_agent.modem.settings import MobileSettings
 from router_agent.tunnel.connection import DEFAULT_DPD_S
+from router_agent.update import settings as update_settings
+from router_agent.update.settings import UpdateSettings
 
 Value = str | int | float | bool | list[str]
 
@@ -29,6 +31,7 @@ class Settings:
     log_level: str = "info"
     mobile: MobileSettings = field(default_factory=MobileSettings)
     lan: LanSettings = field(default_factory=LanSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
 
 
 class SettingsError(ValueError):
@@ -45,6 +48,7 @@ def parse(values: Mapping[str, object]) -> Settings:
     chosen = Settings()
     gateways, dpd_s, heartbeat_s = chosen.gateways, chosen.dpd_s, chosen.heartbeat_s
     prefer, log_level, mobile, lan = chosen.prefer, chosen.log_level, chosen.mobile, chosen.lan
+    update = chosen.update
     for name, value in values.items():
         try:
             match name:
@@ -62,13 +66,15 @@ def parse(values: Mapping[str, object]) -> Settings:
                     mobile = modem_settings.changed(mobile, name, value)
                 case _ if name.startswith(lan_settings.PREFIX):
                     lan = lan_settings.changed(lan, name, value)
+                case _ if name.startswith(update_settings.PREFIX):
+                    update = update_settings.changed(update, name, value)
                 case _:
                     raise ValueError
         except ValueError:
             wrong.append(name[:NAME_MAX_CHARS])
     if wrong:
         raise SettingsError(sorted(wrong))
-    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level, mobile, lan)
+    return Settings(gateways, dpd_s, heartbeat_s, prefer, log_level, mobile, lan, update)
 
 
 def _gateways(value: object) -> tuple[str, ...]:

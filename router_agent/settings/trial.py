@@ -31,6 +31,7 @@ class SettingsTrial:
         self._applied_at = 0.0
         self._write_at = 0.0
         self._trouble: Problem | None = None
+        self._unreadable = False
 
     @property
     def state(self) -> SettingsState:
@@ -41,6 +42,11 @@ class SettingsTrial:
     def trying(self) -> bool:
         """Whether a trial runs: the cloud is to be told soon."""
         return self._state.stage is Stage.TRYING
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the settings were read, understood and can be kept. A new release must do so with those it finds."""
+        return self._trouble is None and not self._unreadable
 
     @property
     def applied_at(self) -> float:
@@ -88,6 +94,7 @@ class SettingsTrial:
             applied_at = self._applied_at
             if machine.proven(applied_at=applied_at, probed_at=probed_at, heartbeat_began_at=heartbeat_began_at):
                 self._state = machine.confirm(self._state)
+                self._unreadable = False
                 _log.info("settings version %d confirmed", self._state.current.number)
                 self._keep(now)
             elif now - applied_at > self._state.confirm_s:
@@ -95,7 +102,7 @@ class SettingsTrial:
                 _log.warning("settings undone: %s", self._state.problem)
                 self._keep(now)
                 self._put_in_force(now)
-        if self._state != self._saved and now >= self._write_at:
+        if self._state != self._saved and not self._unreadable and now >= self._write_at:
             self._keep(now)
 
     def _put_in_force(self, now: float) -> None:
@@ -103,8 +110,10 @@ class SettingsTrial:
         try:
             settings = parse(self._state.in_force.values)
         except ValueError:
-            # Written by another version of the agent, or damaged: the bundle's settings reach the cloud.
+            # Written by another version of the agent, or damaged: the bundle's settings reach the cloud. What is on the
+            # disk stays: a release on trial goes back to the agent that wrote it.
             self._state = replace(self._state, current=Version(0))
+            self._unreadable = True
             settings = Settings()
         self._apply(settings, now)
 

@@ -135,7 +135,7 @@ class LinuxMachine:
 
     def reboot(self, hard: bool) -> None:
         """Restart. Raises LinuxError."""
-        if self._reboot_program is not None:
+        if self._reboot_program is not None and not hard:
             self._runner.run([str(self._reboot_program)])
         else:
             # --force --force: nothing is asked and nothing stopped (systemctl(1)); file systems are flushed first.
