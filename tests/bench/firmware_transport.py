@@ -1,9 +1,9 @@
-"""What an update costs on the way: ``python -m tests.bench.firmware_transport line|prepare|delta``. The last line is JSON.
+"""What an update costs on the way: ``python -m tests.bench.firmware_transport PART``. The last line is JSON.
 
 line   a payload over 384/64 kbit/s with 1 % loss, dropped and with a new address every DROP_EVERY_S; in a lab box
 prepare  get the packages that `delta` compares with into the cache; a lab box has no way to the archive
 delta  deltas between real images that differ by one package (libssl3, the archive's oldest to its newest) and by the
-       kernel; how long and in how much memory a router puts them together
+       kernel (the archive's oldest to its newest); how long and in how much memory a router puts them together
 """
 
 import json
@@ -127,13 +127,13 @@ def _older_package() -> str:
 
 
 def _older_kernel() -> str:
-    """The last kernel but one of the archive."""
+    """The archive's oldest kernel; the newest is in the image."""
     wanted = r"^linux-image-6\.1\.0-[0-9]+-amd64$"
     listed = subprocess.run(["apt-cache", "search", "--names-only", wanted], capture_output=True, text=True, check=True)
     names = sorted({line.split()[0] for line in listed.stdout.splitlines()}, key=lambda one: int(one.split("-")[3]))
     if len(names) < 2:
         raise SystemExit("the archive has one kernel only: nothing to compare")
-    return names[-2]
+    return names[0]
 
 
 def _other_package(root: Path, place: Path) -> None:
