@@ -85,9 +85,9 @@ def resume(session: Session, caller: Caller, rollout_id: str, *, now: datetime) 
     Raises InputError: unknown, it was not stopped, or its release was yanked.
     """
     row = rollouts.get(session, caller, rollout_id)
-    releases.of_version(session, caller, row.version)
     was_halted = row.state == State.HALTED
     _move(session, row, Move.RESUME)
+    releases.of_version(session, caller, row.version)
     if was_halted:
         row.plan = plan_document(forgiving(read_plan(row.plan), now))
         row.cause = None
