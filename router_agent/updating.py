@@ -59,7 +59,7 @@ class Updating:
             token=lambda: secrets.token_hex(8),
         )
         store = ModuleStore(options.state / "modules")
-        self._modules = ModuleKeeper(store, workshop, self._use, agent=agent, now=now)
+        self._modules = ModuleKeeper(store, workshop, self._use, agent=agent, release=running.version, now=now)
 
     @property
     def on_trial(self) -> bool:

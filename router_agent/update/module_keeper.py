@@ -30,7 +30,8 @@ LEFT_LEAST_BYTES = 16 << 20
 
 
 class ModuleKeeper:
-    """``use`` makes a module's content effective, or takes it away (path None): kind, name, path."""
+    """``use`` makes a module's content effective, or takes it away (path None): kind, name, path. ``agent``: its
+    version; ``release``: that of the image."""
 
     def __init__(
         self,
@@ -39,12 +40,15 @@ class ModuleKeeper:
         use: Callable[[str, str, Path | None], None],
         *,
         agent: str,
+        release: str,
         now: float,
     ) -> None:
         self._store = store
         self._workshop = workshop
         self._use = use
         self._agent = agent
+        self._release = release
+        self._yanked: Problem | None = None
         self._began = self._used_at = now
         self._child: Child | None = None
         self._look_at = now + FIRST_S
@@ -111,8 +115,8 @@ class ModuleKeeper:
             self._child = None
 
     def problems(self) -> tuple[Problem, ...]:
-        """What stands in the way of modules as such; what concerns one is in its report."""
-        return () if self._trouble is None else (self._trouble,)
+        """What stands in the way of modules as such, and that the release that runs was taken back."""
+        return tuple(problem for problem in (self._trouble, self._yanked) if problem is not None)
 
     def reports(self) -> tuple[ModuleReport, ...]:
         """For the heartbeat."""
@@ -125,8 +129,9 @@ class ModuleKeeper:
         assert self._child is not None  # noqa: S101 - the caller looked
         for event in self._child.events():
             match event:
-                case Done():
+                case Done(result):
                     self._failures, self._trouble = 0, None
+                    self._note_yanked(result.get("running_yanked"))
                     self._look_at = now + LOOK_S * (0.9 + 0.2 * roll)
                 case Failed(_, problem):
                     _log.warning("modules: %s", problem)
@@ -137,6 +142,10 @@ class ModuleKeeper:
             self._child = None
             return self._take_up(now)
         return False
+
+    def _note_yanked(self, reason: object) -> None:
+        params = {"version": self._release, "reason": str(reason)[:150]}
+        self._yanked = None if reason is None else Problem("agent.update-running-yanked", params)
 
     def _take_up(self, now: float) -> bool:
         """What a step has left on the disk."""

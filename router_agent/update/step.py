@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 from firmware import clock, slotblock, trust
 from firmware.errors import FirmwareError, SourceError
 from firmware.layout import Slot
-from firmware.release import Release, parse, render
+from firmware.release import Release, parse, release_path, render
 from linux.files import write_durably
 from router_agent import identity
 from router_agent.errors import AgentError, CloudRefusedError, CloudUnreachableError, StateError
@@ -98,6 +98,9 @@ def run(name: str, state: Path, runtime: Path) -> int:
     """Do the step; what came of it is told on standard output, and in the exit status."""
     leash.die_with_parent()
     os.nice(_NICENESS)
+    with suppress(OSError):
+        # The agent is kept when memory runs out; what works for it goes first (proc(5)).
+        Path("/proc/self/oom_score_adj").write_text("500")
     logging.Formatter.converter = time.gmtime
     form = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s"
     logging.basicConfig(format=form, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.INFO)
@@ -160,7 +163,7 @@ def do(step: Step, context: Context) -> Done | Failed:
             case Step.VERIFY:
                 slots.check(slots.device(Slot(context.text("target"))), context.text("root_hash"))
             case Step.MODULES:
-                return Done({"changed": list(_modules(context))})
+                return _modules(context)
         return Done()
     except (AgentError, FirmwareError) as error:
         _log.warning("%s: %s", step.value, error)
@@ -237,15 +240,18 @@ def refresh(context: Context) -> ReleaseFacts:
     )
 
 
-def _modules(context: Context) -> tuple[str, ...]:
+def _modules(context: Context) -> Done:
     believed, source = trusted(context)
+    running = context.running
+    reason = believed.yanked(release_path(running.hardware, running.version))
     directory = context.state / "modules"
     here = module_step.Here(context.running.hardware, context.text("agent"), context.number("rate_bytes_s"))
     try:
         bring = module_step.bringer(source, directory / ".incoming", here)
-        return module_step.run(believed, ModuleStore(directory), here, bring)
+        changed = module_step.run(believed, ModuleStore(directory), here, bring)
     finally:
         source.close()
+    return Done({"changed": list(changed), "running_yanked": reason})
 
 
 def connect(context: Context) -> FirmwareClient:
