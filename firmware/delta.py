@@ -146,13 +146,19 @@ def parse(text: bytes) -> Instructions:
 
 
 def memory_bytes(instructions: Instructions) -> int:
-    """What applying needs besides the program: the references twice (zstd has a copy), the segment twice, and the
-    leaves of a tree three times."""
+    """What applying needs besides the interpreter: the references three times (handed over, zstd's two copies), the
+    segment three times (zstd's two, ours), what is packed twice, a tree twice; and what zstd and we need at least.
+    Measured: docs/adr/0021.
+    """
     segments = max(
-        (sum(part.length for part in one.references) * 2 + one.length * 2 for one in instructions.segments), default=0
+        (
+            3 * sum(part.length for part in one.references) + 3 * one.length + 2 * one.compressed
+            for one in instructions.segments
+        ),
+        default=0,
     )
-    grown = max((step.tree.blocks * 32 * 3 for step in instructions.steps if isinstance(step, TreeStep)), default=0)
-    return max(segments, grown) + 4 * PIECE_BYTES
+    grown = max((2 * step.tree.size for step in instructions.steps if isinstance(step, TreeStep)), default=0)
+    return segments + grown + 12 * PIECE_BYTES
 
 
 def apply(
@@ -196,7 +202,7 @@ def read_instructions(packed: BinaryIO) -> tuple[Instructions, int]:
         text = zstd.decompress(compressed, most_bytes=UNPACKED_MAX_BYTES)
     except zstd.DamagedError:
         raise DeltaError("firmware.delta-damaged", reason="instructions") from None
-    return parse(text), len(head) + length
+    return parse(bytes(text)), len(head) + length
 
 
 class _Teller:
@@ -264,7 +270,7 @@ class _Fresh:
             length -= len(part)
             yield part
 
-    def _next(self) -> bytes:
+    def _next(self) -> bytearray:
         self._rest = memoryview(b"")  # the one before goes before the next one comes
         segment = next(self._segments)  # there are as many bytes as are taken: checked
         compressed = self._packed.read(segment.compressed)

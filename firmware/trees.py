@@ -66,12 +66,15 @@ def compute(pieces: Iterator[Bytes], blocks: int, salt: bytes) -> bytes:
             leaves += hashed.digest()
     if len(leaves) != blocks * DIGEST_BYTES:
         raise ValueError("not as many blocks as announced")
-    levels: list[bytes] = []
-    digests = bytes(leaves)
-    while len(digests) > DIGEST_BYTES:
-        level = digests.ljust(-(-len(digests) // BLOCK_BYTES) * BLOCK_BYTES, b"\0")
+    levels: list[bytearray] = []
+    level = leaves
+    while len(level) > DIGEST_BYTES:
+        level += bytes(-len(level) % BLOCK_BYTES)
         levels.append(level)
-        digests = b"".join(_digest(begun, level, at) for at in range(0, len(level), BLOCK_BYTES))
+        above = bytearray()
+        for at in range(0, len(level), BLOCK_BYTES):
+            above += _digest(begun, level, at)
+        level = above
     return b"".join(reversed(levels))
 
 
@@ -106,7 +109,7 @@ def of_bundle(bundle: Bytes) -> Tree | None:
     return tree if tree.size == int(size[1]) and _first_leaf_fits(view, tree) else None
 
 
-def _digest(begun: "hashlib._Hash", level: bytes, at: int) -> bytes:
+def _digest(begun: "hashlib._Hash", level: bytearray, at: int) -> bytes:
     hashed = begun.copy()
     hashed.update(level[at : at + BLOCK_BYTES])
     return hashed.digest()

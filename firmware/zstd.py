@@ -50,7 +50,7 @@ def compress_against(content: bytes, reference: bytes, *, level: int = 19) -> by
         return _finish(argv, (known, given))
 
 
-def decompress(compressed: bytes, *, most_bytes: int, reference: Iterable[bytes] = ()) -> bytes:
+def decompress(compressed: bytes, *, most_bytes: int, reference: Iterable[bytes] = ()) -> bytearray:
     """Unpack one piece in memory. Raises DamagedError, ZstdError."""
     with _in_memory(compressed) as given, _in_memory(b"") as known:
         size = 0
@@ -60,7 +60,10 @@ def decompress(compressed: bytes, *, most_bytes: int, reference: Iterable[bytes]
         os.lseek(given, 0, os.SEEK_SET)
         # By standard input: with a path it would take -f, and with that zstd passes on what is not packed at all.
         argv = [PROGRAM, "-d", "-q", "-c", f"--memory={MEMORY_MIB}MB", *against]
-        return b"".join(_output(argv, most_bytes, stdin=given, keep=(known,), within_s=SEGMENT_S))
+        found = bytearray()  # not joined from a list: that would be there twice for a moment
+        for piece in _output(argv, most_bytes, stdin=given, keep=(known,), within_s=SEGMENT_S):
+            found += piece
+        return found
 
 
 def decompress_file(source: Path, *, most_bytes: int) -> Iterator[bytes]:
