@@ -3,6 +3,9 @@
 redownloaded_pct                 what came over a 384/64 kbit/s line with 1 % loss, dropped and with a new address every
                                  45 s, beyond the payload itself: TLS, HTTP, handshakes and all that came twice
 delta_pct_of_full_package, _kernel   a delta in per cent of the full payload: one package changed, the kernel changed
+rollout_10000_plan_s             the dry run for 10,000 sites, from the registry to what a person is shown
+rollout_sim_harmed_pct           10,000 simulated sites, a release that fails on 5 % of them, six ways, five fleets each:
+                                 the worst share of all sites harmed; beside it other shares, and 100 good releases
 
 Each part is a process of its own; ``--only PART`` runs one.
 """
@@ -28,6 +31,7 @@ BARS = {
     "reproducible": (1, True),
     "rollout_10000_plan_s": (5, False),
     "rollout_sim_harmed_pct": (0.5, False),
+    "rollout_false_halts": (0, False),
     "trial_to_rollback_s": (180, False),
 }
 
@@ -35,6 +39,8 @@ BARS = {
 PARTS: dict[str, tuple[object, ...]] = {
     "line": ("firmware_transport", "line"),
     "delta": ("firmware_transport", "delta"),
+    "plan": ("firmware_rollout", "plan"),
+    "rollouts": ("firmware_rollout", "sim", 100, 5, 2),
 }
 
 

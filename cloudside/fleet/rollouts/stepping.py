@@ -137,6 +137,7 @@ def _count(work: _Work) -> None:
     """The tallies, and the background as the control group shows it."""
     now, forgiven = work.scene.now, work.plan.forgiven_until
     proven_before = now - timedelta(seconds=work.proof_s)
+    silent_before = now - timedelta(seconds=work.limits.silent_s)
     counts: list[Counter[str]] = [Counter() for _ in work.plan.rings]
     control = silent = 0
     for target in work.targets.values():
@@ -147,7 +148,7 @@ def _count(work: _Work) -> None:
                 seen = work.scene.seen.get(target.site)
                 if seen is not None and seen.heard_at >= work.rollout.began_at:
                     control += 1
-                    silent += (now - seen.well_at).total_seconds() > work.limits.silent_s
+                    silent += seen.well_at < silent_before
             continue
         if target.offered_at is None or (
             forgiven is not None and target.settled_at is not None and target.settled_at <= forgiven
