@@ -6,7 +6,7 @@ whole world may connect, so each address has a rate, and of a bounce the first 2
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from aiosmtpd.smtp import MISSING, Envelope, Session
 from cloudside.mail.bounces import reading, verp
 from cloudside.mail.bounces.rates import Rate
 from cloudside.mail.bounces.recording import Recorder
-from cloudside.mail.intake.listener import Incoming, Server
+from cloudside.mail.intake.listener import Server
+from cloudside.mail.intake.mailing import Incoming
 from cloudside.mail.message import has_bare_line_ends
 from cloudside.mail.model import Spilled, shown_id
 
@@ -43,7 +44,7 @@ class BounceHandler:
     """Accepts bounces for addresses that one of ``keys`` signed."""
 
     recorder: Recorder
-    keys: tuple[bytes, ...]
+    keys: Sequence[bytes]
     domain: str
     clock: Callable[[], float] = time.time
     _bounces: Rate = field(default_factory=lambda: Rate(BOUNCES_PER_MINUTE, BOUNCES_AT_ONCE))

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken
 
 from cloudside.errors import ConfigurationError
-from linux.files import write_durably
+from cloudside.mail import keyfile
 
 FILE_NAME = "cram.key"
 
@@ -42,8 +42,7 @@ def seal(path: Path) -> Seal:
     """
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_durably(path, Fernet.generate_key(), mode=0o600)
+            keyfile.make(path, Fernet.generate_key())
         key = path.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError("mail.cram-key-unreadable", path=str(path), reason=error.strerror or "") from error

@@ -20,6 +20,7 @@ from cloudside.mail.metrics import Metrics
 
 if TYPE_CHECKING:
     from cloudside.mail.intake.listener import Server
+    from cloudside.mail.intake.wire import Wire
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +91,7 @@ class Door:
             name.removeprefix("smtp_"): getattr(kind, name) for name in dir(kind) if name.startswith("smtp_")
         }
         #: Those that are open.
-        self.connections: set[Server] = set()
+        self.connections: set[Wire] = set()
         self._handler = handler
         self._kind = self._prepared(kind, host_name, size_max)
 
@@ -98,7 +99,7 @@ class Door:
         """For loop.create_server."""
         return self._kind(self)
 
-    def enter(self, server: "Server") -> str:
+    def enter(self, server: "Wire") -> str:
         """Let a connection in: its place; empty: there is none left."""
         place = self._handler.place(server.source)
         if not self.gate.enter(place):
@@ -108,7 +109,7 @@ class Door:
         self.metrics.connected(self.name, +1)
         return place
 
-    def leave(self, server: "Server", place: str) -> None:
+    def leave(self, server: "Wire", place: str) -> None:
         """A connection that was let in is over."""
         self.connections.discard(server)
         self.gate.leave(place)

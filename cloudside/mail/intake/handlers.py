@@ -18,8 +18,10 @@ from cloudside.mail.address import mailbox, permitted, routed, valid
 from cloudside.mail.intake import urgency
 from cloudside.mail.intake.directory import Directory
 from cloudside.mail.intake.gate import Rate
-from cloudside.mail.intake.listener import REFUSED_FULL, Incoming, Server
+from cloudside.mail.intake.listener import Server
+from cloudside.mail.intake.mailing import Incoming
 from cloudside.mail.intake.origins import Origin
+from cloudside.mail.intake.replies import REFUSED_FULL
 from cloudside.mail.message import RECEIVED_MAX, Prepared, Trace, prepare
 from cloudside.mail.metrics import Metrics
 from cloudside.mail.model import Kind, LimitExceededError, NewMessage, Receipt, shown_id
@@ -52,8 +54,11 @@ class Taking(Protocol):
         """Raise StorageFullError unless a mail of this size fits."""
         ...
 
-    async def accept(self, new: NewMessage) -> Receipt:
-        """Make a mail durable. Raises LimitExceededError, StorageFullError, UnavailableError."""
+    async def accept(self, new: NewMessage) -> Receipt | None:
+        """Make a mail durable; None: it is, and the queue's receipt comes later.
+
+        Raises LimitExceededError, StorageFullError, UnavailableError.
+        """
         ...
 
 
@@ -73,13 +78,35 @@ class Reception:
     sightings: Sightings = field(default_factory=Sightings)
 
 
+class AcceptedLog:
+    """The line in the log about each mail that was taken."""
+
+    def __init__(self) -> None:
+        # Bound once: looking up how to log takes as long as logging.
+        self._log = log.bind()
+
+    def __call__(self, new: NewMessage, receipt: Receipt) -> None:
+        """Write it."""
+        self._log.info(
+            "mail-accepted",
+            message=shown_id(new.id),
+            origin=new.origin,
+            device=new.device,
+            source=new.source,
+            recipients=len(new.recipients),
+            size=new.size,
+            hour_count=receipt.hour_count,
+            held=receipt.held,
+            urgent=new.urgent,
+        )
+
+
 class SiteHandler:
     """Takes mail of sites and cloud servers known by their tunnel address."""
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
-        # Bound once: looking up how to log takes as long as logging.
-        self._log = log.bind()
+        self._log_accepted = AcceptedLog()
 
     def client(self, server: Server, session: Session) -> Client:
         """Who sends. Raises RefusedError, UnavailableError (no snapshot)."""
@@ -217,22 +244,12 @@ class SiteHandler:
         self._accepted(new, receipt, listener, time.perf_counter() - began)
         return f"250 2.0.0 Queued as {shown_id(new.id)}"
 
-    def _accepted(self, new: NewMessage, receipt: Receipt, listener: str, seconds: float) -> None:
-        if not receipt.held:
-            self._reception.accepted()
+    def _accepted(self, new: NewMessage, receipt: Receipt | None, listener: str, seconds: float) -> None:
         self._reception.metrics.accepted(listener, recipients=len(new.recipients), size=new.size, seconds=seconds)
-        self._log.info(
-            "mail-accepted",
-            message=shown_id(new.id),
-            origin=new.origin,
-            device=new.device,
-            source=new.source,
-            recipients=len(new.recipients),
-            size=new.size,
-            hour_count=receipt.hour_count,
-            held=receipt.held,
-            urgent=new.urgent,
-        )
+        if receipt is not None:
+            if not receipt.held:
+                self._reception.accepted()
+            self._log_accepted(new, receipt)
 
     def _limited(self, new: NewMessage, error: LimitExceededError) -> str:
         scope, name = str(error.params.get("scope", "")), str(error.params.get("name", ""))

@@ -21,10 +21,11 @@ from cloudside.mail.intake import cram
 from cloudside.mail.intake.doors import Door
 from cloudside.mail.intake.gate import LoginThrottle
 from cloudside.mail.intake.handlers import Client, Reception, SiteHandler
-from cloudside.mail.intake.listener import AUTH_LINE_MAX_BYTES, Server
+from cloudside.mail.intake.listener import Server
 from cloudside.mail.intake.origins import Credential
 from cloudside.mail.intake.passwords import Passwords, TooBusyError
 from cloudside.mail.intake.places import read
+from cloudside.mail.intake.wire import AUTH_LINE_MAX_BYTES
 from cloudside.mail.watch.sightings import Sight
 
 log = structlog.get_logger(__name__)

@@ -219,7 +219,7 @@ async def test_idle_connections_end_and_slow_mails_do_not(desk):
 
 
 async def test_a_mail_that_trickles_is_cut(desk, monkeypatch):
-    monkeypatch.setattr("cloudside.mail.intake.listener.MINIMUM_BYTES_PER_S", 64_000)
+    monkeypatch.setattr("cloudside.mail.intake.wire.MINIMUM_BYTES_PER_S", 64_000)
     async with desk(idle_s=0.3) as open_desk:
         sender = await (await open_desk.connect()).in_data()
 
