@@ -8,6 +8,7 @@ the quota, the smarthost) is looked at when somebody asks: see Observed.
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -24,6 +25,7 @@ AGE_BUCKETS_S = (0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 900.0, 3600.0, 6 * 3600.0, 864
 
 #: Different words that one label may have before the rest is ``other``.
 WORDS_MAX = 40
+_T = TypeVar("_T", Counter, Gauge)
 _WORD = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")
 
 
@@ -67,7 +69,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._words = Words()
-        self._children: dict[tuple[Counter, str], Counter] = {}
+        self._children: dict[tuple[Counter | Gauge, str], Any] = {}
         prefix = "kyoten_mail"
         self._accepted = Counter(f"{prefix}_accepted", "Mails made durable", ["listener"], registry=registry)
         self._recipients = Counter(f"{prefix}_accepted_recipients", "Recipients of accepted mails", registry=registry)
@@ -133,7 +135,7 @@ class Metrics:
 
     def connected(self, listener: str, change: int) -> None:
         """One more connection (+1), or one less (-1)."""
-        self._connections.labels(self._words.bounded(listener)).inc(change)
+        self._child(self._connections, listener).inc(change)
 
     def attempted(self, verdict: str, seconds: float) -> None:
         """One try to hand a recipient's mail to the smarthost."""
@@ -149,9 +151,9 @@ class Metrics:
         """A bounce or complaint came in, by mail or as a notice."""
         self._child(self._bounces, meaning).inc()
 
-    def _child(self, counter: Counter, word: str) -> Counter:
+    def _child(self, counter: _T, word: str) -> _T:
         """The counter of one word. ``labels`` looks and locks each time, which costs as much as all the rest."""
-        child = self._children.get((counter, word))
+        child: _T | None = self._children.get((counter, word))
         if child is None:
             bounded = self._words.bounded(word)
             child = counter.labels(bounded)

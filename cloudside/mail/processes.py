@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,15 @@ import structlog
 import uvloop
 
 from cloudside.errors import KyotenError, UnavailableError
+from cloudside.mail.intake.handlers import AcceptedLog
 from cloudside.mail.links import Link, attach
 from cloudside.mail.metrics import Metrics
 from cloudside.mail.model import Action, Kind, NewMessage, Receipt
 from cloudside.mail.store.engine import StorageFullError
-from cloudside.mail.store.queue import RESERVE_BYTES, SPACE_FACTOR
+from cloudside.mail.store.journal.adoption import Adoption
+from cloudside.mail.store.journal.ahead import Ahead
+from cloudside.mail.store.journal.records import Record
+from cloudside.mail.store.queue import RESERVE_BYTES, SPACE_FACTOR, Queue
 from cloudside.mail.watch.sightings import Sight, Sightings
 
 log = structlog.get_logger(__name__)
@@ -170,7 +174,7 @@ class SightingsThere(Sightings):
 class Surroundings:
     """What a child's listeners are given instead of the first process's own parts."""
 
-    queue: QueueThere
+    queue: Ahead
     metrics: Metrics
     sightings: Sightings
     stop: asyncio.Event
@@ -224,16 +228,25 @@ async def listen(end: socket.socket, directory: Path, work: Work) -> None:
     """What a child does: ``work`` from the first process's word to begin until its word to stop."""
     begun, stop = asyncio.Event(), asyncio.Event()
 
-    async def told_to_begin() -> None:
+    async def told_to_begin(journal: str) -> None:
+        if journal:
+            try:
+                await asyncio.to_thread(ahead.begin, Path(journal), lambda records: link.tell("adopt", records))
+            except OSError as error:
+                log.error("no-journal", path=journal, reason=error.strerror)
         begun.set()
+
+    async def taken_over(number: int, receipts: list[tuple[bool, str, int]]) -> None:
+        ahead.taken_over(number, [Receipt(*receipt) for receipt in receipts])
 
     async def told_to_stop() -> None:
         begun.set()
         stop.set()
 
-    link = await attach(end, {"begin": told_to_begin, "stop": told_to_stop})
+    link = await attach(end, {"begin": told_to_begin, "stop": told_to_stop, "taken_over": taken_over})
     reports = Reports(link)
-    around = Surroundings(QueueThere(link, directory), MetricsThere(reports), SightingsThere(reports), stop)
+    ahead = Ahead(QueueThere(link, directory), AcceptedLog())
+    around = Surroundings(ahead, MetricsThere(reports), SightingsThere(reports), stop)
 
     async def work_when_told() -> None:
         await begun.wait()
@@ -248,19 +261,26 @@ async def listen(end: socket.socket, directory: Path, work: Work) -> None:
     reports.flush()
     await asyncio.sleep(0)
     await working
+    ahead.close()
+    link.tell("goodbye")
+    await asyncio.sleep(0)
     link.close()
 
 
 async def attend(
     child: Child,
-    accept: Callable[[NewMessage], Awaitable[Receipt]],
+    queue: Queue,
+    wake: Callable[[], None],
     metrics: Metrics,
     sightings: Sightings,
     stop: asyncio.Event,
     *,
     drain_s: float,
 ) -> None:
-    """The first process's side of one child, until both have stopped. Raises UnavailableError: it ended by itself."""
+    """The first process's side of one child, until both have stopped. ``wake``: new mail is in the queue.
+
+    Raises UnavailableError: it ended by itself.
+    """
     targets: dict[str, Callable[..., None]] = {
         "accepted": metrics.accepted_together,
         "refused": metrics.refused,
@@ -274,11 +294,28 @@ async def attend(
             targets[name](*arguments, **named)
 
     async def take(fields: tuple[Any, ...]) -> tuple[bool, str, int]:
-        receipt = await accept(unpacked(fields))
-        return receipt.taken, receipt.held, receipt.hour_count
+        receipt = await queue.accept(unpacked(fields))
+        wake()
+        return _plain(receipt)
 
-    link = await attach(child.end, {"accept": take, "reports": reports})
-    link.tell("begin")
+    def taken_over(number: int, receipts: Sequence[Receipt]) -> None:
+        wake()
+        link.tell("taken_over", number, [_plain(receipt) for receipt in receipts])
+
+    path = queue.new_journal()
+    adoption = Adoption(queue, path, taken_over) if path is not None else None
+
+    async def adopt(records: list[Record]) -> None:
+        if adoption is not None:
+            adoption.put(records)
+
+    said_goodbye = asyncio.Event()
+
+    async def goodbye() -> None:
+        said_goodbye.set()
+
+    link = await attach(child.end, {"accept": take, "reports": reports, "adopt": adopt, "goodbye": goodbye})
+    link.tell("begin", str(path or ""))
     log.info("intake-process", pid=child.pid)
     stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(link.closed.wait())
     try:
@@ -294,6 +331,12 @@ async def attend(
         gone.cancel()
         link.close()
         await asyncio.to_thread(_end, child.pid)
+        if adoption is not None and said_goodbye.is_set():  # otherwise its journal may have what we were not told of
+            await adoption.finish(END_S)
+
+
+def _plain(receipt: Receipt) -> tuple[bool, str, int]:
+    return receipt.taken, receipt.held, receipt.hour_count
 
 
 def _end(pid: int) -> None:

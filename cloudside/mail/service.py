@@ -7,12 +7,13 @@ Queue, delivery and the control socket go on until then. It needs no privilege b
 import asyncio
 import gc
 import logging
+import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,16 @@ from cloudside.mail.intake.assembly import INCOMING, Intake, intake
 from cloudside.mail.intake.directory import Defaults, Directory
 from cloudside.mail.intake.doors import DRAIN_S, Door
 from cloudside.mail.intake.gate import Gate
+from cloudside.mail.intake.handlers import AcceptedLog
 from cloudside.mail.intake.listener import Server
 from cloudside.mail.intake.spool import Memory, Spool
 from cloudside.mail.metrics import Metrics, Observed
 from cloudside.mail.metrics import application as metrics_application
-from cloudside.mail.model import NewMessage, Receipt, Selection, State
-from cloudside.mail.processes import Child, Surroundings, attend, fork
+from cloudside.mail.model import Receipt, Selection, State
+from cloudside.mail.processes import END_S, Child, Surroundings, attend, fork
 from cloudside.mail.store import control
+from cloudside.mail.store.journal.adoption import Adoption
+from cloudside.mail.store.journal.ahead import Ahead
 from cloudside.mail.store.queue import Queue, open_queue
 from cloudside.mail.watch.sightings import Sightings
 from cloudside.mail.watch.watch import watch_of
@@ -49,13 +53,18 @@ log = structlog.get_logger(__name__)
 BOUNCE_EXTRA_BYTES = 256 * 1024
 #: The registry is looked at once a second, here and in each process that takes mail.
 REFRESH_S = 1.0
-#: What an asked-for look at the queue may be old, in seconds: counting it reads all of it.
+#: What an asked-for look at the queue may be old, in seconds. Counting what is finished reads all of it.
 OBSERVED_S = 5.0
+FINISHED_S = 600.0
 #: Files that are open beside connections: database, logs, bodies, connections to the smarthost.
 OTHER_FILES = 512
 #: The loop and the queue's writer share the interpreter. By default a thread that wants it waits 5 ms, and the writer
 #: wants it after each statement.
 SWITCH_S = 0.0005
+
+#: Where others take the mail: they come first, and what they took is on the disk. When this process falls behind, their
+#: journals fill up and they wait for it.
+FIRST_PROCESS_NICE = 5
 
 _WAITING = (State.QUEUED, State.SENDING, State.HELD)
 
@@ -83,7 +92,11 @@ def prepare_process(relay: Relay) -> None:
 def fork_intake(config: Config, tls: TlsFiles | None) -> list[Child]:
     """The processes that take mail, as many as the configuration says. Only before a thread or loop is made."""
     count = config.relay.intake_processes
-    return fork(count, config.queue_directory, partial(_take_mail, config, tls)) if count else []
+    if not count:
+        return []
+    children = fork(count, config.queue_directory, partial(_take_mail, config, tls))
+    os.nice(FIRST_PROCESS_NICE)
+    return children
 
 
 async def run(
@@ -99,11 +112,11 @@ async def run(
     queue = open_queue(config)
     database = Database(config.registry_url, actor="relay")
     try:
-        signing = keys.load(config.state_directory / "mail" / "verp.key")
+        signing = keys.Keys(config.state_directory / "mail" / keys.FILE_NAME)
         voice = dsn.Voice(relay.host_name, config.alerts.sender, config.alerts.language)
         metrics, sightings = Metrics(), Sightings()
         directory = Directory(database, Defaults(relay.hourly_limit_per_site, relay.daily_limit_per_site))
-        delivery = assembly.delivery(config, queue, directory, key=signing[0], voice=voice, metrics=metrics)
+        delivery = assembly.delivery(config, queue, directory, keys=signing, voice=voice, metrics=metrics)
         await _first_refresh(directory)
         again = await queue.recover(datetime.now(UTC).timestamp())
         delivery.begin_carefully(again)
@@ -113,7 +126,7 @@ async def run(
             voice=voice,
         )  # fmt: skip
         recorder = Recorder(queue, voice, delivery.wake, notify_of(directory), metrics.bounced)
-        taking = None
+        taking = ahead = adoption = None
         memory = Memory()
         spool = Spool(
             config.queue_directory / INCOMING, spill_bytes=relay.spill_bytes, require_space=queue.require_space
@@ -121,11 +134,15 @@ async def run(
         spool.clear()
         doors: list[Callable[[], Coroutine[Any, Any, None]]] = []
         if children:
-            accept = partial(_accept, queue, delivery)
-            doors += [partial(attend, child, accept, metrics, sightings, stop, drain_s=DRAIN_S) for child in children]
+            doors += [
+                partial(attend, child, queue, delivery.wake, metrics, sightings, stop, drain_s=DRAIN_S)
+                for child in children
+            ]
         else:
+            ahead = Ahead(queue, AcceptedLog())
+            adoption = await _own_journal(queue, ahead, delivery.wake)
             taking = intake(
-                config, queue, directory, delivery.wake,
+                config, ahead, directory, delivery.wake,
                 certificate=_certificate(tls), metrics=metrics, sightings=sightings,
             )  # fmt: skip
             memory = taking.memory
@@ -151,6 +168,10 @@ async def run(
         finally:
             if taking is not None:
                 taking.close()
+            if ahead is not None:
+                ahead.close()
+            if adoption is not None:
+                await adoption.finish(END_S)
             spool.close()
     finally:
         database.close()
@@ -180,11 +201,23 @@ def _first(group: BaseExceptionGroup[KyotenError]) -> BaseException:
     return found
 
 
-async def _accept(queue: Queue, delivery: Delivery, new: NewMessage) -> Receipt:
-    """A mail that one of the children took."""
-    receipt = await queue.accept(new)
-    delivery.wake()
-    return receipt
+async def _own_journal(queue: Queue, ahead: Ahead, wake: Callable[[], None]) -> Adoption | None:
+    """A journal for mail that this process takes itself, if the queue may have one."""
+    path = queue.new_journal()
+    if path is None:
+        return None
+
+    def taken_over(number: int, receipts: Sequence[Receipt]) -> None:
+        wake()
+        ahead.taken_over(number, receipts)
+
+    adoption = Adoption(queue, path, taken_over)
+    try:
+        await asyncio.to_thread(ahead.begin, path, adoption.put)
+    except OSError as error:
+        log.error("no-journal", path=str(path), reason=error.strerror)
+        return None
+    return adoption
 
 
 async def _take_mail(config: Config, tls: TlsFiles | None, around: Surroundings) -> None:
@@ -268,7 +301,7 @@ def _bounce_door(relay: Relay, memory: Memory, spool: Spool, bounces: BounceHand
 
 
 async def _serve_notices(
-    config: Config, tls: TlsFiles, recorder: Recorder, signing: tuple[bytes, ...], stop: asyncio.Event
+    config: Config, tls: TlsFiles, recorder: Recorder, signing: Sequence[bytes], stop: asyncio.Event
 ) -> None:
     from cloudside.mail.bounces.notices import serving  # most relays have none
 
@@ -286,24 +319,28 @@ async def _serve_metrics(relay: Relay, metrics: Metrics, look: "Look", stop: asy
 
 @dataclass(slots=True)
 class Look:
-    """How things stand, for the metrics. The queue is counted at most once in OBSERVED_S."""
+    """How things stand, for the metrics. What waits is counted at most once in OBSERVED_S."""
 
     queue: Queue
     delivery: Delivery
     memory: Memory
-    _states: dict[str, int] | None = None
+    _states: dict[str, int] = field(default_factory=dict)
+    _finished_at: float = float("-inf")
     _oldest_at: float | None = None
     _looked_at: float = float("-inf")
 
     async def __call__(self) -> Observed:
         if time.monotonic() - self._looked_at > OBSERVED_S:
             self._looked_at = time.monotonic()
-            self._states = await self.queue.states()
+            if time.monotonic() - self._finished_at > FINISHED_S:
+                self._finished_at = time.monotonic()
+                self._states = await self.queue.states()
+            self._states |= await self.queue.waiting()
             oldest = await self.queue.entries(Selection(states=_WAITING), 1)
             self._oldest_at = oldest[0].accepted_at.timestamp() if oldest else None
         quota, trouble = self.delivery.quota, self.delivery.trouble
         return Observed(
-            states=self._states or {},
+            states=self._states,
             oldest_s=0.0 if self._oldest_at is None else max(0.0, time.time() - self._oldest_at),
             trouble="" if trouble is None else trouble.verdict.value,
             quota_max=None if quota is None else quota.max_24h,

@@ -139,7 +139,11 @@ def test_a_full_disk_is_452_and_nothing_accepted_is_lost(worlds: tuple[World, Wo
     ballast.unlink()
     (answer,) = send_mail(plc, server=SERVICE, sender="plc@acme.example", recipients=[RECIPIENT], subject="full")
     assert answer.code == 250, answer
-    assert sum(entry.subject == "full" for entry in queue_view.waiting(small_disk)) == accepted + 1
+    wait_until(  # what has its 250 is in a journal first
+        "every accepted mail in the queue",
+        lambda: sum(entry.subject == "full" for entry in queue_view.waiting(small_disk)) == accepted + 1,
+        timeout_s=10,
+    )
     assert world.mail is not None
     world.ground.ses.start("postfix", world.mail.ses.argv())
     wait_until("every accepted mail delivered", lambda: len(found(world)) >= accepted + 1, timeout_s=60)

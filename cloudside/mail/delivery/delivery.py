@@ -99,6 +99,7 @@ class Delivery:
         self._supply = supply
         self._suppressed = suppressed
         self._metrics = metrics or Metrics()
+        self._log = log.bind()  # once: looking up how to log takes as long as logging
         self._wake = asyncio.Event()
         self._ready: deque[Attempt] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
@@ -273,7 +274,7 @@ class Delivery:
             self._learn(outcome)
         self._metrics.attempted(outcome.verdict, time.monotonic() - began)
         # The reply itself can quote addresses; it stands in the queue, for whom it concerns.
-        log.info(
+        self._log.info(
             "mail-attempt",
             message=shown_id(original.id),
             recipient=attempt.index,

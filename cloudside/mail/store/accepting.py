@@ -19,9 +19,10 @@ _UNCOUNT = "UPDATE counts SET sent = sent - ? WHERE scope = ? AND name = ? AND h
 _DAY = "SELECT sum(sent) FROM counts WHERE scope = ? AND name = ? AND hour > ? AND hour <= ?"
 _MESSAGE = (
     "INSERT INTO messages (id, kind, tenant, origin, device, source, sender, subject, automatic, urgent, accepted_at,"
-    " size, once, head) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING seq"
+    " size, once, head) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT {} DO NOTHING RETURNING seq"
 )
+_NEW_MESSAGE = _MESSAGE.format("(once) WHERE once IS NOT NULL")
+_ANY_MESSAGE = _MESSAGE.format("")
 _BODY = "INSERT INTO bodies (message, body) VALUES (?, ?)"
 _RECIPIENT = (
     "INSERT INTO recipients (message, position, address, state, priority, next_attempt, changed_at, reply)"
@@ -51,8 +52,11 @@ def order_of(new: NewMessage) -> tuple[str, ...]:
     return (new.tenant, new.origin, new.device)
 
 
-def insert(session: Session, new: NewMessage) -> Receipt | Refusal:
-    """Write a message and count it, unless a limit refuses it or one with the same ``once`` is there."""
+def insert(session: Session, new: NewMessage, *, perhaps_again: bool = False) -> Receipt | Refusal:
+    """Write a message and count it, unless a limit refuses it or one with the same ``once`` is there.
+
+    ``perhaps_again``: or this very message. Otherwise two with one id are a fault.
+    """
     counted = _scopes(new)
     counts = _count(session, counted, new)
     held = new.held
@@ -64,7 +68,7 @@ def insert(session: Session, new: NewMessage) -> Receipt | Refusal:
         held = held or f"limit: {words}"
     # Not fetchone: a statement with RETURNING that is not read to its end stays open.
     rows = session.execute(
-        _MESSAGE,
+        _ANY_MESSAGE if perhaps_again else _NEW_MESSAGE,
         (
             *(new.id, new.kind.value, new.tenant, new.origin, new.device, new.source, new.sender, new.subject),
             *(int(new.automatic), int(new.urgent), new.accepted_at, new.size, new.once, new.head),

@@ -35,7 +35,7 @@ class Bodies:
                 if os.geteuid() == 0:  # `kyoten mail` by root must not lock the relay out
                     owner = place.parent.stat()
                     os.chown(place, owner.st_uid, owner.st_gid)
-                _sync(place.parent)
+                sync_directory(place.parent)
 
     def path(self, message_id: int) -> Path:
         """Where a message's body is."""
@@ -53,7 +53,7 @@ class Bodies:
                 _require_size(os.fstat(written.fileno()).st_size, size)
                 os.fsync(written.fileno())
             source.rename(path)
-            _sync(self._bodies)
+            sync_directory(self._bodies)
         except OSError:
             self.forget(path, source)
             raise
@@ -92,8 +92,8 @@ def _require_size(found: int, wanted: int) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
-def _sync(directory: Path) -> None:
-    """Have what a directory names on the disk."""
+def sync_directory(directory: Path) -> None:
+    """Have what a directory names on the disk. Raises OSError."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudside.mail.model import (
+    UNFINISHED,
     Entry,
     Happening,
     Original,
@@ -92,6 +93,27 @@ def stories(session: Session, which: Selection, limit: int) -> list[Story]:
 def states(session: Session) -> dict[str, int]:
     """Recipients by state, of all messages that are remembered."""
     return dict(session.execute("SELECT state, count(*) FROM recipients GROUP BY 1").fetchall())
+
+
+def waiting(session: Session) -> dict[str, int]:
+    """Recipients that are not finished, by state: each by an index of its own, which has no others."""
+    return {
+        state.value: count
+        for state in UNFINISHED
+        for (count,) in session.execute(f"SELECT count(*) FROM recipients WHERE state = '{state.value}'").fetchall()  # noqa: S608
+    }
+
+
+def parked(session: Session) -> dict[str, list[int]]:
+    """Ids of messages that ended one relay after the other, by origin."""
+    found: dict[str, list[int]] = {}
+    rows = session.execute(
+        "SELECT DISTINCT m.origin, m.id FROM recipients r JOIN messages m ON m.seq = r.message"
+        " WHERE r.state = 'held' AND r.reply = 'poison' ORDER BY m.id"
+    ).fetchall()
+    for origin, message_id in rows:
+        found.setdefault(origin, []).append(message_id)
+    return found
 
 
 def counts(session: Session, scope: Scope, since_hour: int, until_hour: int) -> dict[str, int]:

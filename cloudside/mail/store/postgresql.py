@@ -137,6 +137,11 @@ def _upgrade(session: Session) -> None:
         raise ConfigurationError("mail.queue-newer", found=version, known=schema.VERSION)
     if version == schema.VERSION:
         return
+    if version:
+        for statement in schema.second(schema.POSTGRESQL):
+            session.execute(statement)
+        session.execute("UPDATE version SET number = ?", (schema.VERSION,))
+        return
     for statement in schema.tables(schema.POSTGRESQL):
         session.execute(statement)
     session.execute("CREATE TABLE relays (name TEXT PRIMARY KEY, until DOUBLE PRECISION NOT NULL)")

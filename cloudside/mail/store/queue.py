@@ -6,6 +6,7 @@ for late bounces until the retention ends.
 """
 
 import asyncio
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ from cloudside.mail.store import accepting, looking, moving, purging
 from cloudside.mail.store.accepting import DAY_HOURS, Refusal, hour_of
 from cloudside.mail.store.bodies import IN_DATABASE_MAX_BYTES, Bodies, whole
 from cloudside.mail.store.engine import Engine, Haste, Job, StorageFullError
+from cloudside.mail.store.journal import leftover, taking
+from cloudside.mail.store.journal.records import Record
 from cloudside.mail.store.sqlite import SqliteEngine
 from cloudside.mail.store.upgrading import upgrade
 
@@ -57,7 +60,8 @@ class Queue:
     def __init__(self, directory: Path, *, engine: Engine | None = None, reserve_bytes: int = RESERVE_BYTES) -> None:
         """Open or create it: without ``engine``, a file in ``directory``.
 
-        Raises ConfigurationError when the directory or the database cannot be used.
+        Mail in journals of processes that are dead is taken over. Raises ConfigurationError when the directory or the
+        database cannot be used, or one of those processes lives.
         """
         self._directory = directory
         self._reserve_bytes = reserve_bytes
@@ -75,12 +79,27 @@ class Queue:
         self._strays = False
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="mail-bodies")
         if self._engine.bodies_in_files:
+            try:
+                leftover.take_over(self._bodies.journals, self._engine)
+            except BaseException:
+                self.close()
+                raise
             self._bodies.sweep(self._engine.read(purging.ids_in_files).result())
 
     @property
     def incoming(self) -> Path:
         """Where mail that is being received may be written (see Spilled). Emptied at start."""
         return self._bodies.incoming
+
+    def new_journal(self) -> Path | None:
+        """Where a process that takes mail may have its journal; None: the queue has to have mail before its 250."""
+        if not self._engine.bodies_in_files:
+            return None
+        return self._bodies.journals / f"{secrets.token_hex(8)}{leftover.SUFFIX}"
+
+    async def take_over(self, name: str, records: Sequence[Record]) -> list[Receipt]:
+        """Write consecutive mails of the journal of that name, all or none. Raises UnavailableError, ValueError."""
+        return await self._run(lambda session: taking.take(session, name, records))
 
     def close(self) -> None:
         """Finish what was begun, then close."""
@@ -261,6 +280,14 @@ class Queue:
     async def states(self) -> dict[str, int]:
         """Recipients by state, of all messages within the retention."""
         return await self._read(looking.states)
+
+    async def waiting(self) -> dict[str, int]:
+        """Recipients that are not finished, by state. Costs little, however many are remembered."""
+        return await self._read(looking.waiting)
+
+    async def parked(self) -> dict[str, list[int]]:
+        """Ids of messages that are held because they were being sent when several relays ended, by origin."""
+        return await self._read(looking.parked)
 
     async def counts(self, scope: Scope, since_hour: int, until_hour: int) -> dict[str, int]:
         """Recipients by name, in the hours (see hour_of) from ``since_hour`` until before ``until_hour``."""

@@ -5,8 +5,8 @@ the whole file. Few indexes: each is written for every mail. Bodies have a table
 recipient is finished, everything else when the retention ends. ``body`` NULL: it is in a file (see bodies).
 """
 
-#: The newest version. 0 was the queue before it had versions.
-VERSION = 1
+#: The newest version. 0 was the queue before it had versions; 2 knows journals, and finds what is held.
+VERSION = 2
 
 #: What the engines call differently.
 SQLITE = {
@@ -59,8 +59,18 @@ _TABLES = (
     seq {serial}, tenant TEXT NOT NULL, address TEXT NOT NULL, cause TEXT NOT NULL, reason TEXT NOT NULL,
     message BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL)""",
 )
+#: What version 2 added. journals: how far the queue came in each (see journal); only an embedded queue has any.
+_SECOND = (
+    "CREATE TABLE journals (name TEXT PRIMARY KEY, number BIGINT NOT NULL){clustered}",
+    "CREATE INDEX recipients_held ON recipients (message) WHERE state = 'held'",
+)
 
 
 def tables(words: dict[str, str]) -> tuple[str, ...]:
     """The statements that make the newest version in an empty database; ``words`` are an engine's."""
-    return tuple(statement.format(**words) for statement in _TABLES)
+    return tuple(statement.format(**words) for statement in (*_TABLES, *_SECOND))
+
+
+def second(words: dict[str, str]) -> tuple[str, ...]:
+    """The statements that make version 2 of version 1."""
+    return tuple(statement.format(**words) for statement in _SECOND)

@@ -22,28 +22,35 @@ def upgrade(connection: sqlite3.Connection) -> None:
         raise ConfigurationError("mail.queue-newer", found=version, known=schema.VERSION)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        old = [name for name in _OLD if name in names]
-        for name in old:
-            connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
-        # Their indexes have kept their names.
-        indexes = connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
-        ).fetchall()
-        for (name,) in indexes:
-            connection.execute(f"DROP INDEX {name}")
-        for statement in schema.tables(schema.SQLITE):
-            connection.execute(statement)
-        if old:
-            _take_over(connection)
-        for name in reversed(old):
-            connection.execute(f"DROP TABLE old_{name}")
+        if version == 0:
+            _make(connection)
+        else:
+            for statement in schema.second(schema.SQLITE):
+                connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    """The newest tables, with what is in those of version 0, if there are any."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    old = [name for name in _OLD if name in names]
+    for name in old:
+        connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
+    # Their indexes have kept their names.
+    indexes = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    for (name,) in indexes:
+        connection.execute(f"DROP INDEX {name}")
+    for statement in schema.tables(schema.SQLITE):
+        connection.execute(statement)
+    if old:
+        _take_over(connection)
+    for name in reversed(old):
+        connection.execute(f"DROP TABLE old_{name}")
 
 
 def _take_over(connection: sqlite3.Connection) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import queue_view
+from cloudside.mail.model import Selection
+from cloudside.mail.store.queue import Queue
 
 RUN_RELAY = """
 import asyncio, sys
@@ -179,7 +180,9 @@ async def test_mail_answered_with_250_survives_kill_9(world, mail, relay_process
 
     await asyncio.to_thread(submit)
     process.wait()
-    waiting = [entry for entry in queue_view.waiting(world.config.queue_directory) if entry.kind == "mail"]
+    queue = Queue(world.config.queue_directory, reserve_bytes=0)  # as the next start finds it
+    waiting = [entry for entry in await queue.entries(Selection(), 100) if entry.kind == "mail"]
+    queue.close()
     assert sorted(entry.subject for entry in waiting) == sorted(f"Fault {number}" for number in range(25))
     world.smarthost.password = "smarthost-password"
     await relay_process()

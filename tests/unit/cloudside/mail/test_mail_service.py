@@ -174,7 +174,7 @@ async def test_processes_take_mail_only_when_the_first_one_has_looked_through_th
     await asyncio.sleep(0.3)
     link = await attach(ours)
     assert not ready.is_set()
-    link.tell("begin")
+    link.tell("begin", "")
     async with asyncio.timeout(5):
         await ready.wait()
     link.tell("stop")

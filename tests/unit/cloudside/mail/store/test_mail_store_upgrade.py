@@ -4,11 +4,12 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from queue_places import NOW
+from queue_places import NOW, message
 
 from cloudside.errors import ConfigurationError
 from cloudside.mail.model import Kind, Scope, Selection
 from cloudside.mail.store import schema, upgrading
+from cloudside.mail.store.journal.records import payload_of
 from cloudside.mail.store.queue import FILE_NAME, Queue, hour_of
 
 #: As it was before queues had versions.
@@ -114,6 +115,18 @@ def test_an_upgraded_queue_has_the_same_tables_as_a_new_one(old, tmp_path):
         with closing(sqlite3.connect(path)) as connection:
             shapes.append(sorted(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")))
     assert shapes[0] == shapes[1]
+
+
+async def test_a_queue_of_the_version_before_keeps_its_mail(tmp_path):
+    queue = Queue(tmp_path, reserve_bytes=0)
+    await queue.accept(message())
+    queue.close()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.executescript("DROP TABLE journals; DROP INDEX recipients_held; PRAGMA user_version = 1")
+    queue = Queue(tmp_path, reserve_bytes=0)
+    assert await queue.states() == {"queued": 1}
+    assert await queue.take_over("x", [(1, payload_of(message(2)))])
+    queue.close()
 
 
 @pytest.mark.parametrize("breaking", [sqlite3.OperationalError("database or disk is full"), KeyboardInterrupt()])
