@@ -1,5 +1,6 @@
 """Builds the sending half from the configuration."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from cloudside.config import Config
@@ -29,15 +30,15 @@ def delivery(
     queue: Book,
     directory: Directory,
     *,
-    key: bytes,
+    keys: Sequence[bytes],
     voice: dsn.Voice,
     metrics: Metrics | None = None,
     patience: Patience | None = None,
 ) -> Delivery:
     """Everything that `relay` in the configuration says about sending.
 
-    ``directory`` knows suppressed addresses and sites' addresses for notices; ``key`` signs return addresses. Raises
-    ConfigurationError: no smarthost, no credentials, no usable DKIM key.
+    ``directory`` knows suppressed addresses and sites' addresses for notices; the first of ``keys`` signs return
+    addresses. Raises ConfigurationError: no smarthost, no credentials, no usable DKIM key.
     """
     relay = config.relay
 
@@ -61,7 +62,7 @@ def delivery(
     made = Delivery(
         queue,
         sessions,
-        Sender(sessions, ReturnPath(key, relay.bounce_domain), signer),
+        Sender(sessions, ReturnPath(keys, relay.bounce_domain), signer),
         settler,
         connections=relay.smarthost_connections,
         longest_rest_s=relay.retry_first_s,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloudside.mail.address import valid
@@ -25,16 +26,16 @@ class CrowdedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReturnPath:
-    """What return addresses are made of (see bounces.verp)."""
+    """What return addresses are made of (see bounces.verp). The first key signs."""
 
-    key: bytes
+    keys: Sequence[bytes]
     domain: str
 
     def of(self, attempt: Attempt) -> str:
         """The MAIL FROM of one recipient's mail."""
         own = attempt.original.kind is not Kind.MAIL
         address = verp.ReturnAddress(attempt.original.id, attempt.index, own)
-        return verp.compose(address, key=self.key, domain=self.domain)
+        return verp.compose(address, key=self.keys[0], domain=self.domain)
 
 
 class Sender:

@@ -7,7 +7,7 @@ baseline     what a site usually sends (pure);          anomaly      what is unl
 habit        one site under watch (pure);               habits       the step: too much, or silence
 inspection   the step for new domains, foreign sources, bounces
 sightings    what the listeners see at the door;        door         the step
-smarthost    the step for the way out and the account's quota
+smarthost    the step for the way out and the account's quota;   parked   the step for mail that relays ended on
 upkeep       suppressions into the registry, what is old forgotten; holds   what one that ended left behind
 ledger       incidents as they stand;                   facts, remedies   what notices state and advise
 notifier     incidents -> notices, on cloudside.alerts' ways

@@ -50,6 +50,13 @@ def of_queue() -> list[Remedy]:
     return [("alerts.do-queue", _command("mail", "queue"))]
 
 
+def of_parked(messages: Sequence[str]) -> list[Remedy]:
+    """For mail that relays ended on."""
+    found = [("alerts.do-trace-message", _command("mail", "trace", messages[0]))]
+    found.append(("alerts.do-try-again", _command("mail", "release", *messages)))
+    return [*found, ("alerts.do-drop", _command("mail", "drop", *messages, "--reason", "poison"))]
+
+
 def of_user(user: str, origin: str) -> list[Remedy]:
     """Against a user name in wrong hands."""
     found = [("alerts.do-rotate-user", _command("smtp", "rotate", user, "--grace", "none"))] if user else []

@@ -26,6 +26,7 @@ from cloudside.mail.watch.inspection import Inspection
 from cloudside.mail.watch.ledger import Ledger
 from cloudside.mail.watch.limits import FLOOD, Limits
 from cloudside.mail.watch.notifier import Notifier, QueueWay, composed
+from cloudside.mail.watch.parked import Parked
 from cloudside.mail.watch.sightings import Sightings
 from cloudside.mail.watch.smarthost import TROUBLES, SmarthostWatch
 from cloudside.mail.watch.tally import Tally
@@ -55,6 +56,7 @@ class Watch:
     inspection: Inspection
     door: Door
     smarthost: SmarthostWatch
+    parked: Parked
     upkeep: Upkeep
     holds: Holds
     notifier: Notifier
@@ -85,6 +87,7 @@ class Watch:
             self.holds.run,
             self.door.run,
             self.smarthost.run,
+            self.parked.run,
             self.upkeep.run,
             self._prune,
             self.notifier.watch_ways,
@@ -150,6 +153,7 @@ def watch_of(
         inspection=Inspection(queue, database, directory, tally, ledger, habits),
         door=Door(sightings, directory, ledger),
         smarthost=SmarthostWatch(delivery, ledger, relay.smarthost),
+        parked=Parked(queue, ledger),
         upkeep=Upkeep(queue, database, Retention(relay.retention_days, relay.counts_days, relay.suppression_days)),
         holds=Holds(queue, directory, delivery),
         notifier=Notifier(database, ledger, teller, voice.language),

@@ -8,7 +8,7 @@ address, and an address that sends forgeries again and again is not listened to 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -50,7 +50,7 @@ class NoticeDoor:
     topics: tuple[str, ...]
     certificates: Certificates
     recorder: Recorder
-    keys: tuple[bytes, ...]
+    keys: Sequence[bytes]
     domain: str
     clock: Callable[[], float] = time.time
     _refusals: Rate = field(default_factory=lambda: Rate(REFUSALS_PER_MINUTE, int(REFUSALS_PER_MINUTE)))

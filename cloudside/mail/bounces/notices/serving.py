@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from cloudside.config import Notices
@@ -17,7 +18,7 @@ from cloudside.pki.published import EndpointFiles
 async def serve(
     notices: Notices,
     recorder: Recorder,
-    keys: tuple[bytes, ...],
+    keys: Sequence[bytes],
     domain: str,
     stop: asyncio.Event,
     *,

@@ -29,6 +29,7 @@ ALL = sorted(
         *remedies.of_unusual("tokyo-1", users=("plc",), reason="suspicious"),
         *remedies.of_look("tokyo-1"), *remedies.of_queue(), *remedies.of_silence("tokyo-1"),
         *remedies.of_silence("server/web"), *remedies.of_user("plc", "tokyo-1"), *remedies.of_user("", ""),
+        *remedies.of_parked(("00000000000000a1", "00000000000000a2")),
         ("alerts.do-sites", "kyoten site list"),
     }
 )  # fmt: skip

@@ -388,6 +388,21 @@ async def test_an_attacker_with_many_addresses_does_not_open_many_incidents(eye)
     assert len(eye.open()) == 10
 
 
+async def test_mail_that_relays_ended_on_is_told_until_somebody_saw_to_it(eye):
+    (sent,) = await eye.send()
+    parked = sent.id
+    for _ in range(4):
+        assert await eye.queue.claim(NOON.timestamp() + 1, 1)
+        await eye.queue.recover(NOON.timestamp() + 1)
+    assert await eye.queue.parked() == {"tokyo-1": [parked]}
+    await eye.look()
+    (incident,) = eye.open().items()
+    assert incident[0] == ("mail-parked", "tokyo-1") and incident[1]["count"] == 1
+    await eye.queue.release(Selection(ids=(parked,)), NOON.timestamp() + 2)
+    await eye.look(60)
+    assert not eye.open()
+
+
 async def test_old_encryption_is_told_once_for_as_long_as_it_is_permitted(eye):
     with eye.registry.write() as session:
         session.add(MailProfile(site_id="tokyo-1", old_tls=True))

@@ -1,5 +1,7 @@
 """Signed return addresses and the file with their keys."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,28 @@ def test_keys_are_made_once_and_rotated_with_the_old_ones_believed(tmp_path):
         keys.rotate(path)
     assert len(keys.load(path)) == verp.KEYS_MAX and first not in keys.load(path)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_running_relay_takes_a_new_key_up_and_keeps_what_it_has_when_the_file_is_bad(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "LOOK_S", 0.0)
+    path = tmp_path / "mail" / "verp.key"
+    known = keys.Keys(path)
+    (first,) = known
+    keys.rotate(path)
+    assert len(known) == 2 and known[1] == first and known[0] == keys.load(path)[0]
+    path.write_bytes(b"short")
+    assert len(known) == 2
+    path.unlink()
+    assert list(known)[1:] == [first]
+    assert not path.exists()
+
+
+def test_a_key_that_root_makes_is_the_relays(tmp_path):
+    os.chown(tmp_path, 12345, 12346)
+    path = tmp_path / "mail" / "verp.key"
+    keys.load(path)
+    for place in (path, path.parent):
+        assert (place.stat().st_uid, place.stat().st_gid) == (12345, 12346)
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(33), bytes(32 * (verp.KEYS_MAX + 1))])

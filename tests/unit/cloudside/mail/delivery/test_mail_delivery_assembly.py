@@ -20,7 +20,7 @@ def made(tmp_path):
 
     def make(**relay):
         config = Config(state_directory=tmp_path, relay=Relay(**relay))
-        return assembly.delivery(config, object(), Directory(database), key=b"k" * 32, voice=VOICE)
+        return assembly.delivery(config, object(), Directory(database), keys=(b"k" * 32,), voice=VOICE)
 
     yield make
     database.close()

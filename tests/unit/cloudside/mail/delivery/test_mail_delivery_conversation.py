@@ -14,7 +14,7 @@ from cloudside.mail.delivery.outcome import Verdict
 from cloudside.mail.delivery.sending import CrowdedError, ReturnPath, Sender
 from cloudside.mail.delivery.smarthost import Sessions
 
-RETURN_PATH = ReturnPath(b"k" * 32, "bounces.test")
+RETURN_PATH = ReturnPath((b"k" * 32,), "bounces.test")
 TEMPORARY, UNREACHABLE, REFUSED = Verdict.TEMPORARY, Verdict.UNREACHABLE, Verdict.REFUSED
 
 

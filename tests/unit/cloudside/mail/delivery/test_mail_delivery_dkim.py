@@ -90,7 +90,7 @@ async def test_mail_goes_out_signed(keys, path, tmp_path):
     path.write_bytes(pem(keys["rsa"]))
     async with Scripted().running() as host:
         sessions = Sessions(host.smarthost(tmp_path, None), "relay.test", QUICK)
-        sender = Sender(sessions, ReturnPath(b"k" * 32, "bounces.test"), Signer("kyoten.test", "s1", path))
+        sender = Sender(sessions, ReturnPath((b"k" * 32,), "bounces.test"), Signer("kyoten.test", "s1", path))
         assert (await sender.send(attempt(1, head=HEAD, body=BODY))).verdict is Verdict.DELIVERED
         sessions.close()
     (taken,) = host.taken

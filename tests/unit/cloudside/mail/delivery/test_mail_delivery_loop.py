@@ -67,7 +67,7 @@ class World:
         made = Delivery(
             self.desk,
             sessions,
-            Sender(sessions, ReturnPath(b"k" * 32, "bounces.test")),
+            Sender(sessions, ReturnPath((b"k" * 32,), "bounces.test")),
             settler,
             connections=connections,
             longest_rest_s=first_s,
