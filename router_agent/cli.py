@@ -97,7 +97,23 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(work=_status)
     show.add_argument("--json", action="store_true", help=text("agent-cli.option-json"))
     _directories(show)
+    _update(commands.add_parser("update", help=text("agent-cli.about-update")))
+
+    # What the agent starts for itself: router_agent/update/step.py.
+    step = commands.add_parser("update-step")
+    step.set_defaults(work=_update_step)
+    step.add_argument("step")
+    _directories(step)
     return parser
+
+
+def _update(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True)
+    for name, work in (("status", _update_status), ("check", _update_check)):
+        command = commands.add_parser(name, help=text(f"agent-cli.about-update-{name}"))
+        command.set_defaults(work=work)
+        command.add_argument("--json", action="store_true", help=text("agent-cli.option-json"))
+        _directories(command)
 
 
 def _directories(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +230,35 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(found, running)))  # noqa: T201
     return EXIT_OK if running else EXIT_UNAVAILABLE
+
+
+def _update_step(arguments: argparse.Namespace) -> int:
+    from router_agent.update import step
+
+    return step.run(arguments.step, arguments.state, arguments.runtime)
+
+
+def _update_status(arguments: argparse.Namespace) -> int:
+    from router_agent.update import words
+
+    found = status.read(arguments.runtime)
+    if found is None:
+        raise AgentError("agent-cli.no-status", runtime=str(arguments.runtime))
+    running = _is_locked(arguments.runtime)
+    if arguments.json:
+        part = {name: found.get(name) for name in ("firmware", "modules")}
+        print(json.dumps({"running": running, **part}, indent=1))  # noqa: T201
+    else:
+        print("\n".join(words.status_lines(found, running=running)))  # noqa: T201
+    return EXIT_OK if running else EXIT_UNAVAILABLE
+
+
+def _update_check(arguments: argparse.Namespace) -> int:
+    from router_agent.update import step, words
+
+    found = step.check(arguments.state, arguments.runtime)
+    print(json.dumps(found, indent=1) if arguments.json else "\n".join(words.check_lines(found)))  # noqa: T201
+    return EXIT_OK
 
 
 def _lines(found: dict[str, object], running: bool) -> list[str]:

@@ -254,6 +254,42 @@ def _modules(context: Context) -> Done:
     return Done({"changed": list(changed), "running_yanked": reason})
 
 
+def check(state: Path, runtime: Path) -> dict[str, object]:
+    """What is published for this router, for a person who asks; nothing is changed but the metadata's copy.
+
+    Raises AgentError; of the repository: StateError with its key.
+    """
+    found = appliance.running()
+    if found is None:
+        raise StateError("agent-cli.update-no-appliance")
+    running = found[0]
+    context = Context({"tunnel_up": True}, state, runtime, running, identity.load(state), lambda _event: None)
+    try:
+        with _only_one(context.directory):
+            believed, source = trusted(context)
+            source.close()
+    except FirmwareError as error:
+        raise StateError("agent-cli.update-check-failed", reason=str(error)[:300]) from error
+    listed = believed.listing()
+    return {
+        "hardware": running.hardware,
+        "version": running.version,
+        "counter": running.counter,
+        "slot": running.slot,
+        "yanked": believed.yanked(release_path(running.hardware, running.version)),
+        "releases": [
+            {"version": one.version, "counter": one.counter, "yanked": believed.yanked(one.path)}
+            for one in sorted(listed, key=lambda one: one.counter, reverse=True)
+            if one.kind == "releases" and one.name == running.hardware
+        ],
+        "modules": [
+            {"name": one.name, "version": one.version, "yanked": believed.yanked(one.path)}
+            for one in sorted(listed, key=lambda one: (one.name, one.counter))
+            if one.kind == "modules"
+        ],
+    }
+
+
 def connect(context: Context) -> FirmwareClient:
     """A client for the endpoint in the tunnel while there is one, else for the one outside."""
     endpoints = context.identity.enrolment.endpoints
