@@ -203,10 +203,11 @@ def _cancel(cli: Cli, site: str, request: str) -> None:
     from cloudside.registry.log_pulls import PullState
 
     with cli.read() as (session, caller):
-        if rows.get(session, caller, request).site_id != site:
+        before = rows.get(session, caller, request)
+        if before.site_id != site:
             raise InputError("registry.unknown-log-request", request=request[:32])
     pull = pulls.stop(cli.database, cli.caller, request, state=PullState.CANCELLED, now=cli.now)
-    key = "logs.taken-back" if pull.state == PullState.CANCELLED.value else "logs.over-before"
+    key = "logs.taken-back" if before.state == PullState.OPEN.value else "logs.over-before"
     done(cli, _row(pull, None), key, site=site, request=request)
 
 

@@ -268,7 +268,8 @@ async def test_crash_reports_are_kept_once_and_bounded(
         for number in range(crash_reports.KEPT + 3):
             crash_reports.record(
                 session, OPERATOR, site_id="tokyo-1", report_id=f"{number:032x}", kind="child", process="p",
-                summary="s", first_at=NOW, last_at=NOW, count=1, versions={}, text="", now=NOW + timedelta(seconds=number + 1),
+                summary="s", first_at=NOW, last_at=NOW, count=1, versions={}, text="",
+                now=NOW + timedelta(seconds=number + 1),
             )  # fmt: skip
         assert len(crash_reports.of_site(session, OPERATOR, "tokyo-1")) == crash_reports.KEPT
         assert len(crash_reports.of_site(session, OPERATOR, "kobe-1")) == 1, "another site's reports were pushed out"

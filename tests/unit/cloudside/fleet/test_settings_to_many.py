@@ -1,4 +1,4 @@
-"""One change to many sites: the pace, who is left alone, when it stops, what is taken back. Pure first, then for real."""
+"""One change to many sites: the pace, who is left alone, when it stops, what is taken back. First pure, then real."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
