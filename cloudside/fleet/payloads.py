@@ -14,6 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
@@ -39,6 +40,7 @@ _NAMES = {
     "targets": re.compile(rf"({_PART}/){{0,4}}{_PART}", re.ASCII),
     "payload": re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,8})?", re.ASCII),
 }
+_log = structlog.get_logger()
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII | re.IGNORECASE)
 
 
@@ -191,9 +193,16 @@ class _Patient(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self.body_iterator:
-            async with asyncio.timeout(STALL_S):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        try:
+            async for piece in self.body_iterator:
+                async with asyncio.timeout(STALL_S):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            _log.info("firmware: nobody takes it")
+            return  # the server ends a connection whose answer is not whole
+        except OSError as error:
+            _log.error("firmware: not readable", reason=str(error))
+            return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

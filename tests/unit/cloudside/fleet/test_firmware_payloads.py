@@ -5,10 +5,12 @@ import hashlib
 import random
 import ssl
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from fleet_cloud import Cloud, Endpoint, Enrolled
+from starlette.types import Message
 
 from cloudside.fleet import payloads
 from cloudside.fleet.payloads import Directory, Paces, parse_range
@@ -143,6 +145,47 @@ def test_a_file_that_is_replaced_while_it_is_sent_ends_the_answer(published: Pat
     (published / "metadata" / "new").rename(published / "metadata" / "timestamp.json")
     with pytest.raises(OSError, match="replaced"):
         next(store.read(stored, 0, stored.size))
+
+
+async def stream(pieces: AsyncIterator[bytes], send: Callable[[Message], Awaitable[None]]) -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await payloads._Patient(pieces)({"type": "http"}, receive, send)
+
+
+async def test_a_router_that_takes_nothing_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payloads, "STALL_S", 0.05)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        if len(sent) == 2:
+            await asyncio.Event().wait()
+        sent.append(message)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 1000
+
+    async with asyncio.timeout(10):
+        await stream(pieces(), send)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[-1]["more_body"], "an answer that is not whole must not look whole"
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError("replaced meanwhile")
+
+    await stream(pieces(), send)
+    assert sent[-1]["more_body"]
 
 
 def test_each_site_has_its_own_pace() -> None:
