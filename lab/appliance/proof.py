@@ -46,6 +46,8 @@ PLAN: Plan = replace(
 _MEMORY = (
     "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ {pss += $2} /^Rss:/ {rss += $2} END {print pss, rss}'"
 )
+#: What the root is: device, place, kind, first option.
+_ROOT = 'awk \'$2 == "/" {split($4, o, ","); print $1, $2, $3, o[1]}\' /proc/mounts'
 
 Figures = dict[str, float]
 
@@ -112,6 +114,13 @@ def memory(scene: Scene) -> None:
     scene.say(f"{scene.figures['rss_idle_mib']} MiB resident ({scene.figures['rss_summed_mib']} summed)")
 
 
+def verity(scene: Scene) -> None:
+    """The root is a verity device, and nobody can write to it."""
+    shown = scene.world.kyoten("ssh", SITE, _ROOT, timeout_s=300).stdout
+    scene.figures["root_is_verity"] = int(f"/dev/mapper/{layout.ROOT_DEVICE_NAME} / squashfs ro" in shown)
+    scene.say(f"its root: {' '.join(shown.split())}")
+
+
 def second_start(scene: Scene) -> None:
     """The plug is pulled, and put in again."""
     scene.machine.power_cut()
@@ -162,6 +171,7 @@ def uncommitted_release(scene: Scene) -> None:
 STEPS: Mapping[str, Callable[[Scene], None]] = {
     "first-start": first_start,
     "serves": serves,
+    "verity": verity,
     "memory": memory,
     "second-start": second_start,
     "rotten-kernel": rotten_kernel,
