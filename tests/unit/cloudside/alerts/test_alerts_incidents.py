@@ -151,8 +151,8 @@ KINDS = (
     "mail-flood", "mail-flood-day", "mail-near-limit", "mail-near-limit-day", "mail-unusual", "mail-new-domains",
     "mail-foreign-source", "mail-bounces", "mail-silent", "mail-silent-many", "mail-login-failures",
     "mail-unknown-source", "mail-parked", "mail-credential-abroad", "mail-old-tls", "smarthost-quota",
-    "smarthost-refused", "smarthost-unreachable", "quota-near", "quota-reserve", "quota-unknown", "quota-disabled", "site-silent",
-    "chore-failed", "alert-path-failed",
+    "smarthost-refused", "smarthost-unreachable", "quota-near", "quota-reserve", "quota-unknown", "quota-disabled",
+    "site-silent", "chore-failed", "alert-path-failed",
 )  # fmt: skip
 PARAMS = {
     "window": "w",
