@@ -4,11 +4,12 @@ PYTHON := .venv/bin/python
 # Twice the cores: unit tests of daemons wait more than they work.
 WORKERS := $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help demo demo-down image test check bench setup style types quick-tests lab-tests
+.PHONY: help demo demo-down demo-vm image test check bench setup style types quick-tests lab-tests
 
 help:
 	@echo "make demo          the whole product on this machine: build the world, run the main job, clean up"
 	@echo "make demo KEEP=1   the same, and leave the world up to look around; make demo-down removes it"
+	@echo "make demo-vm       the router's image in a virtual machine: it enrols, its tunnel comes up, its LAN is reached"
 	@echo "make image         the router's image in build/image: disk, signed bundle, list of what is inside (root)"
 	@echo "make test          every test (root)"
 	@echo "make check         style, types, unit and property tests (no root)"
@@ -24,6 +25,13 @@ demo: setup
 demo-down:
 	@[ -x .venv/bin/kyoten-lab ] || { echo "nothing to remove: the demo has not run from this clone"; exit 0; }; \
 	.venv/bin/kyoten-lab down
+
+# What the image needs is made before: a box has no way to Debian's archive.
+demo-vm: setup
+	@lab/setup.sh vm
+	@disk=$$($(PYTHON) -m lab.appliance.image) && place=$$(mktemp -d /var/tmp/kyoten-demo-vm.XXXXXX) && \
+	{ setpriv --pdeathsig TERM .venv/bin/kyoten-lab box -- $(PYTHON) -m lab.appliance.proof "$$disk" "$$place" \
+		first-start serves verity memory second-start; status=$$?; rm -rf "$$place"; exit $$status; }
 
 # ARGS: see `.venv/bin/python -m firmware.image build --help`; a release has its version, keys and TUF root there.
 image:

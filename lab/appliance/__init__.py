@@ -3,7 +3,9 @@
     machine     the emulator: disk, watchdog, serial console, monitor; power on, power cut, orderly stop
     monitor     QEMU's machine protocol: what happens to the machine, and keys to press on it
     cabling     the machine's ports in the namespaces of a world; an address server on the internet's side
+    image       the disk image of this checkout
     disks       a copy of the image with a ticket on it; its parts read back while the machine is off
+    proof       what the image has to show in a world; `make demo-vm`
 
 QEMU emulates in software (no KVM): the image is up in half a minute where a board needs ten seconds.
 """

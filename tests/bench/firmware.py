@@ -4,8 +4,9 @@ redownloaded_pct                 what came over a 384/64 kbit/s line with 1 % lo
                                  45 s, beyond the payload itself: TLS, HTTP, handshakes and all that came twice
 delta_pct_of_full_package, _kernel   a delta in per cent of the full payload: one package changed, the kernel changed
 rollout_10000_plan_s             the dry run for 10,000 sites, from the registry to what a person is shown
-rollout_sim_harmed_pct           10,000 simulated sites, a release that fails on 5 % of them, six ways, five fleets each:
+rollout_sim_harmed_pct           10,000 simulated sites, the release fails on 5 % of them, six ways, five fleets each:
                                  the worst share of all sites harmed; beside it other shares, and 100 good releases
+boot_to_tunnel_s, rss_idle_mib   an enrolled router from power-on to its tunnel, emulated; its processes' memory at rest
 
 Each part is a process of its own; ``--only PART`` runs one.
 """
@@ -39,6 +40,7 @@ BARS = {
 PARTS: dict[str, tuple[object, ...]] = {
     "line": ("firmware_transport", "line"),
     "delta": ("firmware_transport", "delta"),
+    "boot": ("firmware_boot",),
     "plan": ("firmware_rollout", "plan"),
     "rollouts": ("firmware_rollout", "sim", 100, 5, 2),
 }
