@@ -48,6 +48,7 @@ OLD, NEW = 10, 11
 #: Seconds between two looks. The worker looks every 15 s; a coarse look is worse for harm, so the figure is no better
 #: than the product.
 TICK_S = 600.0
+SOAK_TICK_S = 1800.0
 #: For good releases, of which there are many runs of many days.
 GOOD_TICK_S = 3600.0
 LOTS = 20
@@ -210,7 +211,7 @@ def run(seed: int, way: str, share: float) -> Fleet:
     """A bad release, until it is halted or finished."""
     found = fleet(seed, way, share)
     while found.rollout.state not in (State.HALTED, State.FINISHED) and found.at < HORIZON_S:
-        found.tick(TICK_S)
+        found.tick(TICK_S if found.rollout.state is State.RUNNING else SOAK_TICK_S)
     return found
 
 
