@@ -1,4 +1,13 @@
-"""Firmware releases: metadata, signing, deltas, image build; the verifying half is shared with the agent.
+"""Firmware of routers: what a release is, who vouches for it, how it travels, how its image is built.
 
-Empty until the router image exists; the import direction already holds for it.
+release, fields     release and module documents, read strictly. Pure
+trust, permit       what a device believes (TUF), and downgrades; clock, keymaterial: which time, which key. Pure
+tuf_client, trusted_directory   python-tuf over our transport; its files, exchanged whole
+repository/         the signing half: keys, roles, staging, publishing; compose: a release as a directory
+chunks, delta, trees, zstd       what travels, and what a router makes of it; delta_make, similar: on the build machine
+layout, bootstate, slotblock    the router's disk, its boot state, what GRUB reads of a slot. Pure
+image/              builds the image
+durable             files that survive a power cut
+
+The verifying half is shared with the agent. Imports nothing of ours.
 """

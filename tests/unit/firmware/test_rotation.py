@@ -1,5 +1,6 @@
 """Every role's keys are replaced, and devices of any age walk through the chain of roots."""
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -149,3 +150,22 @@ def test_holders_are_named(world: World) -> None:
     root = world.storage.published_root().signed
     assert roles.holders(root, ROOT) == ("hanako", "taro", "jiro")
     assert roles.holders(root, "timestamp") == ("online-timestamp",)
+
+
+def test_after_an_old_backup_new_online_keys_bring_devices_back(world: World) -> None:
+    path = world.release(2)
+    backup = world.directory / "backup"
+    shutil.copytree(world.storage.directory, backup)
+    device = world.device("device", world.root_now())
+    for counter in (3, 4):
+        world.release(counter)
+        device.refresh(NOW)
+    shutil.rmtree(world.storage.directory)
+    backup.rename(world.storage.directory)
+    refused(lambda: device.refresh(NOW), "firmware.metadata-rollback")
+    for role in ("snapshot", "timestamp"):
+        rotate(world, Change(role, add=(world.make_online(role),), replace=True))
+    world.sign("hanako", "taro")
+    world.publish()
+    device.refresh(NOW)
+    assert [one.path for one in device.listing()] == [path]
