@@ -29,6 +29,7 @@ from cloudside.registry import log_requests, routers
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
+from firmware.repository.storage import snapshot_version
 
 #: A heartbeat with every list full stays below 60 KiB.
 HEARTBEAT_MAX_BYTES = 64 * 1024
@@ -105,7 +106,8 @@ def application(
                 supersedes = certifying.is_superseding(session, who, now=now)
             if supersedes:
                 certifying.retire_superseded(database, config, who, now=now)
-            return answer.model_copy(update={"renew_certificate": renew}).model_dump_json()
+            repository = snapshot_version(config.firmware_directory)
+            return answer.model_copy(update={"renew_certificate": renew, "repository": repository}).model_dump_json()
 
         return Response(await in_thread(keep), media_type="application/json")
 
