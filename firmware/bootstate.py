@@ -85,9 +85,14 @@ class BootState:
         return replace(self, trial=None)
 
     def marked(self, slot: Slot, *, good: bool) -> "BootState":
-        """What is said of a slot's content; a trial of one that is no longer good is off."""
-        trial = None if self.trial is not None and self.trial.slot is slot and not good else self.trial
-        return replace(self, trial=trial, good=self.good | {slot} if good else self.good - {slot})
+        """What is said of a slot's content. One that is no longer good is not tried, and not the primary either: a
+        router that runs the other slot, because the primary did not start, is about to write over it."""
+        if good:
+            return replace(self, good=self.good | {slot})
+        left = self.good - {slot}
+        if self.primary is slot:
+            return replace(self, primary=slot.other, trial=None, good=left)
+        return replace(self, trial=None, good=left)
 
 
 @dataclass(frozen=True, slots=True)

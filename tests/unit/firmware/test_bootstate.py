@@ -96,6 +96,8 @@ def test_what_follows_from_what() -> None:
     assert tried.abandoned() == FRESH
     assert tried.marked(Slot.B, good=False) == FRESH
     assert tried.marked(Slot.B, good=True).trial == TRIAL
+    fallen = BootState(1, Slot.A, None, frozenset(Slot)).marked(Slot.A, good=False)
+    assert (fallen.primary, fallen.good) == (Slot.B, {Slot.B}), "its content is about to go"
     for wrong in (Trial(Slot.A, "x", 9), Trial(Slot.B, "a b", 9), Trial(Slot.B, "", 9), Trial(Slot.B, "x", 0)):
         with pytest.raises(ValueError, match="trial"):
             FRESH.with_trial(wrong)
