@@ -35,9 +35,9 @@ class DamagedError(Exception):
 
 
 def compress_file(source: Path, output: Path, *, level: int = 19, window_log: int = FULL_WINDOW_LOG) -> None:
-    """Pack a whole file. The same bytes each time with the same version. Raises ZstdError."""
+    """Pack a whole file. The same bytes each time with the same version, on any number of cores. Raises ZstdError."""
     _finish([
-        PROGRAM, "-q", "-f", "--single-thread", f"-{level}", f"--long={window_log}", "-o", str(output), str(source),
+        PROGRAM, "-q", "-f", "-T0", f"-{level}", f"--long={window_log}", "-o", str(output), str(source),
     ])  # fmt: skip
 
 
