@@ -89,12 +89,12 @@ def _scene(session: Session, row: tables.Rollout, last: tables.RolloutProgress |
             path=target.path,
             counter=target.counter,
             exclusive=target.exclusive,
-            zone=zone,
+            zone=target.timezone,
             offered_at=target.offered_at,
             settled_at=target.settled_at,
             cause=target.cause,
         )
-        for target, zone in rollouts.targets(session, OPERATOR, row.id)
+        for target in rollouts.targets(session, OPERATOR, row.id)
     }
     partners = _partners(session, targets)
     others = {site for sites in partners.values() for site in sites} - set(targets)
@@ -183,6 +183,6 @@ def problems_of(session: Session, caller: Caller, rollout_id: str) -> list[tuple
     """What is wrong with sites of a rollout: site, state, cause. Raises InputError: unknown rollout."""
     return [
         (target.site_id, target.state, target.cause)
-        for target, _ in rollouts.targets(session, caller, rollout_id)
+        for target in rollouts.targets(session, caller, rollout_id)
         if target.cause is not None and target.state in ("failed", "silent", "declined")
     ]

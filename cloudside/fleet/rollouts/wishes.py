@@ -103,7 +103,7 @@ def abort(session: Session, caller: Caller, rollout_id: str, *, now: datetime) -
     incidents.close_incident(session, INCIDENT, row.id, now)
     changed = [
         {"rollout_id": row.id, "site_id": target.site_id, "state": "withdrawn", "settled_at": now}
-        for target, _ in rollouts.targets(session, caller, row.id)
+        for target in rollouts.targets(session, caller, row.id)
         if target.state in ("waiting", "offered")
     ]
     session.flush()

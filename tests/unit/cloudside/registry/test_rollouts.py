@@ -107,7 +107,7 @@ def state_of(database: Database, name: str) -> tuple[str, dict[str, str]]:
     with database.read() as session:
         row = rollouts.get(session, OPERATOR, name)
         found = rollouts.targets(session, OPERATOR, name)
-    return row.state, {target.site_id: target.state for target, _ in found}
+    return row.state, {target.site_id: target.state for target in found}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from rollout_worlds import HOUR_S, NEW, OLD, START, World, plan
 from cloudside.errors import InputError
 from cloudside.fleet.rollouts import schedule
 from cloudside.fleet.rollouts.machine import TargetState
+from cloudside.fleet.rollouts.model import Seen
 
 PAIR = {"acme/tower": ("s0000", "s0001")}
 
@@ -112,7 +113,7 @@ def test_no_more_an_hour_than_allowed() -> None:
 def test_a_site_without_a_tunnel_is_not_there() -> None:
     world = World(1, plan())
     world.now = START + timedelta(hours=1)
-    world.seen["s0000"] = schedule.Seen(heard_at=world.now, well_at=START)
+    world.seen["s0000"] = Seen(heard_at=world.now, well_at=START)
     world.away = {"s0000"}
     done = world.step()
     assert done.report.away == 1 and not done.changed
