@@ -167,8 +167,10 @@ class BootSight:
 
 
 def move(state: UpdateState, event: Event, *, at: float, problem: Problem | None = None) -> UpdateState:
-    """The next stage. Counted anew there: failures. Raises KeyError: no such transition, a bug."""
-    return replace(state, stage=TRANSITIONS[state.stage, event], problem=problem, entered_at=at, failures=0)
+    """The next stage. Failures are counted anew there, but not those of writing the slot: each is a way back and
+    forth. Raises KeyError: no such transition, a bug."""
+    failures = state.failures if event in (Event.INTERRUPT, Event.INSTALL) else 0
+    return replace(state, stage=TRANSITIONS[state.stage, event], problem=problem, entered_at=at, failures=failures)
 
 
 def offer(state: UpdateState, wanted: FirmwareOffer, *, running_counter: int, at: float) -> UpdateState:

@@ -96,6 +96,8 @@ class SimulatedRouter:
     assembled: set[int] = field(default_factory=set)
     installed_whole: set[Slot] = field(default_factory=set)
     offer: FirmwareOffer | None = None
+    #: Slots that cannot be loaded any more, whatever they hold.
+    rotten: set[Slot] = field(default_factory=set)
     online: bool = True
     devices_dead: bool = False
     clock: datetime = field(default_factory=lambda: datetime.fromtimestamp(EPOCH, UTC))
@@ -170,7 +172,7 @@ class SimulatedRouter:
         slot, self.why = next(
             (slot, why)
             for slot, why in choice.order
-            if (release := self.slots[slot]) is not None and release.ill != "kernel"
+            if (release := self.slots[slot]) is not None and release.ill != "kernel" and slot not in self.rotten
         )
         self.slot = slot
         on_trial = self.why is Why.TRIAL
@@ -266,7 +268,7 @@ class SimulatedRouter:
 
     def _agent_tick(self, driver: UpdateDriver, release: Release) -> None:
         tunnel = self.online and self.now > 30 and release.ill != "tunnel"
-        whole = tunnel and self.heartbeat_at is not None and release.ill != "unsettled" and not self._silent()
+        whole = tunnel and self.heartbeat_at is not None and release.ill not in ("unsettled", "device")
         self.healthy_since = (self.healthy_since if self.healthy_since is not None else self.now) if whole else None
         if tunnel and self.now >= self.next_heartbeat:
             self.next_heartbeat = self.now + HEARTBEAT_S
@@ -496,6 +498,7 @@ def _outcome(router: SimulatedRouter, step: Step, release: Release, request: Map
                 return lost
             target = Slot(str(request["target"]))
             router.act(lambda: router.slots.__setitem__(target, release))
+            router.rotten.discard(target)
             return Done()
         case _:
             target = Slot(str(request["target"]))
