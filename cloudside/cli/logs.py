@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def logs(
     context: typer.Context,
     site: str,
-    lines: Annotated[int | None, typer.Option(min=1, help="Only the newest so many; 500 if no range is given.")] = None,
+    lines: Annotated[int | None, typer.Option(help="Only the newest so many; 500 if no range is given.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="MOMENT", help="'2026-12-24 08:00' in UTC, or 2h, 7d ago.")
     ] = None,
@@ -82,9 +82,12 @@ def _ask(
     from cloudside.access.refusal import check_line
     from cloudside.access.target import site_state
     from cloudside.registry import sites
+    from cloudside.registry.log_requests import MAX_LINES
 
     if follow and until is not None:
         raise InputError("logs.follow-until")
+    if lines is not None and not 1 <= lines <= MAX_LINES:
+        raise InputError("registry.bad-log-lines", lines=lines, most=MAX_LINES)
     ranged = since is not None or until is not None
     begin = None if since is None else moment(since, now=cli.now)
     end = None if until is None else moment(until, now=cli.now)
