@@ -50,11 +50,20 @@ def base(recipe: Recipe, cache: Path, *, epoch: int, fresh: bool = False) -> Pat
         cache / f"base-{places.digest([*unpacked, repr(recipe), *code, str((whole / 'complete').stat().st_mtime_ns)])}"
     )
     if not (trimmed / "complete").exists():
+        _forget_old(cache)
         places.empty(trimmed)
         copy(whole / "root", trimmed / "root")
         _trim(recipe, trimmed / "root")
         (trimmed / "complete").touch()
     return trimmed / "root"
+
+
+def _forget_old(cache: Path) -> None:
+    """Remove trees that no build has made for a week: each edit of the recipe leaves one of 200 MB."""
+    newest = max((path.stat().st_mtime for path in cache.glob("*/complete")), default=0.0)
+    for path in cache.glob("base-*/complete"):
+        if path.stat().st_mtime < newest - 7 * 86400:
+            shutil.rmtree(path.parent)
 
 
 def _bootstrap(recipe: Recipe, root: Path, cache: Path, epoch: int) -> None:
