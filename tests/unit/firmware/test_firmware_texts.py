@@ -2,6 +2,7 @@
 
 import ast
 import string
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ _SOURCES = Path(firmware.__file__).parent
 _MAKERS = ("Error", "add", "matching", "texts")
 
 
+@cache
 def _keys() -> dict[str, set[str]]:
     """Each key in the sources and the parameters of its calls; what is given on (matching, texts) has its place."""
     found: dict[str, set[str]] = {}
