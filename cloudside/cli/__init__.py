@@ -8,5 +8,6 @@ policies, platform (plans: difference and gate), answers (authorship)     who ma
 overview    status, tunnels;  reports: a site's row in it. Pure
 remote      ssh, logs
 mail (mail_selection, _actions, _moves, _limits, _profile, suppressions)     the relay's queue; whose mail, how much
+rollout (rollout_options, _status), site_labels     firmware to many sites
 daemons     gateway, relay, web, worker, serve
 """
