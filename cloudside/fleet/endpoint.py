@@ -29,7 +29,7 @@ from cloudside.registry import log_requests, routers
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
-from firmware.repository.storage import snapshot_version
+from firmware.repository.served import snapshot_version
 
 #: A heartbeat with every list full stays below 60 KiB.
 HEARTBEAT_MAX_BYTES = 64 * 1024

@@ -3,7 +3,7 @@
     keys       a holder's key in a file or wherever it signs; public halves as files that are carried
     roles      root and targets metadata: who may sign what, for how long; rotation; who is missing. Pure
     entries    releases, modules, what was taken back: the content of the targets metadata. Pure
-    storage    the directory: what is served, what is being signed; durable, the timestamp last
+    storage    the directory: what is served, what is being signed; durable, the timestamp last; served: light
     staging    what is up for signing: releases, yanks, rotations; one holder's signature after the other
     publish    what devices find, and its renewal on a clock
 

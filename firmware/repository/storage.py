@@ -10,7 +10,6 @@ to something is written after it; the timestamp comes last of all.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +22,9 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from firmware import durable
 from firmware.errors import RepositoryError
 from firmware.release import File
+from firmware.repository.served import METADATA
 
-METADATA, TARGETS, PAYLOAD, STAGED = "metadata", "targets", "payload", "staged"
+TARGETS, PAYLOAD, STAGED = "targets", "payload", "staged"
 #: The root that counts, beside what is to be signed.
 CARRIED_ROOT = "trusted-root.json"
 #: As much of a payload file as is in memory at once.
@@ -178,16 +178,6 @@ def read(path: Path, kind: type[T]) -> Metadata[T]:
     if not isinstance(found.signed, kind):
         raise RepositoryError("firmware.repository-unreadable", path=str(path), reason=found.signed.type)
     return found
-
-
-def snapshot_version(directory: Path) -> int | None:
-    """Which state of the repository is published; None: none, or it cannot be read. Cheap: one small file."""
-    try:
-        document = json.loads((directory / METADATA / "timestamp.json").read_bytes())
-        version = document["signed"]["meta"]["snapshot.json"]["version"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return version if isinstance(version, int) else None
 
 
 def _bytes(path: Path) -> bytes:

@@ -15,7 +15,8 @@ from firmware.errors import FirmwareError, RepositoryError, TrustError
 from firmware.release import render_module
 from firmware.repository import entries, publish, roles, staging
 from firmware.repository.roles import ROOT, TARGETS
-from firmware.repository.storage import Storage, snapshot_version
+from firmware.repository.served import snapshot_version
+from firmware.repository.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("no_flushes")
 
