@@ -1,6 +1,6 @@
 """Firmware of routers: what a release is, who vouches for it, how it travels, how its image is built.
 
-release, fields     release and module documents, read strictly. Pure
+release, fields, listing   release and module documents, read strictly. Pure
 trust, permit       what a device believes (TUF), and downgrades; clock, keymaterial: which time, which key. Pure
 tuf_client, trusted_directory   python-tuf over our transport; its files, exchanged whole
 repository/         the signing half: keys, roles, staging, publishing; compose: a release as a directory

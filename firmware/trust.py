@@ -16,6 +16,7 @@ from typing import TypeGuard
 from firmware import durable, tuf_client
 from firmware.errors import TrustError
 from firmware.fields import DOCUMENT_MAX_BYTES, NUMBER_MAX
+from firmware.listing import Listed
 from firmware.permit import Permit, verified
 from firmware.release import Module, Release, custom, module_custom, module_path, parse, parse_module, release_path
 from firmware.trusted_directory import TrustedDirectory
@@ -53,21 +54,6 @@ class Refreshed:
     at: datetime
     clock_behind_s: float
     changed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One entry of what is published, before its document is fetched. ``name``: the hardware, or the module."""
-
-    path: str
-    kind: str
-    name: str
-    version: str
-    counter: int
-    #: Of a release; 0 for a module.
-    minimum_from: int
-    #: Of a module, such as ``modem-table``; empty for a release.
-    module_kind: str
 
 
 class Trust:

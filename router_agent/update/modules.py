@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from firmware.listing import Listed
 from firmware.release import Module
-from firmware.trust import Listed
 from router_agent.problems import Problem
 
 
