@@ -63,3 +63,9 @@ def test_a_refresh_of_the_longest_list_stays_small(tmp_path: Path) -> None:
     told = json.loads(ended.stdout)
     assert (told["count"], told["counter"]) == (4000, 1)
     assert told["after"] < BOUND_MIB, told
+
+
+def test_neither_the_agent_s_loop_nor_the_web_daemon_has_tuf_in_memory() -> None:
+    for daemon in ("router_agent.daemon", "cloudside.fleet.web"):
+        program = f"import sys, {daemon}; sys.exit('tuf' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0, daemon
