@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from firmware import clock, slotblock, trust
+from firmware import clock, slotblock
 from firmware.errors import FirmwareError, SourceError
 from firmware.layout import Slot
 from firmware.release import Release, parse, release_path, render
@@ -26,14 +27,16 @@ from router_agent import identity
 from router_agent.errors import AgentError, CloudRefusedError, CloudUnreachableError, StateError
 from router_agent.identity import Identity
 from router_agent.problems import Problem
-from router_agent.update import appliance, assemble, client, direct, fetch, install, leash, module_step, slots, work
+from router_agent.update import appliance, assemble, client, direct, fetch, install, leash, slots, work
 from router_agent.update.assemble import DeltaFailedError, PayloadLostError, ReleaseWrongError
 from router_agent.update.client import FirmwareClient
 from router_agent.update.machine import ReleaseFacts
-from router_agent.update.module_store import ModuleStore
 from router_agent.update.plan import Plan, plan
 from router_agent.update.ports import Running
 from router_agent.update.work import Done, Event, Failed, Fault, Progress, Step
+
+if TYPE_CHECKING:
+    from firmware.trust import Trust
 
 _log = logging.getLogger(__name__)
 
@@ -190,8 +193,11 @@ def failed(error: AgentError | FirmwareError) -> Failed:
             return Failed(Fault.LATER, problem)
 
 
-def trusted(context: Context) -> tuple[trust.Trust, FirmwareClient]:
+def trusted(context: Context) -> "tuple[Trust, FirmwareClient]":
     """The repository as it is believed now, refreshed, and where it came from."""
+    # Loaded where it is needed: it costs as much as all the rest, and on a router that is seconds.
+    from firmware import trust
+
     try:
         root = appliance.TRUSTED_ROOT.read_bytes()
         built_at = appliance.built_at()
@@ -241,6 +247,9 @@ def refresh(context: Context) -> ReleaseFacts:
 
 
 def _modules(context: Context) -> Done:
+    from router_agent.update import module_step
+    from router_agent.update.module_store import ModuleStore
+
     believed, source = trusted(context)
     running = context.running
     reason = believed.yanked(release_path(running.hardware, running.version))
