@@ -8,6 +8,7 @@
     probes, controller, devices, rogue   what hosts do: real packets, mail, SSH, a router in the wrong hands
     demo     the main job, shown
     queue_view  a read-only look at an embedded mail queue's file
+    bad_line, payload_server, payload_fetcher   firmware over a line that is slow, lossy and cut off
     mail_proof  the relay, cut at any moment: nothing is lost
     preflight, cli     is this machine able; kyoten-lab: demo, exec, list, down, box
 

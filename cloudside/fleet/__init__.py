@@ -11,6 +11,7 @@ diagnostics      the commands that may be given. handover: bounds on a log
 endpoint         the HTTP application; documents: its bodies and errors; web: its sockets, `kyoten web`
 public           revocation lists and OCSP over plain HTTP
 settings_change  a person's settings change, and waiting for what becomes of it; settings_diff: what it changes
+payloads         firmware over HTTP, in ranges
 rollouts/        a firmware version on its way to many sites, ring after ring
 settings_steps   a change to many sites, what comes next. Pure; settings_changes: the worker takes the steps
 """

@@ -5,7 +5,7 @@ journal   the state on disk, written before each act; marks: what a trial leaves
 judge     may this router take this release, now? window: when it may restart. Pure
 health    is a trial good? returned: why one came back. Pure; essential: do the LAN's devices answer
 driver    one step a tick; child, step: long work in processes of their own; install: RAUC
-fetch, assemble, payload_journal   what travels, resumed by content, put together
+plan, client, fetch, payload_journal, assemble   what travels, resumed by content, put together
 bootstore, slots, guard            boot state on its partition, the slots' contents, the watchdog of a trial
 modules   small signed modules: noticed, judged, installed, taken back
 """
