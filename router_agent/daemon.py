@@ -169,7 +169,14 @@ class Agent:
             versions=self._versions,
         )
         self._reboot = Reboot(options.reboot)
-        self._updating = Updating(options, enrolment.site, runner, agent=self._versions["agent"], now=now)
+        self._updating = Updating(
+            options,
+            enrolment.site,
+            runner,
+            agent=self._versions["agent"],
+            modems=self._mobile.use_table,
+            now=now,
+        )
         self._lan_shut = False
         self._timezone = ""
         self._interfaces: tuple[InterfaceState, ...] = ()

@@ -6,6 +6,7 @@ The guard of a trial watches ``<runtime>/agent.alive``: it is touched when the a
 import logging
 import secrets
 import time
+from collections.abc import Callable
 
 from linux.runner import Runner
 from router_agent.options import Options
@@ -33,15 +34,24 @@ ALIVE_S = 2.0
 
 
 class Updating:
-    """Times are monotonic seconds."""
+    """Times are monotonic seconds. ``agent``: its version; ``modems`` takes what a module says of modems."""
 
-    def __init__(self, options: Options, site: str, runner: Runner, *, agent: str, now: float) -> None:
+    def __init__(
+        self,
+        options: Options,
+        site: str,
+        runner: Runner,
+        *,
+        agent: str,
+        modems: Callable[[dict[str, tuple[str, ...]]], None],
+        now: float,
+    ) -> None:
         self._alive = options.runtime / ALIVE
         self._alive_at = now
         self._driver: UpdateDriver | None = None
         self._modules: ModuleKeeper | None = None
         self._neighbours = EssentialDevices(options.lan)
-        self._use = ModuleUse(site)
+        self._use = ModuleUse(site, modems)
         found = appliance.running()
         if found is None:
             return

@@ -39,6 +39,9 @@ _STEP_S = 0.05
 _METRIC = 1203
 _DEFAULT = ip_network("0.0.0.0/0")
 
+#: Commands by model.
+ModemTable = dict[str, tuple[str, ...]]
+
 #: The state of a mobile line without a modem of ours.
 _NOT_DRIVEN = "not-driven"
 
@@ -73,7 +76,7 @@ class MobileLine:
         self._linked = False
         self._look_at = now
         self._ended = threading.Event()
-        self._inbox: queue.SimpleQueue[MobileSettings | str] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[MobileSettings | str | ModemTable] = queue.SimpleQueue()
         self._hangs_up = False
         self._thread = threading.Thread(target=self._run, name="modem", daemon=True)
         self._view = LineView()
@@ -112,6 +115,10 @@ class MobileLine:
     def use_timezone(self, timezone: str) -> None:
         """The site's time zone, in which months are counted."""
         self._inbox.put(timezone)
+
+    def use_table(self, table: ModemTable) -> None:
+        """What modems want to be told first, by model."""
+        self._inbox.put(table)
 
     def _sleep(self, seconds: float) -> None:
         self._ended.wait(seconds)
@@ -156,6 +163,9 @@ class MobileLine:
                 return
             if isinstance(message, str):
                 self._book.use_timezone(message)
+            elif isinstance(message, dict):
+                if self._modem is not None:
+                    self._modem.use_table(message)
             else:
                 self._settings = message
                 if self._modem is not None:

@@ -5,7 +5,7 @@ A step asks the modem what the state wants to know, makes of it an event, and th
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,6 +102,7 @@ class Modem:
         self._sleep = sleep
         self._open_port = open_port
         self._settings = MobileSettings()
+        self._table: Mapping[str, Sequence[str]] = {}
         self._view = ModemView()
         self._ports: dict[str, Port] = {}
         self._trouble: Problem | None = None
@@ -167,6 +168,10 @@ class Modem:
                 self._ppp.hang_up()
         elif (self._view.state, Event.CHANGED) in machine.TRANSITIONS:
             self._move(Event.CHANGED)
+
+    def use_table(self, table: Mapping[str, Sequence[str]]) -> None:
+        """What modems want to be told first, by the model that they say they are: from the next time it begins."""
+        self._table = table
 
     def step(self, now: float, roll: float, *, spent: bool) -> float:
         """Do what is next; seconds until the next step. ``spent``: the month's data are, and the line has to end."""
@@ -237,6 +242,10 @@ class Modem:
         at.ask("AT+CMEE=1")
         # The radio may be off: flight mode survives a restart on many modems.
         at.ask("AT+CFUN=1", timeout_s=_SIM_S)
+        if self._table:
+            model = next((line.strip() for line in at.ask("AT+CGMM").lines if line.strip()), "")
+            for command in self._table.get(model, ()):
+                at.ask(command)  # one that it does not know does no harm
         imei = answers.imei(at.ask("AT+CGSN").lines)
         self._view = replace(self._view, imei=imei or self._view.imei)
         return Event.ANSWERED

@@ -1,15 +1,11 @@
 """Is a module's content what its kind says? Looked at before it is in use. Pure."""
 
-import json
-import re
-
 from cryptography import x509
 
 from router_agent.problems import Problem
+from router_agent.update.modem_table import parse_modems
 
 PEM_MAX = 500
-MODEMS_MAX = 200
-_COMMAND = re.compile(r"AT[ -~]{0,120}\Z")
 
 
 def wrong(kind: str, content: bytes, *, name: str, version: str) -> Problem | None:
@@ -28,25 +24,6 @@ def wrong(kind: str, content: bytes, *, name: str, version: str) -> Problem | No
         reason = f"{type(error).__name__}: {error}"[:150]
         return Problem("agent.module-damaged", {"module": name, "version": version, "reason": reason})
     return None
-
-
-def parse_modems(content: bytes) -> dict[str, tuple[str, ...]]:
-    """The table: ``{"modems": {"<model as AT+CGMM says it>": {"init": ["AT...", ...]}}}``.
-
-    Raises ValueError, TypeError, KeyError: it is none.
-    """
-    found = json.loads(content)["modems"]
-    if not isinstance(found, dict) or len(found) > MODEMS_MAX:
-        raise ValueError("modems")
-    table = {}
-    for model, entry in found.items():
-        commands = entry["init"]
-        if not isinstance(commands, list) or len(commands) > 20:
-            raise ValueError("init")
-        if not all(isinstance(command, str) and _COMMAND.match(command) for command in commands):
-            raise ValueError("init")
-        table[str(model)[:80]] = tuple(commands)
-    return table
 
 
 def _authorities(content: bytes) -> None:

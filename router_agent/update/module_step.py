@@ -13,8 +13,8 @@ from typing import Protocol
 
 from firmware import zstd
 from firmware.errors import FirmwareError
+from firmware.listing import Listed
 from firmware.release import File, Module, render_module
-from firmware.trust import Listed
 from router_agent.errors import AgentError, CloudUnreachableError, StateError
 from router_agent.problems import Problem
 from router_agent.update import fetch, module_kinds, modules

@@ -1,4 +1,4 @@
-"""What the agent makes of modules that are in use: plugins run, the others' content is there for whoever reads it.
+"""What the agent makes of modules that are in use: plugins run, the modem gets its table, plugins the authorities.
 
 A plugin is a program of one file in Python. It runs every few minutes as nobody, in a process with little memory and
 time, gets its source on standard input and says what it has found in JSON lines, ``{"text": "..."}``; each becomes a
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router_agent.problems import Problem
+from router_agent.update.modem_table import parse_modems
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ TEXT_MAX_CHARS = 150
 #: nobody and nogroup in Debian.
 _NOBODY, _NOGROUP = 65534, 65534
 
-_AUTHORITIES = "ca-bundle"
+_AUTHORITIES, _MODEMS = "ca-bundle", "modem-table"
 
 
 @dataclass(slots=True)
@@ -74,15 +75,18 @@ def start_as_nobody(source: bytes, environment: Mapping[str, str], authorities: 
 
 
 class ModuleUse:
-    """Called with (kind, name, path) when a module's content is in use, or no more (path None)."""
+    """Called with (kind, name, path) when a module's content is in use, or no more (path None). ``modems`` takes the
+    table of commands by model."""
 
     def __init__(
         self,
         site: str,
+        modems: Callable[[dict[str, tuple[str, ...]]], None],
         *,
         start: Callable[[bytes, Mapping[str, str], bytes], "subprocess.Popen[bytes]"] = start_as_nobody,
     ) -> None:
         self._site = site
+        self._modems = modems
         self._start = start
         self._plugins: dict[str, Path] = {}
         self._authorities: Path | None = None
@@ -94,6 +98,8 @@ class ModuleUse:
         """A module is in use from now on, or no more."""
         if kind == _AUTHORITIES:
             self._authorities = path
+        if kind == _MODEMS:
+            self._modems({} if path is None else parse_modems(path.read_bytes()))
         if kind == "plugin" and path is not None:
             self._plugins[name] = path
             self._due[name] = 0.0

@@ -5,7 +5,7 @@ taken back, did not fail here before, and is for this hardware and this agent. I
 
     ca-bundle     certificates of authorities (PEM), for plugins
     modem-table   what modems need that the agent does not know yet (JSON), see modem_table.py
-    plugin        a program of one file, run beside the agent with few rights, see plugin.py
+    plugin        a program of one file, run beside the agent with few rights, see module_use.py
 
 None of them becomes part of the agent's own process, so none can stop it by being loaded. One whose use makes the agent
 end all the same is taken back by the agent that starts for the third time with it.

@@ -56,6 +56,14 @@ def test_a_modem_comes_up_and_reports_what_it_sees(site: Site) -> None:
     ]  # fmt: skip
 
 
+def test_a_model_is_told_first_what_the_table_has_for_it(site: Site, emulator: Emulator) -> None:
+    site.modem.use_table({"EMULATOR-1": ("AT+QCFG=1",), "OTHER": ("AT+OTHER",)})
+    emulator.profile.faults.append(Fault(on="AT+CGMM", times=0, answer=["EMULATOR-1", "OK"]))
+    site.configure(APN)
+    connected(site)
+    assert "AT+QCFG=1" in emulator.commands and "AT+OTHER" not in emulator.commands
+
+
 @pytest.mark.parametrize(("csq", "dbm"), [(0, -113), (1, -111), (23, -67), (31, -51), (99, None)])
 def test_signal_of_an_older_network(site: Site, csq: int, dbm: int | None) -> None:
     site.emulator.profile.technology, site.emulator.profile.csq = 2, csq

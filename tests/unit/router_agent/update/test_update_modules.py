@@ -13,8 +13,8 @@ import pytest
 from simulated_router import HARDWARE, SimulatedRouter
 
 from firmware.errors import TrustError
+from firmware.listing import Listed
 from firmware.release import File, Module, ModuleApplicability
-from firmware.trust import Listed
 from router_agent.errors import CloudUnreachableError, StateError
 from router_agent.problems import Problem
 from router_agent.update import module_kinds, module_step, modules
@@ -333,7 +333,7 @@ def test_a_plugin_says_what_it_found_and_one_that_fails_is_told(tmp_path: Path) 
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_text("import json, os; print(json.dumps({'text': 'heat at ' + os.environ['KYOTEN_SITE']}))")
     bad.write_text("raise SystemExit(3)")
-    use = ModuleUse("tokyo-1", start=start)
+    use = ModuleUse("tokyo-1", lambda _table: None, start=start)
     use("plugin", "heat", good)
     use("plugin", "broken", bad)
     deadline = time.monotonic() + 60
@@ -347,6 +347,15 @@ def test_a_plugin_says_what_it_found_and_one_that_fails_is_told(tmp_path: Path) 
     use("plugin", "heat", None)
     assert [problem.params["plugin"] for problem in use.problems()] == ["broken"]
     use.stop()
+
+
+def test_a_modem_table_reaches_the_modem_and_is_taken_away(tmp_path: Path) -> None:
+    tables: list[dict[str, tuple[str, ...]]] = []
+    use = ModuleUse("tokyo-1", tables.append)
+    (tmp_path / "table").write_bytes(TABLE)
+    use("modem-table", "modems", tmp_path / "table")
+    use("modem-table", "modems", None)
+    assert tables == [{"EC25": ('AT+QCFG="nwscanmode",0',)}, {}]
 
 
 def test_a_plugins_words_are_bounded() -> None:
