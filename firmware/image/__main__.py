@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from firmware.image import build, compare, cves, debian, disk, places, recipe
+from firmware.image import build, compare, cves, debian, disk, foreign, places, recipe
 from firmware.image.build import Name, Trust
 from firmware.image.errors import ImageError
 from firmware.image.signing import Signing
@@ -25,6 +25,10 @@ def main() -> int:
     """Run the command; the answer is the exit status."""
     arguments = _parser().parse_args()
     try:
+        if hasattr(arguments, "hardware"):
+            wanted = recipe.parse((places.ROUTER / "recipe.toml").read_text(), arguments.hardware)
+            if foreign.needed(wanted.architecture):
+                return foreign.again(wanted.architecture, places.CACHE)
         return int(arguments.work(arguments, _teller()))
     except (ImageError, OSError) as error:
         sys.stderr.write(f"image: {error}\n")
