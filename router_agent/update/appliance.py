@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 #: Which release runs: JSON with hardware, version, counter, created (seconds since 1970), in the image.
 RELEASE = Path("/usr/lib/kyoten/release.json")
 #: The root of trust that came with the image.
-TRUSTED_ROOT = Path("/usr/share/kyoten/firmware-root.json")
+TRUSTED_ROOT = Path("/usr/lib/kyoten/trust/root.json")
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: Why the last boot ended, written by the initial RAM disk: "watchdog". Left away where nothing is known.

@@ -20,6 +20,9 @@ from router_agent.update.work import Done, Event, Failed, Progress, Step
 LOG = "step.log"
 LOG_MAX_BYTES = 256 * 1024
 
+#: Where this agent's packages lie: in the image the command adds that place by itself, and a child has to be told.
+_PACKAGES = Path(__file__).parents[2]
+
 #: For a process that was killed to be gone. It may hang in the kernel while a disk writes.
 _GONE_S = 5.0
 
@@ -31,7 +34,12 @@ class ChildProcess:
         """Raises OSError: it cannot be started."""
         with _log(log) as errors:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": str(_PACKAGES)},
+                start_new_session=True,
             )
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - both are pipes
         self._output = self._process.stdout
@@ -88,7 +96,7 @@ class ChildProcesses:
 
     def start(self, step: Step, request: Mapping[str, object]) -> ChildProcess:
         """Begin a step. Raises OSError."""
-        argv = [sys.executable, "-m", "router_agent.cli", "update-step", step.value, *self._arguments]
+        argv = [sys.executable, "-s", "-m", "router_agent.cli", "update-step", step.value, *self._arguments]
         directory = self._state / "update"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return ChildProcess(argv, request, directory / LOG)
