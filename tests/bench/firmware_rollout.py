@@ -19,6 +19,7 @@ What is assumed of the world (docs/adr/0023-rollouts.md says why):
 Failures that show late do so 2 to 20 hours after the commit, or 20 to 36: after the soak time of 24 hours for many.
 """
 
+import heapq
 import json
 import math
 import random
@@ -91,7 +92,6 @@ class Router:
     #: When it fails late.
     ends: float = math.inf
     dead: bool = False
-    heard: float = -math.inf
     installed: bool = False
 
     def is_out(self, at: float) -> bool:
@@ -140,26 +140,66 @@ class Fleet:
     #: Seconds since the start.
     at: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.words: dict[tuple[int, str], Seen] = {}
+        self.away: set[str] = set()
+        self.active: set[str] = set()
+        self.borders = [(0.0, name) for name in self.routers]
+
     def tick(self, tick_s: float) -> None:
         """The world goes on, heartbeats arrive, the worker looks."""
         self.at += tick_s
         now = START + timedelta(seconds=self.at)
+        self._lines()
+        for word in self.words.values():
+            # Thousands of routers say the same: they share what is seen of them, and only its time moves on.
+            object.__setattr__(word, "heard_at", now)
+            object.__setattr__(word, "well_at", now)
         offering = self.rollout.state in (State.RUNNING, State.SOAKING, State.PAUSED)
-        words: dict[tuple[int, str], Seen] = {}  # many say the same
-        for name, router in self.routers.items():
-            out = router.is_out(self.at)
+        for name in list(self.active):
+            router = self.routers[name]
             offered = offering and self.targets[name].state is TargetState.OFFERED
-            if offered or router.stage not in ("idle", "returned"):
-                router.live(self.at, tick_s, out, offered, self.way, self.dice)
-            if not (router.dead or out):
-                said = router.counter, router.stage
-                if said not in words:
-                    release = "" if router.stage == "idle" else PATH
-                    words[said] = Seen(now, now, router.counter, router.stage, release)
-                self.seen[name] = words[said]
+            router.live(self.at, tick_s, name in self.away, offered, self.way, self.dice)
+            rests = router.stage in ("idle", "returned") or (router.stage == "committed" and router.ends == math.inf)
+            if router.dead or (rests and not offered):
+                self.active.discard(name)
+            self._hear(name, now)
+        for name in self.returned:
+            self._hear(name, now)
         done = step(Scene(self.rollout, self.targets, self.seen, now))
         self.rollout = done.rollout
         self.targets.update(done.changed)
+        self.active |= {name for name, one in done.changed.items() if one.state is TargetState.OFFERED}
+
+    def _lines(self) -> None:
+        """Lines and power go and come. Who goes is as it was seen last."""
+        self.returned = []
+        while self.borders and self.borders[0][0] <= self.at:
+            _, name = heapq.heappop(self.borders)
+            router = self.routers[name]
+            if router.is_out(self.at):
+                self.away.add(name)
+                if name in self.seen:
+                    self.seen[name] = replace(self.seen[name])
+                heapq.heappush(self.borders, (router.outages[0][1], name))
+            else:
+                self.away.discard(name)
+                self.returned.append(name)
+                if router.outages:
+                    heapq.heappush(self.borders, (router.outages[0][0], name))
+
+    def _hear(self, name: str, now: datetime) -> None:
+        """A heartbeat, if one can come."""
+        router = self.routers[name]
+        if router.dead:
+            if name in self.seen:
+                self.seen[name] = replace(self.seen[name])
+        elif name not in self.away:
+            said = router.counter, router.stage
+            if said not in self.words:
+                release = "" if router.stage == "idle" else PATH
+                self.words[said] = Seen(now, now, router.counter, router.stage, release)
+            self.seen[name] = self.words[said]
 
     def harmed(self) -> int:
         """Sites that the release has harmed or is bound to."""
