@@ -296,3 +296,16 @@ def test_a_restart_that_does_not_come_is_asked_for_again() -> None:
     made.run(400)
     assert asked[:2] == [False, True], "the second time without asking anybody"
     assert journal_of(made).stage is Stage.TRIAL and waits_for(made) == "restarting"
+
+
+def test_a_full_disk_at_the_return_does_not_make_the_bad_release_tried_again() -> None:
+    made = router(ill="tunnel")
+    until(made, Stage.TRIAL)
+    made.disk_full = True
+    made.run(LONG_S)
+    assert made.slot is Slot.A and made.now_state.stage is Stage.RETURNED
+    made.disk_full = False
+    made.power_cut()
+    made.offer = None
+    made.run(LONG_S)
+    assert (made.slot, made.tokens, made.now_state.stage) == (Slot.A, 1, Stage.RETURNED)
