@@ -42,9 +42,12 @@ def base(recipe: Recipe, cache: Path, *, epoch: int, fresh: bool = False) -> Pat
     unpacked = [recipe.suite, recipe.architecture, repr(sorted(recipe.packages)), repr(_EXCLUDED), str(epoch)]
     whole = cache / f"debian-{places.digest(unpacked)}"
     if fresh or not (whole / "complete").exists():
-        places.empty(whole)
-        _bootstrap(recipe, whole / "root", cache, epoch)
-        (whole / "complete").write_text("\n".join(unpacked))
+        # Beside the one that is there: a build that breaks off costs nobody what they had.
+        fresh_one = places.empty(whole.with_suffix(".new"))
+        _bootstrap(recipe, fresh_one / "root", cache, epoch)
+        (fresh_one / "complete").write_text("\n".join(unpacked))
+        shutil.rmtree(whole, ignore_errors=True)
+        fresh_one.rename(whole)
     code = [Path(__file__), Path(debian.__file__), Path(kernel_modules.__file__)]
     trimmed = (
         cache / f"base-{places.digest([*unpacked, repr(recipe), *code, str((whole / 'complete').stat().st_mtime_ns)])}"
@@ -71,7 +74,8 @@ def _bootstrap(recipe: Recipe, root: Path, cache: Path, epoch: int) -> None:
     archives.mkdir(exist_ok=True)
     programs.run(
         [
-            "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
+            # Mounts of its own: they end with it, however it ends, and nothing that cleans up can walk into them.
+            "unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
             f"--architectures={recipe.architecture}",
             "--aptopt=APT::Install-Recommends \"false\"",
             *_proxies(),
