@@ -1,11 +1,13 @@
 """Firmware updates as the router lives them: judged, fetched, installed beside, tried, kept or undone.
 
-machine   stages and transitions; what a start finds and what follows from it. Pure
-journal   the state on disk, written before each act; marks: what a trial leaves behind
-judge     may this router take this release, now? window: when it may restart. Pure
-health    is a trial good? returned: why one came back. Pure; essential: do the LAN's devices answer
-driver    one step a tick; child, step: long work in processes of their own; install: RAUC
-plan, client, fetch, payload_journal, assemble   what travels, resumed by content, put together
-bootstore, slots, guard            boot state on its partition, the slots' contents, the watchdog of a trial
-modules   small signed modules: noticed, judged, installed, taken back
+machine, journal, book   stages and transitions, what a start makes of what it finds; the state on disk before each act
+judge, window            may this router take this release, and now? Pure
+health, returned         is a trial good; why did one come back. Pure
+driver, preparation, trial, restart   one step a tick: what a start finds; up to a slot that is ready; a boot on trial
+ports, appliance, essential   what the update needs of the machine; this machine; do the LAN's devices answer
+work, child, step, leash, install   long work in processes of their own; RAUC on a bus of its own
+client, plan, fetch, payload_journal, assemble   what travels, resumed by content, put together
+bootstore, slots, direct, handler, guard, marks   boot state, the slots' contents, the watchdog of a trial, its marks
+modules, module_store, module_kinds, module_step, module_keeper, module_use   small signed modules; modem_table
+words, settings          for a person at the router; the settings
 """
