@@ -31,10 +31,19 @@ _log = structlog.get_logger()
 
 
 def step_all(database: Database, now: datetime) -> int:
-    """One step of each rollout; returns how many changed. Raises UnavailableError."""
+    """One step of each rollout; returns how many changed. Raises what a step raised, after the others' turn."""
     with database.read() as session:
         names = [row.id for row in rollouts.unfinished(session, OPERATOR)]
-    return sum(step_one(database, name, now) for name in names)
+    changed, failures = 0, []
+    for name in names:
+        try:
+            changed += step_one(database, name, now)
+        except Exception as error:  # one that cannot be stepped must not keep the others from halting
+            _log.error("rollout-step-failed", rollout=name, reason=type(error).__name__)
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return changed
 
 
 def step_one(database: Database, rollout_id: str, now: datetime) -> bool:

@@ -281,6 +281,8 @@ def _finish(work: _Work) -> None:
 def _offer(work: _Work, ready: Collection[Target]) -> tuple[str, int]:
     """Offer to as many as may have it now; returns why nobody may, and how many more may be exposed."""
     now, ring = work.scene.now, work.rollout.ring
+    if work.plan.starts_at is not None and work.plan.starts_at > now:
+        return "rollout.held-start", 0  # paused before its time, and resumed
     budget = halting.budget(work.limits.harm, len(work.targets))
     room = halting.allowance(work.whole, work.rollout.background, budget)
     if work.rollout.background > halting.BACKGROUND_MAX:

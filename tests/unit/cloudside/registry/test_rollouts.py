@@ -207,6 +207,15 @@ def test_a_step_that_a_person_overtook_is_dropped(ready: Database, monkeypatch: 
     assert state_of(ready, name) == ("paused", {"osaka-1": "waiting", "tokyo-1": "waiting"})
 
 
+def test_one_rollout_that_cannot_be_stepped_does_not_hold_up_the_others(ready: Database) -> None:
+    broken, other = start(ready, ACME), start(ready, ZENITH)
+    with ready.write() as session:
+        rollouts.get(session, OPERATOR, broken).plan = {"rings": 7}
+    with pytest.raises(KeyError):
+        keeper.step_all(ready, NOW)
+    assert state_of(ready, other) == ("running", {"osaka-1": "offered"})
+
+
 def test_a_site_belongs_to_one_rollout_at_a_time(ready: Database) -> None:
     start(ready, ACME)
     with ready.read() as session:

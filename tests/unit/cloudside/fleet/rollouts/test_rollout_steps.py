@@ -250,6 +250,17 @@ def test_it_begins_at_its_time() -> None:
     assert world.rollout.state is State.RUNNING and world.those(TargetState.OFFERED)
 
 
+def test_a_pause_before_its_time_does_not_begin_it_earlier() -> None:
+    world = World(10, replace(plan(), starts_at=START + timedelta(hours=1)))
+    world.rollout = replace(world.rollout, state=machine.moved(State.PLANNED, Move.PAUSE))
+    world.step()
+    world.rollout = moved_by_hand(world, Move.RESUME)
+    assert world.step().report.held == "rollout.held-start"
+    assert not world.those(TargetState.OFFERED)
+    world.step(HOUR_S)
+    assert world.those(TargetState.OFFERED)
+
+
 def test_an_ended_rollout_does_not_move() -> None:
     world = World(10, plan())
     world.step()
