@@ -57,7 +57,10 @@ def exec_(
         if command is not None:
             check_line(site_state(session, caller, found))
     if command is None:
-        rows = [{"usage": one.usage, "meaning": one.meaning, "disturbs": one.disturbs} for one in DIAGNOSTICS.values()]
+        rows = [
+            {"usage": one.usage, "meaning": text(f"commands.about-{name}"), "disturbs": one.disturbs}
+            for name, one in DIAGNOSTICS.items()
+        ]
         show_rows(cli, "diagnostics", rows, KNOWN_COLUMNS)
         return
     if reason is None:

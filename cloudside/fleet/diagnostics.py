@@ -32,10 +32,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """``disturbs``: the site notices, so a person is asked twice."""
+    """``disturbs``: the site notices, so a person is asked twice. What it is for: ``commands.about-<name>``."""
 
     name: str
-    meaning: str
     parameters: tuple[Parameter, ...] = ()
     disturbs: bool = False
 
@@ -69,18 +68,17 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
     for one in (
         Diagnostic(
             "ping",
-            "answers of a host, from the router",
             (_TARGET, Parameter("count", _whole(1, 20)), Parameter("size", _whole(0, 1472))),
         ),
-        Diagnostic("traceroute", "the way to a host, hop by hop", (_TARGET, Parameter("hops", _whole(1, 30)))),
-        Diagnostic("routes", "the router's routes and rules for them"),
-        Diagnostic("addresses", "interfaces, addresses, packets that were lost"),
-        Diagnostic("lan", "what the router has heard of on its LAN"),
-        Diagnostic("connections", "how many connections are tracked, and how many may be"),
-        Diagnostic("tunnels", "IKE and CHILD SAs as charon has them"),
-        Diagnostic("modem", "modem, signal, the month's data"),
-        Diagnostic("restart-agent", "start the router's agent anew; the tunnel stays", disturbs=True),
-        Diagnostic("reboot", "start the router anew", disturbs=True),
+        Diagnostic("traceroute", (_TARGET, Parameter("hops", _whole(1, 30)))),
+        Diagnostic("routes"),
+        Diagnostic("addresses"),
+        Diagnostic("lan"),
+        Diagnostic("connections"),
+        Diagnostic("tunnels"),
+        Diagnostic("modem"),
+        Diagnostic("restart-agent", disturbs=True),
+        Diagnostic("reboot", disturbs=True),
     )
 }
 

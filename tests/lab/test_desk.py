@@ -69,16 +69,22 @@ def test_a_draft_is_compared_and_applied(world: World) -> None:
         ("log.level", None, "debug"), ("tunnel.dpd_s", None, 9.0),
     ]  # fmt: skip
     assert _state(world, "tokyo-1").joinpath("settings.json").exists() is False or not _in_force(world, "tokyo-1")
-    applied = world.kyoten("settings", "apply", "tokyo-1", "--timeout", "40")
+    applied = world.kyoten("settings", "apply", "tokyo-1", "--timeout", "80", timeout_s=120)
     assert "works with settings version 1" in applied.stdout
     assert _in_force(world, "tokyo-1") == {"tunnel.dpd_s": 9.0, "log.level": "debug"}
+
+
+def _planned(world: World) -> dict[str, str]:
+    """When each site would be told of a change."""
+    plan = world.kyoten_json("settings", "change", "start", f"tunnel.gateways={SECOND}", "--all", "--dry-run")
+    return {row["site"]: row["now"] for row in plan["sites"]}
 
 
 def test_a_change_that_one_site_undoes_stops_before_the_next(world: World) -> None:
     osaka = _router(world, "osaka-1")
     osaka.run(["iptables-legacy", "-t", "raw", "-I", "OUTPUT", "-d", SECOND, "-j", "DROP"])
-    plan = world.kyoten_json("settings", "change", "start", f"tunnel.gateways={SECOND}", "--all", "--dry-run")
-    assert {row["site"]: row["now"] for row in plan["sites"]} == dict.fromkeys(SITES, "now")
+    # A site counts as away after three intervals of a second: on a busy machine a look may fall into such a gap.
+    wait_until("a dry run with everybody there", lambda: _planned(world) == dict.fromkeys(SITES, "now"), timeout_s=60)
     started = world.kyoten_json(
         "settings", "change", "start", f"tunnel.gateways={SECOND}", "--all", "--stagger", "1", "--every", "0",
         "--stop-after-failures", "1", "--reason", "the second address", "--yes",
@@ -191,7 +197,7 @@ def test_a_log_is_followed(world: World) -> None:
     gateway = world.gateway
     follow = gateway.start("follow", [str(BINARIES / "kyoten"), "logs", "tokyo-1", "--follow", "--unit", "agent"])
     wait_until("it begins", lambda: "agent started" in follow.tail(60) or "log" in follow.tail(60), timeout_s=30)
-    world.kyoten("site", "set", "tokyo-1", "log.level=info", "--timeout", "40")
+    world.kyoten("site", "set", "tokyo-1", "log.level=info", "--timeout", "80", timeout_s=120)
     wait_until("new lines", lambda: "settings version" in follow.tail(100), timeout_s=30)
     follow.stop()
 
@@ -232,5 +238,5 @@ def test_a_command_for_a_site_that_is_away_expires(world: World) -> None:
 
 
 def test_the_agent_stays_small(world: World) -> None:
-    for site in SITES:
-        assert _router(world, site).processes["agent"].rss_mib() < 60
+    found = {site: _router(world, site).processes["agent"].rss_mib() for site in SITES}
+    assert max(found.values()) < 60, found

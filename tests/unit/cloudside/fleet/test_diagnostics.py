@@ -4,6 +4,7 @@ import pytest
 
 from cloudside.errors import InputError, InputErrors
 from cloudside.fleet import diagnostics
+from cloudside.messages import catalogue
 
 DEVICES = {"plc": "192.168.1.20"}
 
@@ -45,3 +46,8 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(InputErrors) as caught:
         diagnostics.parse("ping", ["hmi", "x", "y"], devices=DEVICES)
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_people_are_told_what_each_is_for(language: str) -> None:
+    assert {f"commands.about-{name}" for name in diagnostics.DIAGNOSTICS} <= catalogue(language).keys()
