@@ -100,11 +100,12 @@ class Support:
 
     def heard(self, answer: Answer, endpoint: Endpoint, *, mobile: bool, now: float) -> None:
         """The cloud has answered at this endpoint."""
-        for lane in self._lanes:
+        pulls, commands = self._pulls.want(answer.log_pulls, mobile=mobile), self._orders.want(answer.commands, now)
+        for lane in self._lanes:  # the first one begins the work: what is wanted is known by then
             lane.aim((endpoint,))
-        if self._pulls.want(answer.log_pulls, mobile=mobile):
+        if pulls:
             self._logs.wake()
-        if self._orders.want(answer.commands, now):
+        if commands:
             self._commands.wake()
 
     @property

@@ -10,6 +10,8 @@ from router_agent.logs.kernel import KernelLog
 
 PSTORE = (Path("/sys/fs/pstore"), Path("/var/lib/systemd/pstore"))
 _RECORD_MAX_BYTES = 65_536
+#: Lines that are looked through: a fault is among the last of its boot, and looks come every ten minutes.
+LINES = 5_000
 
 
 def leftovers(places: tuple[Path, ...] = PSTORE) -> Iterator[tuple[Path, list[str]]]:
@@ -38,14 +40,14 @@ def remove(path: Path) -> None:
 def last_boot(log: KernelLog) -> list[str]:
     """The kernel's lines of the boot before this one; none where no journal keeps them."""
     try:
-        return log.journal("--boot=-1", "_TRANSPORT=kernel")
+        return log.journal("--boot=-1", "_TRANSPORT=kernel", most=LINES)
     except LinuxError:
         return []
 
 
 def this_boot(log: KernelLog) -> list[str]:
-    """The kernel's lines so far; none where they cannot be read."""
+    """The kernel's newest lines since this boot; none where they cannot be read."""
     try:
-        return log.lines()
+        return log.this_boot(most=LINES)
     except OSError:
         return []

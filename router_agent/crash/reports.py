@@ -66,7 +66,8 @@ def of_kernel(
         if number > beyond and _KERNEL.search(line):
             beyond = number + _KERNEL_LINES
             text = "\n".join(lines[max(0, number - 3) : beyond])
-            found.append(_made(KERNEL, "kernel", bare(line), text, [boot, line], redaction, versions, at))
+            # Without its time: that is reckoned from a clock that is set now and then.
+            found.append(_made(KERNEL, "kernel", bare(line), text, [boot, bare(line)], redaction, versions, at))
     return tuple(found)
 
 

@@ -35,17 +35,24 @@ class KernelLog:
 
     def lines(self) -> list[str]:
         """Lines with their time first, oldest first. Raises OSError: this machine's cannot be read."""
+        return self._read("_TRANSPORT=kernel", most=LINES_MAX)
+
+    def this_boot(self, *, most: int) -> list[str]:
+        """The newest lines since this boot. Raises OSError as `lines` does."""
+        return self._read("--boot=0", "_TRANSPORT=kernel", most=most)
+
+    def _read(self, *selection: str, most: int) -> list[str]:
         if any(place.is_dir() and any(place.iterdir()) for place in self._journals):
             try:
-                return self.journal("_TRANSPORT=kernel")
+                return self.journal(*selection, most=most)
             except LinuxError:
                 pass
         with Kmsg(self._kmsg) as stream:
-            return list(stream.new())
+            return list(stream.new())[-most:]
 
-    def journal(self, *selection: str) -> list[str]:
-        """Lines of the journal, oldest first. Raises LinuxError: there is none, or it cannot be read."""
-        argv = ["journalctl", "--quiet", "--no-pager", "--output=short-unix", f"--lines={LINES_MAX}", *selection]
+    def journal(self, *selection: str, most: int) -> list[str]:
+        """The newest lines of the journal, oldest first. Raises LinuxError: there is none, or it cannot be read."""
+        argv = ["journalctl", "--quiet", "--no-pager", "--output=short-unix", f"--lines={most}", *selection]
         shown = self._runner.run(argv, timeout_s=_JOURNAL_S).stdout
         return list(_from_journal(shown.splitlines()))
 
