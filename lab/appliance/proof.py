@@ -159,7 +159,7 @@ def uncommitted_release(scene: Scene) -> None:
     """Slot B on trial works, but nobody commits it: its guard ends it at the deadline."""
     scene.machine.power_cut()
     disks.write(scene.disk, layout.SLOT_B, 0, _slot_a(scene.disk))
-    deadline_s = 240
+    deadline_s = 150
     _begin_trial(scene, "unkept", deadline_s)
     scene.figures["unkept_to_tunnel_s"] = _returns(scene)
     if scene.figures["unkept_to_tunnel_s"] < deadline_s:
