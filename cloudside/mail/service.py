@@ -64,7 +64,7 @@ SWITCH_S = 0.0005
 
 #: Where others take the mail: they come first, and what they took is on the disk. When this process falls behind, their
 #: journals fill up and they wait for it.
-FIRST_PROCESS_NICE = 5
+FIRST_PROCESS_NICE = 10
 
 _WAITING = (State.QUEUED, State.SENDING, State.HELD)
 
