@@ -292,6 +292,14 @@ _WITHOUT_CALLER = {
     "inventory.platform_source": "stands above all tenants; its text is shown to operators only",
     "inventory.policy_sources": "as inventory.load",
     "inventory.revisions": "random numbers, for daemons",
+    "releases.every": "releases are everybody's; publishing and yanking them is the operators'",
+    "rollouts.at_work": "the worker's: two gateways of a site exclude each other, whichever rollout they are in",
+    "rollouts.offered_to": "the heartbeat's: the site proved who it is, and the row found is its own",
+    "rollouts.open_visits": "the heartbeat's, for the same site; it says yes or no",
+    "rollouts.record_progress": "the worker's, about a rollout that it has looked up",
+    "rollouts.record_targets": "the same; an abort's are those of a rollout that was looked up for a caller",
+    "rollouts.seen": "the worker's, about a rollout that it has looked up; shown to nobody",
+    "rollouts.taken": "a site is in one rollout at a time, whoever's; for checks of sites looked up for a caller",
     "upserts.upsert": "writes rows that a function with a caller has made",
 }
 
