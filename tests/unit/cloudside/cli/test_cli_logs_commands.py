@@ -22,6 +22,15 @@ from cloudside.registry.database import Database
 
 Kyoten = Callable[..., Any]
 NOW = datetime.now(UTC)
+
+
+@pytest.fixture(autouse=True)
+def _now() -> None:
+    """A module's time is as old as its import; under load that is minutes."""
+    global NOW
+    NOW = datetime.now(UTC)
+
+
 TEXT = b"# site tokyo-1\nagent| 2026-11-22T09:00:00Z INFO x: up\n\x1b[2Jcleared\n"
 PACKED = gzip.compress(TEXT)
 
