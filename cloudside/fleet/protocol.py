@@ -157,8 +157,8 @@ class FirmwareState(_Document):
 
 
 class ModuleState(_Document):
-    """One small signed module on a router. ``stage``: offered, fetching, installed, active, refused, returned, removed
-    (router_agent/update/modules.py); ``version``: the one the stage speaks of."""
+    """One small signed module on a router. ``stage``: installed (in use, not proven yet), active, refused, returned
+    (the agent did not come up with it), removed; ``version``: the one the stage speaks of."""
 
     name: ShortText
     version: ShortText = ""

@@ -98,9 +98,14 @@ class UpdateDriver:
         if self._sight is None:
             return
         self._offered_at = None if wanted is None else now
-        if self._wish(wanted) is self._book.state:
+        state = self._book.state
+        after = self._wish(wanted)
+        if after is state:
             return
-        self._preparation.renew()
+        if after.stage is state.stage and machine.is_same(state.offer, wanted):
+            self._preparation.take_terms(state.offer, after.offer)
+        else:
+            self._preparation.renew()
         before, after = self._book.state, self._wish(wanted)
         if self._book.enter(after, now):
             _log.info("update: %s, was %s: %s", after.stage.value, before.stage.value, wanted and wanted.release)

@@ -179,7 +179,7 @@ def offer(state: UpdateState, wanted: FirmwareOffer, *, running_counter: int, at
     before = state.offer
     if state.stage is Stage.TRIAL:
         return state
-    same = before is not None and (before.release, before.rollout) == (wanted.release, wanted.rollout)
+    same = is_same(before, wanted)
     if same and state.stage in PREPARING:
         return state if before == wanted else replace(state, offer=wanted)
     if wanted.counter == running_counter:
@@ -188,6 +188,13 @@ def offer(state: UpdateState, wanted: FirmwareOffer, *, running_counter: int, at
         return state
     fresh = UpdateState(stage=Stage.IDLE if state.stage in PREPARING else state.stage)
     return replace(move(fresh, Event.OFFER, at=at), offer=wanted)
+
+
+def is_same(before: FirmwareOffer | None, wanted: FirmwareOffer | None) -> bool:
+    """Whether it is the same release in the same rollout, on whatever terms."""
+    if before is None or wanted is None:
+        return False
+    return (before.release, before.rollout) == (wanted.release, wanted.rollout)
 
 
 def withdraw(state: UpdateState, *, at: float) -> UpdateState:

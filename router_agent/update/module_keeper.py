@@ -16,7 +16,7 @@ from router_agent.update import modules
 from router_agent.update.module_store import ModuleStore
 from router_agent.update.modules import PROVEN_S, ModuleStage, ModuleState
 from router_agent.update.ports import Scene
-from router_agent.update.work import Child, Done, Failed, Step, Workshop
+from router_agent.update.work import CRASHED, Child, Done, Failed, Step, Workshop
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 LOOK_S = 86_400.0
 FIRST_S = 120.0
 AGAIN = Backoff(60, 7200)
+
+#: A look that takes longer than this is ended, in seconds: firmware waits for it meanwhile. What has come stays.
+LOOK_MOST_S = 900.0
 
 #: A data budget with less than this left is not spent on modules, in bytes.
 LEFT_LEAST_BYTES = 16 << 20
@@ -52,6 +55,7 @@ class ModuleKeeper:
         self._began = self._used_at = now
         self._child: Child | None = None
         self._look_at = now + FIRST_S
+        self._looked_at = now
         self._repository: int | None = None
         self._failures = 0
         self._states: dict[str, ModuleState] = {}
@@ -101,6 +105,7 @@ class ModuleKeeper:
                 "tunnel_up": scene.tunnel_up,
                 "rate_bytes_s": 0,
             }
+            self._looked_at = now
             try:
                 self._child = self._workshop.start(Step.MODULES, request)
             except OSError as error:
@@ -127,7 +132,11 @@ class ModuleKeeper:
 
     def _follow(self, now: float, roll: float) -> bool:
         assert self._child is not None  # noqa: S101 - the caller looked
-        for event in self._child.events():
+        events = self._child.events()
+        if now - self._looked_at > LOOK_MOST_S and not any(isinstance(event, Done) for event in events):
+            self._child.kill()
+            events = (CRASHED,)
+        for event in events:
             match event:
                 case Done(result):
                     self._failures, self._trouble = 0, None

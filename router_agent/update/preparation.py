@@ -11,6 +11,7 @@ from dataclasses import replace
 from router_agent.backoff import Backoff
 from router_agent.errors import StateError
 from router_agent.problems import Problem
+from router_agent.report.firmware import FirmwareOffer
 from router_agent.update import judge, machine, window
 from router_agent.update.book import Book
 from router_agent.update.health import deadline_s
@@ -102,8 +103,19 @@ class Preparation:
             self._book.state = state
         self._progress = replace(self._progress, travelled=0)
 
+    def take_terms(self, before: FirmwareOffer | None, wanted: FirmwareOffer | None) -> None:
+        """The same release on other terms. What runs goes on, unless it was begun on what has changed: a rollout that
+        paces its routers changes their rate with every heartbeat, and a slot takes longer than that to write."""
+        if before is None or wanted is None:
+            return
+        paced = self._step is Step.FETCH and before.rate_bytes_s != wanted.rate_bytes_s
+        asked = self._step is Step.REFRESH and before.permit != wanted.permit
+        if paced or asked:
+            self.drop()
+            self._again_at = 0.0
+
     def renew(self) -> None:
-        """Another release, or other terms: old waits count no more."""
+        """Another release, or none: old waits count no more."""
         self.drop()
         self.waiting = None
         self._failures, self._again_at = 0, 0.0

@@ -186,6 +186,34 @@ def test_another_release_takes_the_place_of_the_one_under_way() -> None:
     assert made.commits == [3]
 
 
+def test_other_terms_do_not_begin_a_slot_anew() -> None:
+    made = router()
+    until(made, Stage.INSTALLING)
+    made.tick(0.5)
+    running, offer = made.child, made.offer
+    assert running is not None and offer is not None and made.driver is not None
+    for rate in range(1, 4):
+        made.driver.heard(replace(offer, rate_bytes_s=1000 * rate), made.now)
+    assert made.child is running and not running.killed
+    made.offer = replace(offer, rate_bytes_s=3000)
+    made.run(300)
+    assert made.now_state.stage is Stage.COMMITTED
+
+
+def test_another_rate_counts_for_the_bytes_under_way() -> None:
+    made = router()
+    until(made, Stage.FETCHING)
+    made.tick(0.5)
+    running, offer = made.child, made.offer
+    assert running is not None and offer is not None and made.driver is not None
+    made.driver.heard(replace(offer, visit_open=True), made.now)
+    assert not running.killed
+    made.driver.heard(replace(offer, rate_bytes_s=1000), made.now)
+    assert running.killed
+    made.run(300)
+    assert made.now_state.stage is Stage.COMMITTED
+
+
 def test_failures_of_the_line_are_tried_again_later_and_said() -> None:
     made = router()
     problem = Problem("agent.cloud-unreachable", {"endpoint": "x", "reason": "y"})

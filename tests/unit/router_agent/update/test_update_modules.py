@@ -324,6 +324,28 @@ def test_trouble_is_told_and_a_release_that_was_taken_back_too(workshop: FakeWor
     )
 
 
+class EndlessChild:
+    """A step on a line that trickles."""
+
+    killed = False
+
+    def events(self) -> Sequence[Event]:
+        return ()
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_a_look_that_does_not_end_makes_way(workshop: FakeWorkshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = EndlessChild()
+    monkeypatch.setattr(workshop, "start", lambda _step, _request: endless)
+    life = Life(workshop, 0.0)
+    life.run(200)
+    assert life.keeper.busy
+    life.run(1040)
+    assert endless.killed and not life.keeper.busy
+
+
 def test_a_plugin_says_what_it_found_and_one_that_fails_is_told(tmp_path: Path) -> None:
     def start(source: bytes, environment: Mapping[str, str], _authorities: bytes) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
