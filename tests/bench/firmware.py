@@ -7,6 +7,7 @@ rollout_10000_plan_s             the dry run for 10,000 sites, from the registry
 rollout_sim_harmed_pct           10,000 simulated sites, the release fails on 5 % of them, six ways, five fleets each:
                                  the worst share of all sites harmed; beside it other shares, and 100 good releases
 boot_to_tunnel_s, rss_idle_mib   an enrolled router from power-on to its tunnel, emulated; its processes' memory at rest
+bad_releases, returned_by_itself     releases that cannot be kept, in slot B, tried by GRUB, watched by the guard
 
 Each part is a process of its own; ``--only PART`` runs one.
 """
@@ -40,7 +41,9 @@ BARS = {
 PARTS: dict[str, tuple[object, ...]] = {
     "line": ("firmware_transport", "line"),
     "delta": ("firmware_transport", "delta"),
-    "boot": ("firmware_boot",),
+    "boot": ("firmware_boot", "start"),
+    "returns": ("firmware_boot", "returns"),
+    "uefi": ("firmware_boot", "uefi"),
     "plan": ("firmware_rollout", "plan"),
     "rollouts": ("firmware_rollout", "sim", 100, 5, 2),
 }

@@ -32,13 +32,9 @@ def proven(image: Path, directory: Path, *steps: str) -> dict[str, float]:
 
 
 def test_it_enrols_serves_and_comes_back(image: Path, tmp_path: Path) -> None:
-    """Five starts: a bad release that does not mount, then one that works and that nobody keeps."""
-    steps = ("first-start", "serves", "verity", "memory", "broken-release", "uncommitted-release")
-    figures = proven(image, tmp_path, *steps)
+    """Three starts, the second of a release that does not mount. Other bad releases and UEFI: `make bench`, parts
+    ``returns`` and ``uefi`` of firmware; how GRUB decides by either: test_boot_choice."""
+    figures = proven(image, tmp_path, "first-start", "serves", "verity", "memory", "broken-release")
     assert figures["rss_idle_mib"] <= 120
     assert figures["root_is_verity"] == 1
-    assert {"first_boot_to_tunnel_s", "broken_to_tunnel_s", "unkept_to_tunnel_s"} <= figures.keys()
-
-
-def test_it_starts_by_uefi_too(image: Path, tmp_path: Path) -> None:
-    assert proven(image, tmp_path, "uefi", "first-start")["first_boot_to_tunnel_s"] > 0
+    assert {"first_boot_to_tunnel_s", "broken_to_tunnel_s"} <= figures.keys()
