@@ -1,6 +1,7 @@
 """Which lines a range and a unit have, what fits, what is struck out; new lines as they come."""
 
 import gzip
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def places(tmp_path: Path) -> Places:
         f"2026-11-22T10:30:00Z INFO router_agent.daemon: password={SECRET}\n"
     )
     (runtime / "charon.log").write_text("2026-11-22T09:15:00 01[IKE] up\n  and more of it\n")
-    (runtime / "pppd.log").write_text("rcvd [LCP ConfReq]\n")
+    pppd = runtime / "pppd.log"
+    pppd.write_text("rcvd [LCP ConfReq]\n")
+    # Its lines count as written when it was changed: before NOW, whenever this test runs.
+    os.utime(pppd, (NOW.timestamp() - 60, NOW.timestamp() - 60))
     (state / "update" / "step.log").write_text("2026-11-22T10:10:00Z fetching\n")
     return Places(state, runtime)
 
