@@ -22,16 +22,17 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush(path.parent)
+    flush_directory(path.parent)
 
 
 def rename_durably(source: Path, target: Path) -> None:
     """Put a file that was written durably in the place of ``target``, in the same directory."""
     source.rename(target)
-    _flush(target.parent)
+    flush_directory(target.parent)
 
 
-def _flush(place: Path) -> None:
+def flush_directory(place: Path) -> None:
+    """Have what a directory names on the disk. Raises OSError."""
     directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -6,13 +6,12 @@ identity.before  what counted until a renewal, kept until the new certificate ha
 identity.old     what was replaced, about to go
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from linux.files import write_durably
+from linux.files import flush_directory, write_durably
 from router_agent import bundle, device
 from router_agent.bundle import Bundle, Enrolment
 from router_agent.enrolment import certificates, waiting
@@ -104,7 +103,7 @@ def exchange(enrolment: Enrolment, members: Mapping[str, bytes], state: Path, *,
                     left.unlink(missing_ok=True)
             target.rename(old)
         fresh.rename(target)
-        _flush(state)
+        flush_directory(state)
         if not keep:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -130,7 +129,7 @@ def restore(state: Path) -> Identity:
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             before.rename(target)
-            _flush(state)
+            flush_directory(state)
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _unwritable(state, error) from error
@@ -206,14 +205,6 @@ def _read(path: Path) -> bytes | None:
 def _installed_site(target: Path) -> str | None:
     found = bundle.parse_enrolment((target / bundle.CONFIGURATION).read_bytes(), [])
     return None if found is None else found.site
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:

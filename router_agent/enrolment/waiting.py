@@ -4,12 +4,11 @@ Written before anything is sent, so a try that was cut off, after the cloud had 
 is repeated with the same key and gets the same certificate.
 """
 
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from linux.files import write_durably
+from linux.files import flush_directory, write_durably
 from router_agent.enrolment import request
 from router_agent.errors import StateError
 
@@ -76,7 +75,7 @@ def prepare(state: Path, kind: str, site: str) -> Waiting:
             write_durably(fresh / name, content)
         shutil.rmtree(state / kind, ignore_errors=True)
         fresh.rename(state / kind)
-        _flush(state)
+        flush_directory(state)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise _unwritable(state, error) from error
@@ -86,14 +85,6 @@ def prepare(state: Path, kind: str, site: str) -> Waiting:
 def forget(state: Path, kind: str) -> None:
     """Nothing waits any more. What cannot be removed is replaced at the next request."""
     shutil.rmtree(state / kind, ignore_errors=True)
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(path: Path, error: OSError) -> StateError:

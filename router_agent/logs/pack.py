@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from linux.files import flush_directory
 from router_agent.logs import units as logs
 from router_agent.logs.redaction import Redaction
 from router_agent.logs.units import KERNEL, Places, ReadKernel, Stamped
@@ -141,9 +142,5 @@ def _write(target: Path, head: str, lines: Iterator[Stamped], skip: int, redacti
         os.fsync(raw.fileno())
         size = raw.tell()
     temporary.rename(target)
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    flush_directory(target.parent)
     return size

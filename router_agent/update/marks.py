@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from linux.files import flush_directory
+
 NAME = "trial.log"
 
 #: The guard has begun; its time is up; it has not seen the agent move for a minute.
@@ -64,7 +66,7 @@ def leave(state: Path, trial_id: str, what: str, *, at: float, **params: str) ->
     finally:
         os.close(descriptor)
     if not size:
-        _flush(path.parent)
+        flush_directory(path.parent)
 
 
 def read(state: Path, trial_id: str) -> tuple[Mark, ...]:
@@ -90,11 +92,3 @@ def _parse(line: bytes, trial_id: str) -> Mark | None:
         return Mark(str(found["what"]), float(found["at"]), params)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _flush(place: Path) -> None:
-    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

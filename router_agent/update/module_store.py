@@ -5,13 +5,12 @@ is on the disk. So a power cut leaves the old module or the new one in use, neve
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from linux.files import write_durably
+from linux.files import flush_directory, write_durably
 from router_agent.errors import StateError
 from router_agent.problems import Problem
 from router_agent.update.journal import parse_problem
@@ -47,7 +46,7 @@ class ModuleStore:
         made = place / f".{version}.new"
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _flush(self._directory)
+            flush_directory(self._directory)
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir(mode=0o755)
             # Readable by those whom plugins run as; nothing in a module is secret.
@@ -56,7 +55,7 @@ class ModuleStore:
             if (place / version).exists():
                 shutil.rmtree(place / version)
             made.rename(place / version)
-            _flush(place)
+            flush_directory(place)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -114,7 +113,7 @@ class ModuleStore:
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(version)
             fresh.rename(place / CURRENT)
-        _flush(place)
+        flush_directory(place)
 
     def _state(self, place: Path) -> ModuleState:
         try:
@@ -150,11 +149,3 @@ def _target(place: Path) -> str:
         return str((place / CURRENT).readlink())
     except OSError:
         return ""
-
-
-def _flush(place: Path) -> None:
-    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from firmware import chunks
 from firmware.release import File
+from linux.files import flush_directory
 from router_agent.errors import StateError
 
 #: Number of the chunk, its SHA-256, CRC-32 of both.
@@ -180,7 +181,7 @@ class Folder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self._flush_names()
+        flush_directory(self.directory)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         with (self.directory / name).open("rb") as stream:
@@ -208,14 +209,7 @@ class Folder:
     def remove(self, name: str) -> None:
         (self.directory / name).unlink(missing_ok=True)
         if self.directory.is_dir():
-            self._flush_names()
-
-    def _flush_names(self) -> None:
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            flush_directory(self.directory)
 
 
 def tidy(directory: Path, *, keep: File | None = None) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cloudside.mail.model import Spilled, number_of, shown_id
+from linux.files import flush_directory
 
 #: Larger bodies than this, in octets, are files: in the database they would be written twice (log and table).
 IN_DATABASE_MAX_BYTES = 64 * 1024
@@ -35,7 +36,7 @@ class Bodies:
                 if os.geteuid() == 0:  # `kyoten mail` by root must not lock the relay out
                     owner = place.parent.stat()
                     os.chown(place, owner.st_uid, owner.st_gid)
-                sync_directory(place.parent)
+                flush_directory(place.parent)
 
     def path(self, message_id: int) -> Path:
         """Where a message's body is."""
@@ -53,7 +54,7 @@ class Bodies:
                 _require_size(os.fstat(written.fileno()).st_size, size)
                 os.fsync(written.fileno())
             source.rename(path)
-            sync_directory(self._bodies)
+            flush_directory(self._bodies)
         except OSError:
             self.forget(path, source)
             raise
@@ -90,12 +91,3 @@ def _require_size(found: int, wanted: int) -> None:
     # Nobody else writes there; but what is accepted must be what the client sent, whatever happened to the file.
     if found != wanted:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-
-def sync_directory(directory: Path) -> None:
-    """Have what a directory names on the disk. Raises OSError."""
-    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

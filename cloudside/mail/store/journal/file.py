@@ -19,8 +19,8 @@ from pathlib import Path
 import structlog
 
 from cloudside.mail.model import NewMessage
-from cloudside.mail.store.bodies import sync_directory
 from cloudside.mail.store.journal.records import framed, payload_of, size_of
+from linux.files import flush_directory
 
 log = structlog.get_logger(__name__)
 
@@ -185,7 +185,7 @@ def _made(path: Path, size: int) -> int:
         for place in range(0, size, len(zeros)):
             os.pwrite(opened, zeros[: size - place], place)
         os.fsync(opened)
-        sync_directory(path.parent)
+        flush_directory(path.parent)
     except OSError:
         os.close(opened)
         path.unlink()

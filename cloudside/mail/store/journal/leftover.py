@@ -11,10 +11,10 @@ from pathlib import Path
 import structlog
 
 from cloudside.errors import ConfigurationError, UnavailableError
-from cloudside.mail.store.bodies import sync_directory
 from cloudside.mail.store.engine import Engine, Session
 from cloudside.mail.store.journal.records import Record, records_in
 from cloudside.mail.store.journal.taking import GROUP_MAX, put_aside, take
+from linux.files import flush_directory
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def take_over(directory: Path, engine: Engine) -> int:
         else:
             path.unlink()
     # Only when their names are gone for good: one that came back without its number would be taken over again.
-    sync_directory(directory)
+    flush_directory(directory)
     left = {path.name for path in directory.glob(f"*{SUFFIX}")}
     engine.submit(lambda session: _forget(session, left)).result()
     return count

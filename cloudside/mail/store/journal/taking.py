@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cloudside.mail.model import Receipt
 from cloudside.mail.store.accepting import Refusal, insert
-from cloudside.mail.store.bodies import sync_directory
 from cloudside.mail.store.engine import Session
 from cloudside.mail.store.journal.records import Record, message_of
+from linux.files import flush_directory
 
 #: Mails in one transaction.
 GROUP_MAX = 64
@@ -36,5 +36,5 @@ def put_aside(path: Path, record: Record) -> Path:
         stream.write(payload)
         stream.flush()
         os.fsync(stream.fileno())
-    sync_directory(place.parent)
+    flush_directory(place.parent)
     return place
