@@ -71,6 +71,21 @@ class Appliance:
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
+    def recording(self, write_log: Path) -> "Appliance":
+        """The same machine, which is off, with every write to its disk recorded from its next start on."""
+        if self.running:
+            raise LabError("the machine is on")
+        return Appliance(
+            self.directory,
+            self.disk,
+            firmware=self._firmware,
+            host=self._host,
+            ports=self._ports,
+            write_log=write_log,
+            memory_mib=self._memory_mib,
+            watchdog=self._watchdog,
+        )
+
     @property
     def running(self) -> bool:
         """Whether the power is on."""

@@ -88,7 +88,7 @@ def build(image: Path, directory: Path, *, firmware: Firmware = Firmware.BIOS) -
 
 def first_start(scene: Scene) -> None:
     """Power on for the first time: the bundle is taken, the tunnel comes up, the medium is clean."""
-    scene.figures["first_boot_to_tunnel_s"] = _start(scene)
+    scene.figures["first_boot_to_tunnel_s"] = start(scene)
     if disks.files_on_config(scene.disk) & {f"{SITE}.bundle"}:
         raise LabError("the bundle is still on the config partition")
     scene.say(f"enrolled, and its tunnel is up {scene.figures['first_boot_to_tunnel_s']:.1f} s after power-on")
@@ -124,7 +124,7 @@ def verity(scene: Scene) -> None:
 def second_start(scene: Scene) -> None:
     """The plug is pulled, and put in again."""
     scene.machine.power_cut()
-    scene.figures["boot_to_tunnel_s"] = _start(scene)
+    scene.figures["boot_to_tunnel_s"] = start(scene)
     scene.say(f"after a power cut its tunnel is up {scene.figures['boot_to_tunnel_s']:.1f} s after power-on")
 
 
@@ -180,7 +180,7 @@ STEPS: Mapping[str, Callable[[Scene], None]] = {
 }
 
 
-def _start(scene: Scene) -> float:
+def start(scene: Scene) -> float:
     """Power on, and wait for the tunnel that this start makes; seconds."""
     before, begun = _tunnel(scene.world), time.monotonic()
     scene.machine.start()
