@@ -65,12 +65,14 @@ def release(
     facts: SlotFacts,
     earlier: Sequence[Path],
     output: Path,
+    level: int = delta_make.LEVEL,
     say: Callable[[str, dict[str, str | int]], None] = lambda _key, _params: None,
 ) -> Release:
     """Make the directory of a release. ``earlier``: directories of releases to make deltas from.
 
-    ``say``: told what happens, as a key and parameters. Raises RepositoryError: an earlier one is of other hardware, is
-    not older, or lacks its slot image; what was given makes no valid document: ReleaseError. OSError: the disk.
+    ``level``: zstd's. ``say``: told what happens, as a key and parameters. Raises RepositoryError: an earlier one is of
+    other hardware, is not older, or lacks its slot image; what was given makes no valid document: ReleaseError; the
+    disk: OSError.
     """
     check(identity)
     before = [(place, _earlier(place, identity)) for place in earlier]
@@ -78,12 +80,12 @@ def release(
     packing = output / "packing"
     try:
         say("firmware.packing-full", {})
-        delta_make.make_full(bundle, packing)
+        delta_make.make_full(bundle, packing, level=level)
         full = _take(packing, FULL_SUFFIX)
         deltas = []
         for place, old in before:
             say("firmware.packing-delta", {"version": old.version})
-            made = delta_make.make_delta(place / SLOT, bundle, packing, slot=facts)
+            made = delta_make.make_delta(place / SLOT, bundle, packing, slot=facts, level=level)
             if made.from_sha256 != old.slot.image_sha256:
                 raise RepositoryError("firmware.slot-differs", path=str(place / SLOT))
             if packing.stat().st_size > full.size * _DELTA_WORTH:

@@ -39,9 +39,9 @@ class Made:
     computed: int
 
 
-def make_full(bundle: Path, output: Path) -> None:
+def make_full(bundle: Path, output: Path, *, level: int = LEVEL) -> None:
     """The whole bundle, packed. Raises zstd.ZstdError, OSError."""
-    zstd.compress_file(bundle, output)
+    zstd.compress_file(bundle, output, level=level)
 
 
 def make_delta(

@@ -38,6 +38,7 @@ RELEASE_FILE = Path("usr/lib/kyoten/release.json")
 TRUST = Path("usr/lib/kyoten/trust")
 
 Say = Callable[[str], None]
+Change = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,13 @@ def factory_disk(built: Built, name: Name, output: Path, *, disk_mib: int = DISK
     return image
 
 
-def slot_image(name: Name, output: Path, *, trust: Trust, say: Say, fresh: bool = False) -> Slot:
-    """Build ``slot.img`` and ``slot.json`` in ``output``; ``root`` beside them is the tree. Raises ImageError."""
+def slot_image(
+    name: Name, output: Path, *, trust: Trust, say: Say, fresh: bool = False, change: Change = lambda _root: None
+) -> Slot:
+    """Build ``slot.img`` and ``slot.json`` in ``output``; ``root`` beside them is the tree. Raises ImageError.
+
+    ``change``: what the lab does to the tree before byte code, RAM disk and sums are made of it.
+    """
     wanted = recipe.parse((places.ROUTER / "recipe.toml").read_text(), name.hardware)
     pinned = recipe.constraints((places.ROOT / "constraints.txt").read_text())
     output.mkdir(parents=True, exist_ok=True)
@@ -156,6 +162,7 @@ def slot_image(name: Name, output: Path, *, trust: Trust, say: Say, fresh: bool 
         tree.overlay(root, source)
     tree.settle(root, wanted.masked, tree.units(places.ROUTER / "units", boot / "units"))
     _name(root, name, trust)
+    change(root)
     software.compile_all(root)
     say("the initial RAM disk")
     (root / INITRD).write_bytes(initrd.build(root, boot / "initrd"))

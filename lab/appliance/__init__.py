@@ -4,6 +4,7 @@
     monitor     QEMU's machine protocol: what happens to the machine, and keys to press on it
     cabling     the machine's ports in the namespaces of a world; an address server on the internet's side
     image       the disk image of this checkout
+    releases    releases in the form that operators build, the next one and bad ones (faults); who signs them (holders)
     disks       a copy of the image with a ticket on it; its parts read back while the machine is off
     proof       what the image has to show in a world; `make demo-vm`
 
