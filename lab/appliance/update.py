@@ -1,0 +1,170 @@
+"""A whole update of the image, from a published release to a slot that is kept, with nothing in it but the product.
+
+``python -m lab.appliance.update IMAGE DIRECTORY [--record]`` in a box: the cloud publishes the lab's next release and
+starts a rollout; the router in its virtual machine fetches, installs, restarts into it, and keeps it. ``--record``
+keeps what `cuts` needs in DIRECTORY: ``start.img``, the disk of the enrolled router while it was off, and
+``writes.log``, every write and flush since. The last line is JSON.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudside.registry import releases as registry
+from cloudside.registry.callers import OPERATOR
+from firmware.layout import Slot
+from lab.appliance import disks, proof, releases
+from lab.appliance.machine import Appliance
+from lab.appliance.proof import DEVICE, SITE, Scene
+from lab.network import LabError, wait_until
+
+START, LOG = "start.img", "writes.log"
+
+#: What the site is told before: short, and the machine is emulated.
+HEALTH_S, REACH_S = 30, 600
+#: A setting that has nothing to do with updates: it must outlive them.
+KEPT = ("tunnel.dpd_s", 17)
+#: The router's processor is emulated: a heartbeat each second, as the world has it, would be its only work.
+HEARTBEAT_S = 5
+#: Longest times, in seconds, on a machine that does other things too.
+UPDATE_S = 2400.0
+SETTINGS_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the cloud knows of the router's firmware: its last word."""
+
+    version: str
+    slot: str
+    stage: str
+    problem: str
+
+
+def prepare(scene: Scene) -> None:
+    """The router enrols, and is told what it must care for in a trial."""
+    proof.first_start(scene)
+    proof.serves(scene)
+    plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
+    kept = f"{KEPT[0]}={KEPT[1]}"
+    pace = f"heartbeat.interval_s={HEARTBEAT_S}"
+    wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={REACH_S}", f"lan.essential={plc}", kept, pace)
+    scene.world.kyoten("site", "set", SITE, *wanted, "--timeout", str(SETTINGS_S), timeout_s=SETTINGS_S + 30)
+    scene.say("its settings are in force")
+
+
+def record(scene: Scene, directory: Path) -> None:
+    """Switch it off in order, keep its disk, and log every write from here on."""
+    if not scene.machine.stop(timeout_s=120):
+        raise LabError(f"the machine did not stop by itself: {scene.machine.console()[-1500:]}")
+    disks.copy(scene.disk, directory / START)
+    (directory / LOG).unlink(missing_ok=True)
+    scene.machine = scene.machine.recording(directory / LOG)
+    took = proof.start(scene)
+    scene.say(f"recording; its tunnel is up again after {took:.1f} s")
+
+
+def offer(scene: Scene, release: Path) -> str:
+    """Publish a release directory and start its rollout to the site; the version."""
+    releases.publish(scene.world.config, release)
+    version = str(json.loads((release / "release.json").read_text())["version"])
+    words = ("rollout", "start", version, "--site", SITE, "--ring", "100%", "--yes")
+    scene.world.kyoten(*words, timeout_s=120)
+    scene.say(f"{version} is offered")
+    return version
+
+
+def seen(scene: Scene) -> Seen | None:
+    """What the router said last; None: nothing yet."""
+    with scene.world.reading() as session:
+        row = registry.state(session, OPERATOR, SITE)
+        if row is None:
+            return None
+        problem = "" if row.problem is None else str(row.problem.get("key"))
+        return Seen(row.version, row.slot, row.stage, problem)
+
+
+def follow(scene: Scene, *, until: frozenset[str], timeout_s: float = UPDATE_S) -> Seen:
+    """Watch the update until it stands in one of these stages; says each stage and when. Raises LabError."""
+    begun, last = time.monotonic(), seen(scene)
+    while True:
+        now = seen(scene)
+        if now is not None and now != last:
+            scene.say(f"{time.monotonic() - begun:6.1f} s  {now.stage} {now.version} {now.slot} {now.problem}")
+            last = now
+            if now.stage in until:
+                return now
+        if not scene.machine.running or time.monotonic() - begun > timeout_s:
+            raise LabError(f"the update stands at {last}; the console ends with:\n{scene.machine.console()[-3000:]}")
+        time.sleep(1)
+
+
+def whole(scene: Scene, release: Path) -> None:
+    """From the offer to the commit, and a start afterwards."""
+    begun, console = time.monotonic(), len(scene.machine.console())
+    version = offer(scene, release)
+    after = follow(scene, until=frozenset({"committed", "returned", "refused"}))
+    if (after.stage, after.version, after.slot) != ("committed", version, "B"):
+        raise LabError(f"the update ended with {after}")
+    scene.figures["update_s"] = round(time.monotonic() - begun, 1)
+    scene.machine.wait_for("slot B (trial)", timeout_s=1, after=console)
+    proof.serves(scene)
+    wait_until("the rollout has ended", lambda: _rollout_state(scene) == "finished", timeout_s=120, every_s=1)
+    scene.say(f"updated to {version} and kept {scene.figures['update_s']:.1f} s after the offer")
+
+
+def kept(scene: Scene) -> None:
+    """After a power cut the new slot starts as the one that counts, and serves."""
+    scene.machine.power_cut()
+    if disks.boot_state(scene.disk).primary is not Slot.B:
+        raise LabError("the boot state does not name slot B")
+    console = len(scene.machine.console())
+    scene.figures["updated_boot_to_tunnel_s"] = proof.start(scene)
+    scene.machine.wait_for("slot B (primary)", timeout_s=1, after=console)
+    proof.serves(scene)
+
+
+def _rollout_state(scene: Scene) -> str:
+    (found,) = scene.world.kyoten_json("rollout", "list", "--all")["rollouts"]
+    return str(found["state"])
+
+
+@contextmanager
+def built(image: Path, directory: Path) -> Iterator[Scene]:
+    """A cloud, and the machine that is off; it is off again afterwards."""
+    scene = proof.build(image, directory)
+    try:
+        yield scene
+    except LabError:
+        sys.stderr.write(scene.machine.console()[-4000:])
+        raise
+    finally:
+        scene.machine.power_cut()
+
+
+def main(argv: list[str]) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("image", type=Path)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--record", action="store_true")
+    told = parser.parse_args(argv)
+    told.directory.mkdir(parents=True, exist_ok=True)
+    release = releases.release()
+    with built(told.image, told.directory) as scene:
+        prepare(scene)
+        if told.record:
+            record(scene, told.directory)
+        whole(scene, release)
+        kept(scene)
+    sys.stdout.write(json.dumps(scene.figures) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
