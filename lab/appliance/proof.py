@@ -182,7 +182,7 @@ STEPS: Mapping[str, Callable[[Scene], None]] = {
 
 def start(scene: Scene) -> float:
     """Power on, and wait for the tunnel that this start makes; seconds."""
-    before, begun = _tunnel(scene.world), time.monotonic()
+    before, begun = tunnel(scene.world), time.monotonic()
     scene.machine.start()
     _new_tunnel(scene, before)
     return round(time.monotonic() - begun, 1)
@@ -195,7 +195,7 @@ def _returns(scene: Scene) -> float:
     scene.machine.wait_for("slot B (trial)", timeout_s=CONSOLE_S, after=before)
     scene.machine.wait_for("slot A (primary)", timeout_s=CONSOLE_S, after=before)
     # A trial that worked had a tunnel, too: the one that counts is made now.
-    _new_tunnel(scene, _tunnel(scene.world))
+    _new_tunnel(scene, tunnel(scene.world))
     state = disks.boot_state(scene.disk)
     if state.primary is not Slot.A:
         raise LabError(f"the primary is {state.primary} now")
@@ -204,12 +204,12 @@ def _returns(scene: Scene) -> float:
 
 def _new_tunnel(scene: Scene, before: int) -> None:
     try:
-        wait_until(f"a tunnel of {SITE}", lambda: _tunnel(scene.world) > before, timeout_s=TUNNEL_S, every_s=0.2)
+        wait_until(f"a tunnel of {SITE}", lambda: tunnel(scene.world) > before, timeout_s=TUNNEL_S, every_s=0.2)
     except LabError as error:
         raise LabError(f"{error}; the console ends with:\n{scene.machine.console()[-3000:]}") from None
 
 
-def _tunnel(made: World) -> int:
+def tunnel(made: World) -> int:
     """The gateway's running number of the site's newest tunnel; 0: it has none."""
     charon = Charon(socket_path(made.config.runtime_directory / "charon"))
     try:
