@@ -10,8 +10,6 @@ verdict     what was promised against what is in the queue and in the smarthost'
 standing    the queue read through the product's own operations
 scene       all of these together, to which faults happen
 crashes     the rig: kill, start again, at the end everything drains
-write_log   every write and flush of a virtual machine's disk
-disk        a disk as a power cut leaves it
 inside      what runs in that machine
-power       the machine's disk at many cuts, judged
+power       the machine's disk at many cuts (lab.power_cut), judged
 """

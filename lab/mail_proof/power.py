@@ -18,10 +18,11 @@ from pathlib import Path
 
 from cloudside.config import load
 from cloudside.errors import KyotenError
-from lab.mail_proof import disk, ledger, place, verdict, write_log
+from lab.mail_proof import ledger, place, verdict
 from lab.mail_proof.standing import standing_of
 from lab.mail_proof.traffic import Fate, Mix, made
-from lab.mail_proof.write_log import Request
+from lab.power_cut.disk import Disk
+from lab.power_cut.write_log import Request, WriteLog
 from lab.vm import machine
 
 SERIAL = "kyoten-queue"
@@ -59,16 +60,11 @@ class PowerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the machine left: the disk before it began, and everything that was written to it."""
+    """What the machine left: an image of the disk before it began, and everything that was written to it."""
 
-    before: disk.Disk
-    requests: tuple[Request, ...]
+    before: Path
+    log: WriteLog
     figures: dict[str, object]
-
-    @property
-    def flushes(self) -> tuple[int, ...]:
-        """Positions right after each flush."""
-        return tuple(place for place, request in enumerate(self.requests, 1) if request.flush)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +102,14 @@ def record(directory: Path, *, seconds: float, clients: int) -> Recorded:
     (directory / "ports").write_text(json.dumps({**ports, "site": found.port}))
     image, log = directory / "disk", directory / "log"
     _make_disk(image)
-    before = disk.Disk.of(image)
+    before = directory / "before"
+    Disk.copy_of(image, before).close()
     log.touch()
     argv = [sys.executable, "-m", "lab.mail_proof.inside", str(directory), str(seconds), str(clients)]
     ended = machine.run(argv, timeout_s=seconds + _BOOT_S, devices=_watched(image, log))
     if ended.status != 0 or not ended.stdout:
         raise PowerError(f"the machine ended with {ended.status}: {ended.stderr.decode(errors='replace')[-3000:]}")
-    return Recorded(before, write_log.read(log), json.loads(ended.stdout.splitlines()[-1]))
+    return Recorded(before, WriteLog(log), json.loads(ended.stdout.splitlines()[-1]))
 
 
 def choose(recorded: Recorded, flushes: int, between: int, dice: random.Random) -> list[Cut]:
@@ -120,9 +117,9 @@ def choose(recorded: Recorded, flushes: int, between: int, dice: random.Random) 
 
     Only places after the first promise: before it there is nothing to lose.
     """
-    first = next(at for at, request in enumerate(recorded.requests, 1) if _in_ledger(request))
-    last = len(recorded.requests)
-    at_flush = [place for place in recorded.flushes if place > first]
+    first = next(at for at, request in enumerate(recorded.log.requests, 1) if _in_ledger(request))
+    last = len(recorded.log.requests)
+    at_flush = [place for place in recorded.log.flushes if place > first]
     step = max(1.0, len(at_flush) / max(1, flushes))
     chosen = [Cut(at_flush[int(number * step)], 0.0) for number in range(min(flushes, len(at_flush)))]
     chosen += [Cut(dice.randint(first, last), dice.choice((0.0, 0.2, 0.5, 0.8, 1.0))) for _ in range(between)]
@@ -137,25 +134,23 @@ def judge(
     ``lying``: the disk did not do what a flush asked for, and everything since the start may be missing; a judge that
     finds nothing lost then is blind.
     """
-    durable = recorded.before.copy()
-    done = 0
-    book = [(at, line) for at, request in enumerate(recorded.requests, 1) for line in _lines(request)]
+    log, done = recorded.log, 0
+    book = [(at, line) for at, request in enumerate(log.requests, 1) for line in _lines(log, request)]
     found = []
-    flushes = (0, *(() if lying else recorded.flushes))
-    for cut in cuts:
-        flushed = max(place for place in flushes if place <= cut.position)
-        queue_writes = [request for request in recorded.requests[done:flushed] if not _in_ledger(request)]
-        disk.apply(durable, queue_writes)
-        lines = [line for at, line in book if at <= cut.position]
-        unflushed = [request for request in recorded.requests[flushed : cut.position] if not _in_ledger(request)]
-        done = flushed
-        here = durable.copy()
-        disk.apply_some(here, unflushed, dice, cut.share)
-        found.append(_judged(cut, here, ledger.read(lines), len(unflushed), directory))
+    flushes = (0, *(() if lying else log.flushes))
+    with Disk.copy_of(recorded.before, directory.with_name(f"{directory.name}.disk")) as here:
+        for cut in cuts:
+            flushed = max(place for place in flushes if place <= cut.position)
+            here.apply(log, done, flushed)
+            done = flushed
+            lines = [line for at, line in book if at <= cut.position]
+            unflushed = [request for request in log.requests[flushed : cut.position] if not _in_ledger(request)]
+            with here.cut(log, flushed, cut.position, dice, cut.share):
+                found.append(_judged(cut, here, ledger.read(lines), len(unflushed), directory))
     return found
 
 
-def _judged(cut: Cut, here: disk.Disk, written: ledger.Written, unflushed: int, directory: Path) -> Found:
+def _judged(cut: Cut, here: Disk, written: ledger.Written, unflushed: int, directory: Path) -> Found:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     image, files = directory / "image", directory / "files"
@@ -189,10 +184,11 @@ def _in_ledger(request: Request) -> bool:
     return request.size > 0 and request.offset >= _LEDGER_FIRST
 
 
-def _lines(request: Request) -> list[str]:
+def _lines(log: WriteLog, request: Request) -> list[str]:
     if not _in_ledger(request):
         return []
-    sectors = (request.data[at : at + _SECTOR_BYTES] for at in range(0, request.size, _SECTOR_BYTES))
+    data = log.data(request)
+    sectors = (data[at : at + _SECTOR_BYTES] for at in range(0, request.size, _SECTOR_BYTES))
     return [text for sector in sectors if (text := sector.rstrip(b"\0").decode())]
 
 
