@@ -71,8 +71,9 @@ class Appliance:
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
-    def recording(self, write_log: Path) -> "Appliance":
-        """The same machine, which is off, with every write to its disk recorded from its next start on."""
+    def recording(self, write_log: Path | None) -> "Appliance":
+        """The same machine, which is off, with every write to its disk recorded from its next start on; None: without.
+        Each power-on begins a recording anew."""
         if self.running:
             raise LabError("the machine is on")
         return Appliance(

@@ -1,9 +1,10 @@
 """A whole update of the image, from a published release to a slot that is kept, with nothing in it but the product.
 
-``python -m lab.appliance.update IMAGE DIRECTORY [--record]`` in a box: the cloud publishes the lab's next release and
-starts a rollout; the router in its virtual machine fetches, installs, restarts into it, and keeps it. ``--record``
-keeps what `cuts` needs in DIRECTORY: ``start.img``, the disk of the enrolled router while it was off, and
-``writes.log``, every write and flush since. The last line is JSON.
+``python -m lab.appliance.update DIRECTORY [--record]`` in a box: the cloud publishes the lab's next release and starts
+a rollout; the router in its virtual machine fetches, installs, restarts into it, and keeps it. ``--record`` keeps what
+`cuts` needs in DIRECTORY: ``start.img``, the disk of the enrolled router while it was off, and ``writes.log``, every
+write and flush since. The last line is JSON. `python -m lab.appliance.releases` makes image and release beforehand: a
+box has no way to Debian's archive.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from cloudside.registry import releases as registry
 from cloudside.registry.callers import OPERATOR
 from firmware.layout import Slot
 from lab.appliance import disks, proof, releases
-from lab.appliance.machine import Appliance
+from lab.appliance.image import factory_disk
 from lab.appliance.proof import DEVICE, SITE, Scene
 from lab.network import LabError, wait_until
 
@@ -121,6 +122,7 @@ def whole(scene: Scene, release: Path) -> None:
 def kept(scene: Scene) -> None:
     """After a power cut the new slot starts as the one that counts, and serves."""
     scene.machine.power_cut()
+    scene.machine = scene.machine.recording(None)
     if disks.boot_state(scene.disk).primary is not Slot.B:
         raise LabError("the boot state does not name slot B")
     console = len(scene.machine.console())
@@ -150,13 +152,12 @@ def built(image: Path, directory: Path) -> Iterator[Scene]:
 def main(argv: list[str]) -> int:
     """See the module."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("image", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--record", action="store_true")
     told = parser.parse_args(argv)
     told.directory.mkdir(parents=True, exist_ok=True)
-    release = releases.release()
-    with built(told.image, told.directory) as scene:
+    image, release = factory_disk(), releases.release()
+    with built(image, told.directory) as scene:
         prepare(scene)
         if told.record:
             record(scene, told.directory)
