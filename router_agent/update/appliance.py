@@ -9,6 +9,7 @@ from pathlib import Path
 
 from firmware.layout import Slot
 from linux.runner import Runner
+from router_agent.crash import kernel
 from router_agent.errors import StateError
 from router_agent.update import assemble, slots
 from router_agent.update.bootstore import BootStore
@@ -27,7 +28,6 @@ TRUSTED_ROOT = Path("/usr/lib/kyoten/trust/root.json")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: Why the last boot ended, written by the initial RAM disk: "watchdog". Left away where nothing is known.
 _BOOT_STATUS = Path("/run/kyoten/boot-status")
-_PSTORE = Path("/sys/fs/pstore")
 _POWER = Path("/sys/class/power_supply")
 _MEMINFO = Path("/proc/meminfo")
 
@@ -62,9 +62,11 @@ def built_at(release: Path = RELEASE) -> datetime:
 class LinuxBoot:
     """The boot state on its partition, and how the kernel was started."""
 
-    def __init__(self, booted: Booted, store: BootStore) -> None:
+    def __init__(self, booted: Booted, store: BootStore, *, records: tuple[Path, ...] = kernel.PSTORE) -> None:
+        """``records``: where a kernel that fell may have left some, for crash reports to take away soon."""
         self._booted = booted
         self._store = store
+        self._reset_cause = "panic" if any(True for _ in kernel.leftovers(records)) else _text(_BOOT_STATUS)
 
     def sight(self) -> BootSight:
         """What is set up now. A note of the boot loader that is damaged counts as: it has begun the trial."""
@@ -81,11 +83,8 @@ class LinuxBoot:
         )
 
     def reset_cause(self) -> str:
-        """``panic``, ``watchdog``, or empty."""
-        with suppress(OSError):
-            if any(found.name.startswith("dmesg-") for found in _PSTORE.iterdir()):
-                return "panic"
-        return _text(_BOOT_STATUS)
+        """``panic``, ``watchdog``, or empty: as it was when this was made."""
+        return self._reset_cause
 
     def spoil(self, slot: str) -> None:
         """Nothing boots it from now on."""

@@ -18,6 +18,7 @@ from router_agent.report.firmware import FirmwareReport, ModuleReport
 from router_agent.settings.keys import parse
 from router_agent.update import appliance, words
 from router_agent.update.appliance import LinuxMachine
+from router_agent.update.bootstore import BootStore
 from router_agent.update.ports import Running
 from router_agent.update.slots import Booted
 from router_agent.updating import ALIVE, Updating
@@ -160,10 +161,22 @@ def test_what_is_published_is_listed_with_what_was_taken_back(monkeypatch: pytes
     assert "No release" in "\n".join(words.check_lines({**found, "releases": []}))
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_panic_is_known_though_its_record_is_taken_away(tmp_path: Path, archived: bool) -> None:
+    """By whoever reports crashes, before the update asks; systemd may have moved the record at the boot."""
+    places = (tmp_path / "pstore", tmp_path / "archive")
+    record = places[archived] / ("1795000000" if archived else "") / "dmesg-erst-7302"
+    record.parent.mkdir(parents=True)
+    record.write_text("Panic#1\n")
+    boot = appliance.LinuxBoot(Booted(Slot.A, Why.PRIMARY, None), BootStore(tmp_path / "state"), records=places)
+    record.unlink()
+    assert boot.reset_cause() == "panic"
+    after = appliance.LinuxBoot(Booted(Slot.A, Why.PRIMARY, None), BootStore(tmp_path / "state"), records=places)
+    assert after.reset_cause() == ""
+
+
 def test_a_boot_state_is_seen_as_the_machine_sees_it(tmp_path: Path) -> None:
     """The real store on a file, through the adapter that the driver gets."""
-    from router_agent.update.bootstore import BootStore
-
     assert len(render(BootState(1, Slot.A, None, frozenset({Slot.A})))) == STATE_BYTES
     path = tmp_path / "state"
     path.write_bytes(bytes(64 * 1024))
