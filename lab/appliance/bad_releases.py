@@ -1,4 +1,4 @@
-"""Releases that are wrong on purpose, through a whole update each: signed, offered, installed, tried, and come back from.
+"""Releases that are wrong on purpose, each through a whole update: signed, offered, installed, tried, come back from.
 
 ``python -m lab.appliance.bad_releases DIRECTORY [FAULT...]`` in a box. After each one the old slot runs and has a new
 tunnel, the cloud was told why, the rollout counts the site as failed, and the release is not tried again. All of that
@@ -105,7 +105,7 @@ def _shown(scene: Scene, text: str, after: int, timeout_s: float) -> None:
 
 def _failed(scene: Scene, version: str) -> bool:
     found = scene.world.kyoten_json("rollout", "status", f"{version}-1")
-    return sum(ring["failed"] for ring in found["rings"]) == 1
+    return [ring["failed"] for ring in found["rings"]] == [1]
 
 
 def measure(directory: Path, faults: Sequence[Fault] = tuple(Fault)) -> dict[str, float]:

@@ -189,6 +189,9 @@ class Appliance:
             "-qmp", f"unix:{socket},server=on,wait=off",
             "-chardev", f"file,id=console,path={self.console_log},append=on", "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
+            # Where a kernel that falls leaves its last words (ACPI's ERST); as a board, it outlives resets.
+            "-object", f"memory-backend-file,id=records,mem-path={self.directory / 'records'},size=64K,share=on",
+            "-device", "acpi-erst,memdev=records",
             *self._disk_words(),
             *self._firmware_words(),
         ]  # fmt: skip
