@@ -73,7 +73,8 @@ class Scene:
 
 def build(image: Path, directory: Path, *, firmware: Firmware = Firmware.BIOS) -> Scene:
     """A cloud that runs, the wires, and a machine that is off, with the site's bundle on its config partition."""
-    made = world.build(PLAN)
+    # An emulated router needs some seconds for a heartbeat.
+    made = world.build(PLAN, settings_confirm_s=90)
     made.start_cloud()
     site = made.ground.sites[SITE]
     ports = cabling.plug_in(made.ground.internet, site, NUMBER)
