@@ -22,11 +22,12 @@ _COPY_BYTES = 1 << 24
 
 
 class Disk:
-    """An image in a file; what was never written is zero. Changes the file."""
+    """An image in a file; what was never written is zero. Changes the file. ``size`` in bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self.size = os.fstat(self._fd).st_size
         self._changed: set[int] = set()
 
     @classmethod
