@@ -8,7 +8,7 @@ is the product's; here is only looked. The last line is JSON.
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,8 @@ REASONS: Mapping[Fault, str] = {
     Fault.NO_TUNNEL: "unhealthy",
     Fault.LAN_UNREACHABLE: "unhealthy",
 }
+Step = Callable[[Scene], None]
+
 _TRIAL, _OLD = "slot B (trial)", "slot A (primary)"
 
 
@@ -45,6 +47,13 @@ class Returned:
 
     trial_s: float
     tunnel_s: float
+
+
+def prepare(scene: Scene) -> None:
+    """The router enrols, and a trial is short."""
+    update.prepare(scene)
+    pace = (f"update.reach_s={REACH_S}", f"update.health_s={HEALTH_S}")
+    scene.world.kyoten("site", "set", SITE, *pace, "--timeout", "300", timeout_s=330)
 
 
 def come_back(scene: Scene, fault: Fault, release: Path) -> Returned:
@@ -75,8 +84,8 @@ def come_back(scene: Scene, fault: Fault, release: Path) -> Returned:
 
 def run(scene: Scene, faults: Sequence[Fault], made: Mapping[Fault, Path]) -> None:
     """One after the other on the same machine; one that does not return is told, and the rest is tried all the same."""
-    scene.figures |= {"bad_releases": len(faults), "returned_by_itself": 0}
     for fault in faults:
+        scene.figures["bad_releases"] += 1
         try:
             found = come_back(scene, fault, made[fault])
         except LabError as error:
@@ -108,17 +117,17 @@ def _failed(scene: Scene, version: str) -> bool:
     return [ring["failed"] for ring in found["rings"]] == [1]
 
 
-def measure(directory: Path, faults: Sequence[Fault] = tuple(Fault)) -> dict[str, float]:
-    """A world, a router in it, and all these releases."""
-    say = _said
-    image = factory_disk(say)
-    made = {fault: releases.release(fault, say) for fault in faults}
+def measure(directory: Path, faults: Sequence[Fault] = tuple(Fault), *before: Step) -> proof.Figures:
+    """A world, a router in it, and all these releases. ``before``: bad slots of `proof`, which are tried first."""
+    image = factory_disk(_said)
+    made = {fault: releases.release(fault, _said) for fault in faults}
     with update.built(image, directory) as scene:
-        update.prepare(scene)
-        pace = (f"update.reach_s={REACH_S}", f"update.health_s={HEALTH_S}")
-        scene.world.kyoten("site", "set", SITE, *pace, timeout_s=300)
+        prepare(scene)
+        for step in before:
+            step(scene)
+        scene.figures |= {"bad_releases": len(before), "returned_by_itself": len(before)}
         run(scene, faults, made)
-    return dict(scene.figures)
+    return scene.figures
 
 
 def _said(text: str) -> None:
