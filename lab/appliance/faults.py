@@ -23,7 +23,7 @@ class Fault(StrEnum):
     HANGS = "hangs"
     #: The agent raises each time that it begins.
     AGENT_CRASHES = "agent-crashes"
-    #: The agent begins, and stands still half a minute later.
+    #: The agent begins, and stands still when its loop has gone round.
     AGENT_STUCK = "agent-stuck"
     #: charon ends as soon as it is started.
     NO_TUNNEL = "no-tunnel"
@@ -52,12 +52,16 @@ def _agent_crashes(root: Path) -> None:
 
 
 def _agent_stuck(root: Path) -> None:
-    # A handler runs in the main thread, between two of its instructions, and this one does not return.
+    # A handler runs in the main thread, between two of its instructions, and once the loop has gone round (updating.py)
+    # this one does not return.
     _agent(
         root,
-        "    import signal, time\n"
-        "    signal.signal(signal.SIGALRM, lambda *_: [time.sleep(3600) for _ in range(1000)])\n"
-        "    signal.alarm(30)\n",
+        "    import os, signal, time\n"
+        "    def stand_still(*_):\n"
+        "        while os.path.exists('/run/kyoten-agent/agent.alive'):\n"
+        "            time.sleep(3600)\n"
+        "    signal.signal(signal.SIGALRM, stand_still)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 1, 1)\n",
     )
 
 
