@@ -38,7 +38,7 @@ _HEAD_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class DataFound:
-    """What a start would find. ``site`` empty: no identity that counts, or its certificates do not fit each other.
+    """What a start would find. ``site`` empty: not enrolled, or what it needs for that does not fit together.
 
     ``usable``: it can be mounted and was not taken for an empty one. ``mended``: more than its journal had to be done.
     ``sound``: a full check finds nothing more. ``settings``, ``update`` None: the agent could not read it. ``log``:
@@ -121,6 +121,8 @@ def _debugfs(image: Path, orders: Sequence[str]) -> str:
 
 def _site(state: Path, damage: list[str]) -> str:
     """The site that this router is, if everything that it needs for that is there."""
+    if not identity.is_installed(state):
+        return ""
     try:
         found = identity.load(state)
         members = identity.members(found)

@@ -6,7 +6,7 @@ boots some of them and holds them against it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from firmware import bootstate, layout
@@ -72,6 +72,27 @@ class Verdict:
     def why(self) -> Why | None:
         """Why the slot that runs was started."""
         return self.starts[-1][1] if self.slot is not None else None
+
+
+def document(verdict: Verdict) -> dict[str, object]:
+    """A verdict as JSON has it."""
+    return asdict(verdict) | {
+        "before": None if verdict.before is None else verdict.before.value,
+        "after": verdict.after.value,
+    }
+
+
+def parse(document: object) -> Verdict:
+    """The verdict that `document` has made this of. Raises ValueError, KeyError, TypeError: none."""
+    if not isinstance(document, dict):
+        raise TypeError("not an object")
+    found = dict(document)
+    found["starts"] = tuple((Slot(slot), Why(why)) for slot, why in found["starts"])
+    found["slot"] = None if found["slot"] is None else Slot(found["slot"])
+    found["before"] = None if found["before"] is None else Stage(found["before"])
+    found["after"] = Stage(found["after"])
+    found["wrong"] = tuple(found["wrong"])
+    return Verdict(**found)
 
 
 class Judge:
