@@ -29,6 +29,8 @@ BUNDLE_MAX_BYTES = 1_000_000
 MEMBER_MAX_BYTES = 100_000
 
 CONFIGURATION = "bundle.json"
+#: The public half of what logins at the serial console are answered with.
+CONSOLE_KEY = "console.pub"
 #: What each member has to begin with; None: looked at elsewhere.
 _BEGINNINGS: Mapping[str, str | None] = {
     CONFIGURATION: "{",
@@ -41,10 +43,13 @@ _BEGINNINGS: Mapping[str, str | None] = {
     "ssh_host_ed25519_key": "-----BEGIN OPENSSH PRIVATE KEY-----",
     "ssh_host_ed25519_key.pub": "ssh-ed25519 ",
     "authorized_keys": None,
+    CONSOLE_KEY: "-----BEGIN PUBLIC KEY-----",
 }
 MEMBERS = tuple(_BEGINNINGS)
 #: Of these the router has its own; a bundle holds all of them or none.
 OWN_MEMBERS = frozenset({"site.key", "device_id", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"})
+#: Not in bundles of before; the cloud gives it with an answer, too.
+OPTIONAL_MEMBERS = frozenset({CONSOLE_KEY})
 SECRET_MEMBERS = frozenset({"site.key", "device_id", "ssh_host_ed25519_key"})
 
 _DEVICE_ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -164,7 +169,7 @@ def _check_members(members: Mapping[str, bytes], problems: list[AgentError]) -> 
     own = any(name in members for name in OWN_MEMBERS)
     for name, beginning in _BEGINNINGS.items():
         if name not in members:
-            if name in OWN_MEMBERS and not own:
+            if name in OPTIONAL_MEMBERS or (name in OWN_MEMBERS and not own):
                 continue
             problems.append(AgentError("agent-cli.bundle-member-missing", member=name))
         elif beginning is not None and not members[name].lstrip().startswith(beginning.encode()):

@@ -99,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     _directories(show)
     _update(commands.add_parser("update", help=text("agent-cli.about-update")))
 
+    console = commands.add_parser("console", help=text("agent-cli.about-console"))
+    console.set_defaults(work=_console)
+    _directories(console)
+
     # What the agent starts for itself: router_agent/update/step.py.
     step = commands.add_parser("update-step")
     step.set_defaults(work=_update_step)
@@ -230,6 +234,12 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(found, running)))  # noqa: T201
     return EXIT_OK if running else EXIT_UNAVAILABLE
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    from router_agent.console import terminal
+
+    return terminal.run(arguments.state)
 
 
 def _update_step(arguments: argparse.Namespace) -> int:

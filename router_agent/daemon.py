@@ -28,10 +28,12 @@ from linux.routes import InterfaceState, Routes
 from linux.runner import Runner, SubprocessRunner
 from router_agent import status
 from router_agent.bundle import Address, Enrolment
+from router_agent.console.report import ConsoleWatch
 from router_agent.crash.watch import Crashes
 from router_agent.enrolment.renew import Line as RenewalLine
 from router_agent.enrolment.renewal import Renewal
 from router_agent.errors import AgentError, StateError
+from router_agent.exec.orders import boot_id
 from router_agent.exec.reboot import Reboot
 from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import render
@@ -131,7 +133,7 @@ class Agent:
             self._courier,
             enrolment,
             self._board,
-            compose=self._heartbeat,
+            compose=lambda at: self._heartbeat(at, to_cloud=True),
             offer=self._offer_settings,
             certificates=self._take_certificates,
             heard=self._heard,
@@ -169,6 +171,7 @@ class Agent:
             versions=self._versions,
         )
         self._reboot = Reboot(options.reboot)
+        self._console = ConsoleWatch(options.state, boot_id())
         self._updating = Updating(
             options,
             enrolment.site,
@@ -398,7 +401,7 @@ class Agent:
             return  # one trial at a time: the cloud offers them again
         self._trial.offer(Version(wanted.version, wanted.values), wanted.confirm_s, now)
 
-    def _heartbeat(self, now: float) -> Heartbeat:
+    def _heartbeat(self, now: float, *, to_cloud: bool = False) -> Heartbeat:
         view = self._tunnel.view()
         state = self._trial.state
         reverted = state.reverted
@@ -418,6 +421,7 @@ class Agent:
             uplinks=self._lines.report(now),
             firmware=self._updating.firmware(),
             modules=self._updating.modules(),
+            console=self._console.report(to_cloud=to_cloud),
         )
 
     def _heard(self, heard: cloud.Heard, now: float) -> None:
@@ -425,6 +429,7 @@ class Agent:
         mobile = self._lines.uplink.kind is UplinkKind.MOBILE
         self.support.heard(heard.answer, heard.endpoint, mobile=mobile, now=now)
         self._updating.heard(heard.answer, now)
+        self._console.heard(heard.answer.console_key)
 
     def _collect_log(self, request: LogRequest) -> bytes:
         """Runs in the courier's thread: reads files only."""

@@ -139,7 +139,11 @@ def restore(state: Path) -> Identity:
 def members(identity: Identity) -> dict[str, bytes]:
     """Everything in an identity, the digest too. Raises StateError."""
     try:
-        found = {name: identity.path(name).read_bytes() for name in bundle.MEMBERS}
+        found = {
+            name: identity.path(name).read_bytes()
+            for name in bundle.MEMBERS
+            if name not in bundle.OPTIONAL_MEMBERS or identity.path(name).is_file()
+        }
     except OSError as error:
         raise _unreadable(identity.directory, error) from error
     return {**found, _DIGEST: _read(identity.path(_DIGEST)) or b""}
@@ -182,7 +186,8 @@ def load(state: Path) -> Identity:
     if not target.is_dir():
         raise StateError("agent-cli.not-enrolled", path=str(state))
     problems: list[AgentError] = []
-    missing = [name for name in bundle.MEMBERS if not (target / name).is_file()]
+    wanted = (name for name in bundle.MEMBERS if name not in bundle.OPTIONAL_MEMBERS)
+    missing = [name for name in wanted if not (target / name).is_file()]
     problems.extend(AgentError("agent-cli.bundle-member-missing", member=name) for name in missing)
     enrolment = None
     if bundle.CONFIGURATION not in missing:

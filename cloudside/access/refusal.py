@@ -60,7 +60,7 @@ def check(state: SiteState) -> None:
     Raises RefusedError: revoked, or on the mobile line in the wrong phase. UnavailableError: never reported, or the
     tunnel is down (since when, and what the router last complained of).
     """
-    _require_in_service(state)
+    require_in_service(state)
     if state.report is None:
         raise UnavailableError("access.never-reported", site=state.site)
     if not state.tunnel.up:
@@ -72,14 +72,15 @@ def check_line(state: SiteState) -> None:
     """Return when work that needs no tunnel may start: a log pull, a settings change. They are what is left to do when
     the tunnel is down. Raises RefusedError as check does.
     """
-    _require_in_service(state)
+    require_in_service(state)
     if state.report is not None and state.report.uplink == "mobile" and state.phase not in MOBILE_PHASES:
         raise RefusedError(
             "access.mobile-line", site=state.site, phase=state.phase, reported=_shown(state.report.received_at)
         )
 
 
-def _require_in_service(state: SiteState) -> None:
+def require_in_service(state: SiteState) -> None:
+    """Return when anything may be done for the site at all. Raises RefusedError: it is revoked."""
     if state.revoked_at is not None:
         raise RefusedError("access.revoked", site=state.site, since=_shown(state.revoked_at))
 

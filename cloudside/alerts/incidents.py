@@ -29,6 +29,11 @@ def open_incident(session: Session, kind: str, subject: str, params: Mapping[str
     return True
 
 
+def is_open(session: Session, kind: str, subject: str) -> bool:
+    """Whether the same is open."""
+    return _open(session, kind, subject) is not None
+
+
 def close_incident(session: Session, kind: str, subject: str, now: datetime) -> bool:
     """The condition ended. False: none was open. Its end is told only if its beginning was."""
     incident = _open(session, kind, subject)

@@ -35,6 +35,7 @@ from cloudside.cli import (
     servers,
     settings,
     settings_many,
+    site_console,
     site_crashes,
     site_exec,
     site_labels,
@@ -60,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(tenants.app, name="tenant")
-for part in (site_view, site_labels, site_exec, site_crashes, diagnose, enrolment):
+for part in (site_view, site_labels, site_exec, site_console, site_crashes, diagnose, enrolment):
     part.register(sites.app)
 app.add_typer(sites.app, name="site")
 settings.app.add_typer(settings_many.app, name="change")

@@ -7,6 +7,7 @@ tls              TLS, mutual but for enrolment, and the way from the TLS layer t
 heartbeat        keep a heartbeat, decide what the cloud wants of the router
 certifying       enrolment, renewal; attempts: how often an address may fail
 requests         log pulls, commands, crash reports: what routers are asked for and hand over; request_paths: where
+console          the service's console key to routers, logins at consoles from them
 diagnostics      the commands that may be given. handover: bounds on a log
 endpoint         the HTTP application; documents: its bodies and errors; web: its sockets, `kyoten web`
 public           revocation lists and OCSP over plain HTTP

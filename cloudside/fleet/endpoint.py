@@ -18,13 +18,15 @@ from starlette.requests import ClientDisconnect
 
 from cloudside.config import Config
 from cloudside.errors import InputError, KyotenError, RefusedError
-from cloudside.fleet import certifying, handover, heartbeat, identity, payloads, request_paths, strangers, tls
+from cloudside.fleet import certifying, console, handover, heartbeat, identity, payloads, request_paths, strangers, tls
 from cloudside.fleet.attempts import Attempts
 from cloudside.fleet.documents import TooManyError, parsed, problem_response, read_body, source_of
 from cloudside.fleet.identity import StrangerError
 from cloudside.fleet.protocol import LOG_MAX_BYTES, CertificateRequest, EnrolmentRequest, Heartbeat
 from cloudside.fleet.strangers import Stranger, Strangers
+from cloudside.pki import console_key
 from cloudside.pki.enrolment import DeviceElsewhereError
+from cloudside.pki.store import KeyStore
 from cloudside.registry import log_requests, routers
 from cloudside.registry.addresses import Address
 from cloudside.registry.callers import OPERATOR
@@ -56,6 +58,7 @@ def application(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     threads = ThreadPoolExecutor(REGISTRY_THREADS, thread_name_prefix="registry")
     attempts, known_strangers = Attempts(), Strangers()
+    store = KeyStore.of(config)
 
     async def in_thread(work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
@@ -104,10 +107,18 @@ def application(
                 )
                 renew = certifying.is_renewal_wanted(session, who, now=now)
                 supersedes = certifying.is_superseding(session, who, now=now)
+                told = document.console if console.is_news(session, who.site_id, document.console) else None
             if supersedes:
                 certifying.retire_superseded(database, config, who, now=now)
-            repository = snapshot_version(config.firmware_directory)
-            return answer.model_copy(update={"renew_certificate": renew, "repository": repository}).model_dump_json()
+            if told is not None:
+                with database.write(actor=f"router {who.site_id}") as session:
+                    console.note(session, who.site_id, told, now)
+            found = {
+                "renew_certificate": renew,
+                "repository": snapshot_version(config.firmware_directory),
+                "console_key": console.key_for(document.console, console_key.published(store)),
+            }
+            return answer.model_copy(update=found).model_dump_json()
 
         return Response(await in_thread(keep), media_type="application/json")
 

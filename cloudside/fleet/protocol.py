@@ -166,6 +166,23 @@ class ModuleState(_Document):
     problem: Problem | None = None
 
 
+class ConsoleLogin(_Document):
+    """Somebody logged in at the router's serial console. ``challenge``: as it was shown; ``at``: the router's clock,
+    RFC 3339. Stands in each heartbeat until one that said ``ended`` was answered."""
+
+    id: Annotated[str, Field(max_length=64)]
+    at: ShortText = ""
+    challenge: ShortText = ""
+    ended: bool = False
+
+
+class ConsoleState(_Document):
+    """``key``: which of the service's console keys this router has: SHA-256 of its PEM; empty: none."""
+
+    key: ShortText = ""
+    logins: Annotated[list[ConsoleLogin], Field(max_length=16)] = []
+
+
 class Heartbeat(_Document):
     """What a router says of itself."""
 
@@ -186,6 +203,8 @@ class Heartbeat(_Document):
     #: None: a router whose firmware is not ours to change, or an older agent.
     firmware: FirmwareState | None = None
     modules: Annotated[list[ModuleState], Field(max_length=64)] = []
+    #: None: an agent without a login at the serial console.
+    console: ConsoleState | None = None
     #: What this agent can do beyond the first version of the protocol: LOG_PULLS, COMMANDS, CRASHES.
     features: Annotated[list[ShortText], Field(max_length=32)] = []
 
@@ -324,6 +343,8 @@ class HeartbeatAnswer(_Document):
     repository: int | None = None
     log_pulls: list[LogPull] = []
     commands: list[Command] = []
+    #: The service's console key, PEM, for a router that named another one or none.
+    console_key: Annotated[str, Field(max_length=1_000)] | None = None
 
 
 class CertificateRequest(_Document):

@@ -9,5 +9,6 @@ initialise       root, cloud authority, gateway and endpoint certificates, and t
 enrolment        a site's certificate for its router's key; tickets: over the network, for a one-time token
 renewal          the next certificate of a site; moving: the one for another prefix
 revocation       revoked sites, released routers, revocation_lists and their renewal; status: OCSP
+console_key      what logins at routers' serial consoles are answered with
 published        what a gateway loads into charon and the agents' endpoint into TLS
 """

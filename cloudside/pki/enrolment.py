@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError, InputError, RefusedError
-from cloudside.pki import issuing, revocation
+from cloudside.pki import console_key, issuing, revocation
 from cloudside.pki.authority import CLIENT_AUTH, Leaf
 from cloudside.pki.bundle import CONFIGURATION, Description, Endpoint, document_text, pack
 from cloudside.pki.initialise import ENDPOINT_NAME, GATEWAY_IDENTITY, endpoint_addresses
@@ -142,6 +142,7 @@ def files(session: Session, config: Config, site: Site, certificate: x509.Certif
         "cloud-authority.crt": _pem(issuing.load_authority_certificate(session, issuing.CLOUD)),
         "root.crt": _pem(issuing.load_authority_certificate(session, issuing.ROOT)),
         "authorized_keys": _operator_public_key(KeyStore.of(config)),
+        **_console_key(KeyStore.of(config)),
     }
 
 
@@ -218,6 +219,12 @@ def _operator_public_key(store: KeyStore) -> bytes:
         return public.read_bytes()
     except OSError:
         raise ConfigurationError("pki.key-missing", path=str(public)) from None
+
+
+def _console_key(store: KeyStore) -> dict[str, bytes]:
+    """Nothing on an installation of before: routers get it with an answer once there is one."""
+    public = console_key.published(store)
+    return {} if public is None else {"console.pub": public.encode()}
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

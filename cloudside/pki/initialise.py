@@ -1,4 +1,4 @@
-"""What an installation needs before anything can connect: authorities, gateway and endpoint certificates, SSH key.
+"""What an installation needs before anything can connect: authorities, gateway and endpoint certificates, keys.
 
 Running it again makes what is missing or about to end and keeps the rest. The worker renews by itself (renew_own).
 """
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from cloudside.config import Config
 from cloudside.errors import ConfigurationError
-from cloudside.pki import address_blocks, issuing, revocation_lists
+from cloudside.pki import address_blocks, console_key, issuing, revocation_lists
 from cloudside.pki.authority import IPSEC_IKE, SERVER_AUTH, Address, Authority, Leaf, is_due
 from cloudside.pki.ssh_keys import make_pair, public_line
 from cloudside.pki.store import KeyStore, read_secret, write_secret
@@ -30,7 +30,8 @@ ENDPOINT = "endpoint"
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """What was made, and what was there and stays: ``root``, ``cloud``, ``gateway-gw1``, ``endpoint``, ``ssh``."""
+    """What was made, and what was there and stays: ``root``, ``cloud``, ``gateway-gw1``, ``endpoint``, ``ssh``,
+    ``console``."""
 
     made: tuple[str, ...]
     kept: tuple[str, ...]
@@ -64,6 +65,7 @@ def initialise(session: Session, config: Config, *, now: datetime) -> Initialise
     for name, fresh in _ensure_leaves(session, config, store, cloud, now=now):
         (made if fresh else kept).append(name)
     (made if _ensure_operator_key(store) else kept).append("ssh")
+    (made if console_key.ensure(store) else kept).append(console_key.NAME)
     return Initialised(tuple(made), tuple(kept))
 
 

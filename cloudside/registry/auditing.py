@@ -87,6 +87,7 @@ FORMS: Mapping[type[Table], Form] = {
     tables.LogPull: Form(site="site_id", subject=("site_id", "id")),
     # What a command brought may be long, and the row has it.
     tables.SiteCommand: Form(site="site_id", subject=("site_id", "id"), digested=frozenset({"output"})),
+    tables.ConsoleAnswer: Form(site="site_id", subject=("site_id", "challenge")),
     tables.SmtpCredential: Form(
         site="site_id", secret=frozenset({"password_hash", "previous_hash", "cram_secret"})
     ),

@@ -52,6 +52,17 @@ def counting(session: Session, *, authority: str, kind: str, subject: str, now: 
     return list(session.scalars(query.order_by(Certificate.not_before, Certificate.serial)))
 
 
+def standing(session: Session, *, authority: str, kind: str, subject: str) -> list[Certificate]:
+    """A subject's certificates that are not revoked, newest first; they may have expired."""
+    query = select(Certificate).where(
+        Certificate.authority == authority,
+        Certificate.kind == kind,
+        Certificate.subject == subject,
+        Certificate.revoked_at.is_(None),
+    )
+    return list(session.scalars(query.order_by(Certificate.not_before.desc(), Certificate.serial)))
+
+
 def issued_since(session: Session, *, authority: str, kind: str, subject: str, since: datetime) -> int:
     """How many certificates of a subject begin after ``since``, revoked ones too."""
     query = select(func.count()).where(

@@ -113,7 +113,7 @@ class Renewal:
         """Raises AgentError: unfit, or the disk is full; nothing has changed then. None: nothing new."""
         before = identity.members(self._identity)
         own = {name: content for name, content in before.items() if name in bundle.OWN_MEMBERS}
-        public = {name: before[name] for name in bundle.MEMBERS if name not in own}
+        public = {name: before[name] for name in bundle.MEMBERS if name in before and name not in own}
         new = bundle.of_files({**public, **files})
         waits = waiting.find(self._state, waiting.NEXT)
         if waits is not None and certificates.is_for(new.members[certificates.SITE], waits.key_pem):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from router_agent.console.report import KEY_MAX_CHARS, ConsoleReport
 from router_agent.errors import CloudRefusedError
 from router_agent.lan.devices import LanDevice
 from router_agent.link.uplinks import Uplink, UplinkReport
@@ -102,6 +103,7 @@ class Heartbeat:
     uplinks: tuple[UplinkReport, ...] = ()
     firmware: FirmwareReport | None = None
     modules: tuple[ModuleReport, ...] = ()
+    console: ConsoleReport | None = None
 
     def document(self) -> dict[str, object]:
         """The JSON object."""
@@ -139,6 +141,7 @@ class Heartbeat:
             "lan_devices": [_lan_device(device) for device in self.lan_devices],
             "firmware": None if self.firmware is None else self.firmware.document(),
             "modules": [module.document() for module in self.modules],
+            "console": None if self.console is None else self.console.document(),
             "features": list(FEATURES),
         }
 
@@ -174,6 +177,8 @@ class Answer:
     repository: int | None = None
     log_pulls: tuple[LogPull, ...] = ()
     commands: tuple[Command, ...] = ()
+    #: The service's console key, PEM, where this router has named another one or none.
+    console_key: str | None = None
 
 
 def parse_answer(body: bytes) -> Answer:
@@ -198,6 +203,7 @@ def parse_answer(body: bytes) -> Answer:
             repository=None if fields.get("repository") is None else _whole(fields["repository"]),
             log_pulls=parse_pulls(fields.get("log_pulls", [])),
             commands=parse_commands(fields.get("commands", [])),
+            console_key=None if fields.get("console_key") is None else _key(fields["console_key"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CloudRefusedError("agent.cloud-answer-unknown", reason=str(error)[:TEXT_MAX_CHARS]) from error
@@ -254,6 +260,12 @@ def _whole(value: object) -> int:
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > TEXT_MAX_CHARS:
         raise TypeError("not a short text")
+    return value
+
+
+def _key(value: object) -> str:
+    if not isinstance(value, str) or len(value) > KEY_MAX_CHARS or not value.isascii():
+        raise TypeError("console_key")
     return value
 
 

@@ -10,7 +10,7 @@ observed      heartbeats, tunnels and their history, gateways, usage
 work          settings, log pulls, incidents
 mail          mail credentials, limits, holds, suppressed addresses
 firmware      labels of sites, releases, what sites run, rollouts
-remote        settings drafts and changes to many sites, log pulls, commands, crash reports
+remote        settings drafts and changes to many sites, log pulls, commands, logins at consoles, crash reports
 audit         who changed what
 """
 
@@ -45,6 +45,7 @@ from cloudside.registry.tables.reachability import (
     StatementCounter,
 )
 from cloudside.registry.tables.remote import (
+    ConsoleAnswer,
     CrashReport,
     LogPiece,
     LogPull,
@@ -61,6 +62,7 @@ __all__ = [
     "Address",
     "AuditEntry",
     "Certificate",
+    "ConsoleAnswer",
     "CrashReport",
     "Device",
     "EnrolmentToken",

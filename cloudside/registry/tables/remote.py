@@ -133,6 +133,20 @@ class SiteCommand(Table):
     problem: Mapped[dict[str, Any] | None]
 
 
+class ConsoleAnswer(Table):
+    """A response to a challenge at a router's serial console, and who was given it. ``challenge``: as it is said.
+    ``used_at``: when the router's report of a login with it arrived."""
+
+    __tablename__ = "console_answers"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    site_id: Mapped[str] = mapped_column(ForeignKey("sites.id"), index=True)
+    challenge: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(String(500))
+    answered_by: Mapped[str] = mapped_column(String(100))
+    answered_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
 class CrashReport(Table):
     """What a router reported of something that ended and should not have. Times are the router's."""
 

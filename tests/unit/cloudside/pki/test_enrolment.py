@@ -23,6 +23,7 @@ _MEMBERS = (
     "cloud-authority.crt",
     "root.crt",
     "authorized_keys",
+    "console.pub",
 )
 
 

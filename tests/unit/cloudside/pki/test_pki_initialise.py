@@ -15,7 +15,7 @@ from cloudside.pki.issuing import load_authority
 from cloudside.pki.store import KeyStore
 from cloudside.registry import certificates
 
-ALL = ("root", "cloud", "gateway-gw1", "endpoint", "ssh")
+ALL = ("root", "cloud", "gateway-gw1", "endpoint", "ssh", "console")
 
 
 def _certificate(path: Path) -> x509.Certificate:
@@ -40,6 +40,7 @@ def test_files_and_their_modes(installation: Installation) -> None:
         "tenant-acme.key",
         "tenant-zenith.key",
         "operator_ed25519",
+        "console.key",
     }
     assert installation.pki.stat().st_mode & 0o777 == 0o700
     serialization.load_ssh_private_key((state / "ssh" / "operator_ed25519").read_bytes(), password=None)
@@ -95,7 +96,7 @@ def test_interrupted_run_is_finished_by_the_next(tmp_path: Path, installation: I
         raise PowerCut
     with database.write() as session:
         done = initialise(session, config, now=installation.now)
-    assert done.kept == ("ssh",)
+    assert done.kept == ("ssh", "console")
     with database.read() as session:
         for name in ("root", "cloud"):
             load_authority(session, KeyStore(config.state_directory), name)

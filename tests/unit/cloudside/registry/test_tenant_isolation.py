@@ -285,6 +285,7 @@ _WITHOUT_CALLER = {
     "certificates.revocation_lists": "the same",
     "certificates.revoked_by": "what such a list says",
     "certificates.last_revocations": "gateways end tunnels of all tenants",
+    "certificates.standing": "as counting",
     "certificates.still_certified": "a prefix is taken whoever asks; for checks only",
     "inventory.load": "the compiler of everybody's rules reads it; what a person is told of it is cut to the caller's",
     "inventory.load_shared": "what each tenant may use",
