@@ -13,7 +13,7 @@ help:
 	@echo "make image         the router's image in build/image: disk, signed bundle, list of what is inside (root)"
 	@echo "make test          every test (root)"
 	@echo "make check         style, types, unit and property tests (no root)"
-	@echo "make bench NAME=demo   measure; the last line is one JSON object"
+	@echo "make bench NAME=demo   measure; the last line is one JSON object; ONLY=PART measures one part of it"
 
 setup:
 	@lab/setup.sh
@@ -69,7 +69,9 @@ types:
 quick-tests:
 	@$(PYTHON) -m pytest -q -n $(WORKERS) tests/unit tests/property
 
+# The router's image is built before: a box has no way to Debian's archive.
 bench: setup
 	@.venv/bin/kyoten-lab preflight
 	@[ -e tests/bench/$(NAME).py ] || { echo "no benchmark named $(NAME); there are: $$(ls tests/bench | sed -n 's/\.py$$//p' | tr '\n' ' ')"; exit 2; }
-	@.venv/bin/kyoten-lab box -- $(PYTHON) -m tests.bench.$(NAME)
+	@$(if $(filter firmware,$(NAME)),lab/setup.sh vm && $(PYTHON) -m tests.bench.firmware_image prepare,true)
+	@.venv/bin/kyoten-lab box -- $(PYTHON) -m tests.bench.$(NAME) $(if $(ONLY),--only $(ONLY))

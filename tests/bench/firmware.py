@@ -7,9 +7,13 @@ rollout_10000_plan_s             the dry run for 10,000 sites, from the registry
 rollout_sim_harmed_pct           10,000 simulated sites, the release fails on 5 % of them, six ways, five fleets each:
                                  the worst share of all sites harmed; beside it other shares, and 100 good releases
 boot_to_tunnel_s, rss_idle_mib   an enrolled router from power-on to its tunnel, emulated; its processes' memory at rest
-bad_releases, returned_by_itself     releases that cannot be kept, in slot B, tried by GRUB, watched by the guard
+bad_releases, returned_by_itself     releases that cannot be kept, offered, fetched, installed, tried; trial_to_rollback_s:
+                                 of the one that hangs, from the trial's start to the old slot's
+power_cuts, bricked, settings_lost   the disk of a router that updates, cut at any write; power_cuts_booted of them in QEMU
+image_mib, reproducible          a release as it travels whole; two builds gave the same bytes
 
-Each part is a process of its own; ``--only PART`` runs one.
+Each part is a process of its own; ``--only PART`` runs one. What needs Debian's archive is made before, outside of the
+box: ``python -m tests.bench.firmware_image prepare``. ``cuts`` goes on where it was ended.
 """
 
 import sys
@@ -41,10 +45,13 @@ BARS = {
 PARTS: dict[str, tuple[object, ...]] = {
     "line": ("firmware_transport", "line"),
     "delta": ("firmware_transport", "delta"),
+    "image": ("firmware_image", "release"),
+    "reproducible": ("firmware_image", "reproducible"),
     "boot": ("firmware_boot", "start"),
     "returns": ("firmware_boot", "returns"),
     "uefi": ("firmware_boot", "uefi"),
     "plan": ("firmware_rollout", "plan"),
+    "cuts": ("firmware_cuts",),
     "rollouts": ("firmware_rollout", "sim", 100, 5, 2),
 }
 
