@@ -14,8 +14,8 @@ from lab import box
 from lab.appliance import image, releases
 from lab.network import LabError
 
-#: Beside image and release: the directory, and what says that it is whole.
-_NAME, _WHOLE = "update", "figures.json"
+#: Beside image and release: the directory, and the figures in it, which say that it is whole.
+_NAME, FIGURES = "update", "figures.json"
 #: Emulated, beside other work.
 _LONGEST_S = 5400.0
 
@@ -29,7 +29,7 @@ def made(say: build.Say = lambda _text: None) -> Path:
     releases.release(say=say)
     with image.state() as place:
         directory = place / _NAME
-    if (directory / _WHOLE).exists():
+    if (directory / FIGURES).exists():
         return directory
     directory.mkdir(exist_ok=True)
     opened = [] if box.inside() else [str(Path(sys.executable).parent / "kyoten-lab"), "box", "--"]
@@ -40,7 +40,7 @@ def made(say: build.Say = lambda _text: None) -> Path:
         raise LabError(f"the update took longer than {_LONGEST_S:.0f} s") from None
     if ended.returncode != 0:
         raise LabError(f"the update ended with {ended.returncode}")
-    (directory / _WHOLE).write_text(ended.stdout.splitlines()[-1])
+    (directory / FIGURES).write_text(ended.stdout.splitlines()[-1])
     return directory
 
 

@@ -51,6 +51,8 @@ def prepare(scene: Scene) -> None:
     """The router enrols, and is told what it must care for in a trial."""
     proof.first_start(scene)
     proof.serves(scene)
+    proof.verity(scene)
+    proof.memory(scene)
     plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
     kept = f"{KEPT[0]}={KEPT[1]}"
     pace = f"heartbeat.interval_s={HEARTBEAT_S}"

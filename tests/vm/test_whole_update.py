@@ -1,0 +1,28 @@
+"""The image in the place of a router: it enrols, serves its site, takes a release by itself, and keeps it."""
+
+import json
+
+import pytest
+
+from lab.appliance import recording
+
+Figures = dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def figures() -> Figures:
+    """Of a run whose every step is held against what it should be; test_power_cuts cuts its writes."""
+    found = json.loads((recording.made() / recording.FIGURES).read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_it_enrols_serves_updates_and_keeps_the_release(figures: Figures) -> None:
+    """Four starts. Releases that cannot be kept and UEFI: `make bench`, parts ``returns`` and ``uefi`` of firmware; how
+    GRUB decides by either: test_boot_choice."""
+    assert {"first_boot_to_tunnel_s", "update_s", "updated_boot_to_tunnel_s"} <= figures.keys()
+
+
+def test_its_root_is_verified_and_its_memory_small(figures: Figures) -> None:
+    assert figures["root_is_verity"] == 1
+    assert 20 <= figures["rss_idle_mib"] <= 120
