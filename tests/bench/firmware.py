@@ -51,7 +51,7 @@ PARTS: dict[str, tuple[object, ...]] = {
     "returns": ("firmware_boot", "returns"),
     "uefi": ("firmware_boot", "uefi"),
     "plan": ("firmware_rollout", "plan"),
-    "cuts": ("firmware_cuts",),
+    "cuts": ("firmware_cuts", 1000, 60, 2),
     "rollouts": ("firmware_rollout", "sim", 100, 5, 2),
 }
 
