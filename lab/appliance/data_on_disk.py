@@ -3,6 +3,7 @@
 Works on a copy of the partition. What is read is put into a directory that looks like the agent's state directory.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,8 +21,9 @@ from router_agent.settings import journal as settings_journal
 from router_agent.settings.keys import SettingsError, parse
 from router_agent.settings.machine import SettingsState
 from router_agent.update import journal as update_journal
-from router_agent.update import marks
-from router_agent.update.machine import UpdateState
+from router_agent.update import marks, step
+from router_agent.update.assemble import BUNDLE
+from router_agent.update.machine import Stage, UpdateState
 from router_agent.update.marks import Mark
 
 #: Where the agent's state directory is on the partition, which is mounted at /var.
@@ -29,6 +31,10 @@ STATE = "/lib/kyoten-agent"
 _SETTINGS = "settings.json"
 _JOURNAL = f"update/{update_journal.NAME}"
 _MARKS = f"update/{marks.NAME}"
+_DOCUMENT = f"update/{step.DOCUMENT}"
+#: From when on the agent counts on the verified document, and on the bundle.
+_HAVE_DOCUMENT = (Stage.JUDGED, Stage.FETCHING, Stage.ASSEMBLED, Stage.INSTALLING)
+_HAVE_BUNDLE = (Stage.ASSEMBLED, Stage.INSTALLING)
 _IDENTITIES = ("identity", "identity.before", "identity.old")
 _FSCK_CONFIGURATION = ROUTER / "boot" / "initrd" / "etc" / "e2fsck.conf"
 #: e2fsck(8): 4 errors were left, 8 and above it could not do its work.
@@ -79,7 +85,7 @@ def read(image: Path, directory: Path) -> DataFound:
         status = _fsck("-f", "-y", image)
     if status >= _FAILED:
         return DataFound(usable=False, mended=mended, damage=(f"e2fsck ends with {status}",))
-    state = _extract(image, directory)
+    state, listing = _extract(image, directory)
     damage: list[str] = []
     return DataFound(
         usable=True,
@@ -87,7 +93,7 @@ def read(image: Path, directory: Path) -> DataFound:
         sound=_fsck("-f", "-n", image) == 0,
         site=_site(state, damage),
         settings=_settings(state, damage),
-        update=(update := _update(state, damage)),
+        update=(update := _update(state, listing, damage)),
         marks=() if update is None or update.trial is None else marks.read(state, update.trial.trial_id),
         log=_log(state),
         damage=tuple(damage),
@@ -100,16 +106,18 @@ def _fsck(*words: str | Path) -> int:
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False).returncode
 
 
-def _extract(image: Path, directory: Path) -> Path:
-    """The agent's files, out of the partition; those that are not there are not there."""
+def _extract(image: Path, directory: Path) -> tuple[Path, str]:
+    """The agent's files, out of the partition; those that are not there are not there. And debugfs's listing."""
     state = directory / "state"
     (state / "update").mkdir(parents=True)
     logs = [f"{writer.NAME}.{number}" for number in range(writer.OLD_FILES, 0, -1)]
     orders = [f"rdump {STATE}/{name} {state}" for name in _IDENTITIES]
-    orders += [f"dump {STATE}/{name} {state / name}" for name in (_SETTINGS, _JOURNAL, _MARKS, *logs, writer.NAME)]
+    orders += [
+        f"dump {STATE}/{name} {state / name}" for name in (_SETTINGS, _JOURNAL, _MARKS, _DOCUMENT, *logs, writer.NAME)
+    ]
     listing = _debugfs(image, [f"ls -p {STATE}", f"ls -p {STATE}/update"])
     _debugfs(image, [order for order in orders if f"/{Path(order.split()[1]).name}/" in listing])
-    return state
+    return state, listing
 
 
 def _debugfs(image: Path, orders: Sequence[str]) -> str:
@@ -145,12 +153,21 @@ def _settings(state: Path, damage: list[str]) -> SettingsState | None:
     return found
 
 
-def _update(state: Path, damage: list[str]) -> UpdateState | None:
+def _update(state: Path, listing: str, damage: list[str]) -> UpdateState | None:
+    """The update's state; what it counts on must be there (else the agent would begin anew, which costs bytes)."""
     try:
-        return update_journal.Journal(state).load()
+        found = update_journal.Journal(state).load()
     except StateError as error:
         damage.append(f"the update's journal: {error}")
         return None
+    if found.facts is not None and found.stage in _HAVE_DOCUMENT:
+        document = (state / _DOCUMENT).read_bytes() if (state / _DOCUMENT).exists() else b""
+        if hashlib.sha256(document).hexdigest() != found.facts.document_sha256:
+            damage.append(f"{found.stage.value}, and the release's document is not there")
+    have = found.facts if found.stage in _HAVE_BUNDLE else None
+    if have is not None and f"/{BUNDLE}/{have.bundle_bytes}/" not in listing:
+        damage.append(f"{found.stage.value}, and the bundle is not there whole")
+    return found
 
 
 def _log(state: Path) -> str:

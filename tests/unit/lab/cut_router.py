@@ -22,11 +22,13 @@ from firmware.slotblock import SlotBlock
 from router_agent.report.firmware import FirmwareOffer
 from router_agent.settings import journal as settings_journal
 from router_agent.settings.machine import SettingsState, Version
+from router_agent.update import assemble, step
 from router_agent.update import journal as update_journal
 from router_agent.update.machine import ReleaseFacts, Stage, Trial, UpdateState
 
 SITE = "tokyo-1"
 OFFER = FirmwareOffer("releases/generic-x86-64/0.2.0.json", 2, "rollout-1")
+DOCUMENT, BUNDLE = b"what was verified", b"what RAUC installs"
 SETTINGS = Version(3, {"tunnel.dpd_s": 17})
 _NOW = datetime(2026, 11, 1, tzinfo=UTC)
 _ENROLMENT = {
@@ -108,7 +110,9 @@ class Parts:
     def facts(self) -> ReleaseFacts:
         """Of the release in slot B."""
         root_hash = slotblock.parse(self.b[-trees.BLOCK_BYTES :]).root_hash
-        return ReleaseFacts("0.2.0", 2, ("generic-x86-64",), 1, 3072, False, 9, root_hash, 9, None, 0, "00" * 32)
+        document = hashlib.sha256(DOCUMENT).hexdigest()
+        hardware = ("generic-x86-64",)
+        return ReleaseFacts("0.2.0", 2, hardware, 1, 3072, False, len(BUNDLE), root_hash, 9, None, 0, document)
 
     def update(self, stage: Stage) -> UpdateState:
         """An update from slot A to slot B that stands there."""
@@ -132,6 +136,8 @@ class Parts:
             (state / "identity" / name).write_bytes(content)
         settings_journal.Journal(state).save(SettingsState(SETTINGS))
         update_journal.Journal(state).save(update)
+        (state / "update" / step.DOCUMENT).write_bytes(DOCUMENT)
+        (state / "update" / assemble.BUNDLE).write_bytes(BUNDLE)
         (state / "agent.log").write_text("2026-11-01T00:00:00Z INFO agent started: site tokyo-1\n")
         return tree
 

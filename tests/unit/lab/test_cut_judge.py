@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cut_router import SETTINGS, SITE, Parts, trial_of_b
+from cut_router import BUNDLE, DOCUMENT, SETTINGS, SITE, Parts, trial_of_b
 
 from firmware import bootstate, layout, slotblock, trees
 from firmware.bootstate import Attempt, BootState, Why
@@ -220,6 +220,17 @@ def test_the_update_journal_torn(parts: Parts, tmp_path: Path) -> None:
     verdict = judged(parts.disk(tmp_path / "disk", A, parts.update(Stage.IDLE)), tmp_path, torn)
     assert verdict.before is None
     assert any("journal" in text for text in verdict.wrong)
+
+
+def test_what_an_update_counts_on(parts: Parts, tmp_path: Path) -> None:
+    update = parts.update(Stage.ASSEMBLED)
+    disk = parts.disk(tmp_path / "disk", A, update)
+    verdict = judged(disk, tmp_path, lambda disk: disk.write(in_data(disk, DOCUMENT), b"W"))
+    assert verdict.wrong == ("assembled, and the release's document is not there",)
+    larger = replace(update, facts=replace(parts.facts, bundle_bytes=len(BUNDLE) + 1))
+    verdict = judged(parts.disk(tmp_path / "disk", A, larger), tmp_path)
+    assert verdict.wrong == ("assembled, and the bundle is not there whole",)
+    assert not verdict.bricked
 
 
 def test_a_data_partition_that_is_gone(parts: Parts, tmp_path: Path) -> None:
