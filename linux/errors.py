@@ -38,3 +38,7 @@ class CharonUnavailableError(LinuxError):
 
 class CharonRefusedError(LinuxError):
     """charon understood the command and refused it (bad configuration, no such SA, negotiation failed)."""
+
+
+class ClockError(LinuxError):
+    """The machine's clock, or the one with the battery, cannot be set."""

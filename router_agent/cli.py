@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--modem-control", metavar="DEVICE", help=text("agent-cli.option-modem-control"))
     run.add_argument("--modem-reset", type=Path, metavar="PROGRAM", help=text("agent-cli.option-modem-reset"))
     run.add_argument("--reboot", type=Path, metavar="PROGRAM", help=text("agent-cli.option-reboot"))
+    run.add_argument("--sets-clock", action="store_true", help=text("agent-cli.option-sets-clock"))
     run.add_argument("--down", action="store_true", help=text("agent-cli.option-down"))
 
     manufacture = commands.add_parser("manufacture", help=text("agent-cli.about-manufacture"))
@@ -159,6 +160,7 @@ def _run(arguments: argparse.Namespace) -> int:
         targets=tuple(arguments.target or ()),
         modem=_modem(arguments),
         reboot=arguments.reboot,
+        sets_clock=arguments.sets_clock,
     )
     lock = _only_one(options.runtime)
     who = _identity(arguments.bundle, options.state)

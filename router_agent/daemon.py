@@ -28,6 +28,8 @@ from linux.routes import InterfaceState, Routes
 from linux.runner import Runner, SubprocessRunner
 from router_agent import status
 from router_agent.bundle import Address, Enrolment
+from router_agent.clock import known
+from router_agent.clock.keeper import ClockKeeper
 from router_agent.console.report import ConsoleWatch
 from router_agent.crash.watch import Crashes
 from router_agent.enrolment.renew import Line as RenewalLine
@@ -88,6 +90,10 @@ class Agent:
     """Everything on this router. ``now`` everywhere: monotonic seconds."""
 
     def __init__(self, options: Options, identity: Identity, writer: log_writer.LogWriter, *, now: float) -> None:
+        # First of all: certificates count by the clock.
+        self._clock = ClockKeeper(known.bounds(identity)) if options.sets_clock else None
+        if self._clock is not None:
+            self._clock.begin()
         runner: Runner = SubprocessRunner()
         enrolment = identity.enrolment
         plane = detect(runner)
@@ -128,7 +134,7 @@ class Agent:
             uplinks=frozenset(options.uplinks),
         )
         self._remote = SshKeeper(identity, enrolment.router_address, options.runtime)
-        self._courier = Courier(cloud.connect(identity, options.runtime), self._collect_log)
+        self._courier = Courier(cloud.connect(identity, options.runtime, self._clock), self._collect_log)
         self._reporting = Reporting(
             self._courier,
             enrolment,
@@ -144,7 +150,7 @@ class Agent:
             options.state,
             ask=self._reporting.ask_for_certificate,
             adopt=self._adopt,
-            prove=lambda proven: self._courier.use(cloud.connect(proven, options.runtime)),
+            prove=lambda proven: self._courier.use(cloud.connect(proven, options.runtime, self._clock)),
             now=now,
         )
         if self._renewal.on_trial:
@@ -285,6 +291,8 @@ class Agent:
 
     def _adopt(self, identity: Identity, given_back: bool) -> None:
         """Use what is installed now for the tunnel, or, when the site has moved, start over."""
+        if self._clock is not None:
+            self._clock.know(known.bounds(identity))
         if identity.enrolment != self._enrolment:
             _log.info("the site's enrolment has changed (overlay %s): starting over", identity.enrolment.overlay)
             self.successor = identity

@@ -24,7 +24,8 @@ class Options:
     preferred line must be well before it is used again. ``home_s``: how long a tunnel stays with another gateway than
     the first before that one is asked again. ``targets``: what lines are probed with besides the cloud.
     ``modem``: the modem that makes the first mobile uplink's calls, None: something else sees to that line.
-    ``reboot``: the program that starts the machine anew, None: systemctl.
+    ``reboot``: the program that starts the machine anew, None: systemctl. ``sets_clock``: the machine's clock is the
+    agent's to set; it is the whole machine's, whatever namespace the agent is in.
     """
 
     state: Path = DEFAULT_STATE
@@ -42,3 +43,4 @@ class Options:
     targets: tuple[Address, ...] = ()
     modem: ModemOptions | None = None
     reboot: Path | None = None
+    sets_clock: bool = False

@@ -22,6 +22,8 @@ from linux.errors import LinuxError
 from linux.files import write_durably
 from linux.runner import Runner, SubprocessRunner
 from router_agent import bundle, identity
+from router_agent.clock import known
+from router_agent.clock.keeper import ClockKeeper
 from router_agent.enrolment import join, ticket
 from router_agent.errors import AgentError, BundleError, CloudUnreachableError
 from router_agent.identity import Identity
@@ -127,10 +129,10 @@ class Provisioning:
 Take = Callable[[Offer, Path], Identity]
 
 
-def take(offer: Offer, state: Path) -> Identity:
-    """Enrol with a ticket, or install a bundle. Raises AgentError."""
+def take(offer: Offer, state: Path, *, keeper: ClockKeeper | None = None) -> Identity:
+    """Enrol with a ticket, or install a bundle. ``keeper``: may set the clock. Raises AgentError."""
     if offer.name.lower().endswith(TICKET_SUFFIX):
-        return join.join(ticket.parse(offer.content), state)
+        return join.join(ticket.parse(offer.content), state, keeper=keeper)
     return identity.install(bundle.read(offer.content), state)
 
 
@@ -226,9 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner = SubprocessRunner()
     media = LabelledMedia(runner, DEFAULT_RUNTIME / "medium")
     done: list[str] = []
+    keeper = ClockKeeper(known.bounds(None))
+    keeper.begin()
 
     def taking(offer: Offer, state: Path) -> Identity:
-        who = take(offer, state)
+        who = take(offer, state, keeper=keeper)
         done.append(who.enrolment.site)
         return who
 

@@ -8,12 +8,16 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from router_agent.bundle import Endpoint
+from router_agent.clock import asking
+from router_agent.clock.asking import Voucher
+from router_agent.clock.keeper import ClockKeeper
 from router_agent.errors import AgentError, CloudRefusedError, CloudUnreachableError, StateError
 from router_agent.identity import Identity
 from router_agent.report import clock
@@ -23,9 +27,6 @@ from router_agent.report.documents import ANSWER_MAX_BYTES, Answer, parse_answer
 #: that has died must not keep the cloud from hearing of it past the tunnel.
 CONNECT_S = 5.0
 TIMEOUT_S = 10.0
-
-#: X509_V_FLAG_NO_CHECK_TIME, X509_VERIFY_PARAM_set_flags(3): Python has no name for it.
-_NO_CHECK_TIME = 0x200000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +42,22 @@ class Heard:
         return None if self.skew_s is None else clock.complaint(self.skew_s, datetime.now(UTC))
 
 
-def connect(identity: Identity, runtime: Path) -> "CloudClient":
-    """A client for this identity; it goes on with it when another one is installed. Raises StateError."""
+def connect(identity: Identity, runtime: Path, keeper: ClockKeeper | None = None) -> "CloudClient":
+    """A client for this identity; it goes on with it when another one is installed. ``keeper`` sets the clock by what
+    the cloud says. Raises StateError."""
     enrolment = identity.enrolment
     return CloudClient(
         tls_context(identity, runtime),
-        timeless=tls_context(identity, runtime, timeless=True),
+        timeless=asking.timeless(identity.text("cloud-authority.crt"), partial=True),
+        keeper=keeper,
         name=enrolment.endpoint_name,
         device_id=identity.device_id,
         source=str(enrolment.router_address),
     )
 
 
-def tls_context(identity: Identity, runtime: Path, *, timeless: bool = False) -> ssl.SSLContext:
-    """The router's side of mutual TLS; ``runtime`` takes a file that OpenSSL reads. ``timeless``: dates of certificates
-    do not matter; good for asking the time, and for nothing else.
+def tls_context(identity: Identity, runtime: Path) -> ssl.SSLContext:
+    """The router's side of mutual TLS; ``runtime`` takes a file that OpenSSL reads.
 
     Raises StateError: key and certificate are missing, damaged or not a pair.
     """
@@ -63,8 +65,6 @@ def tls_context(identity: Identity, runtime: Path, *, timeless: bool = False) ->
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # The cloud's authority is not self-signed: trust ends there, and a tenant's authority is not below it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if timeless:
-        context.verify_flags |= _NO_CHECK_TIME
     try:
         context.load_verify_locations(cadata=identity.text("cloud-authority.crt"))
         # OpenSSL takes the chain from the certificate's file: the site's certificate, then its tenant's authority.
@@ -84,6 +84,7 @@ class CloudClient:
         context: ssl.SSLContext,
         *,
         timeless: ssl.SSLContext | None = None,
+        keeper: ClockKeeper | None = None,
         name: str,
         device_id: str,
         source: str,
@@ -91,6 +92,7 @@ class CloudClient:
     ) -> None:
         self._context = context
         self._timeless = timeless
+        self._keeper = keeper
         self._name = name
         self._device_id = device_id
         self._source = source
@@ -130,19 +132,27 @@ class CloudClient:
                 trouble = error
         raise trouble
 
-    def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[bytes, str | None]:
-        """The answer and its Date header."""
+    def _post(
+        self, endpoint: Endpoint, path: str, body: bytes, content_type: str, *, again: bool = True
+    ) -> tuple[bytes, str | None]:
+        """The answer and its Date header. ``again``: if the clock was wrong and is set now, it is tried once more."""
         where = f"{endpoint.address}:{endpoint.port}"
         connection = http.client.HTTPConnection(self._name, endpoint.port, timeout=self._timeout_s)
         try:
-            connection.sock = self._secured(endpoint, self._context)
+            connection.sock = self._secured(endpoint)
             headers = {"Authorization": f"KyotenDevice {self._device_id}", "Content-Type": content_type}
+            began = time.monotonic()
             connection.request("POST", path, body, headers)
             response = connection.getresponse()
+            took_s = time.monotonic() - began
             answer = response.read(ANSWER_MAX_BYTES + 1)
         except ssl.SSLCertVerificationError as error:
-            if error.verify_code in clock.VERIFY_CODES and (wrong := self._ask_the_time(endpoint)) is not None:
-                raise wrong from error
+            if error.verify_code in clock.VERIFY_CODES:
+                voucher = self._ask_the_time(endpoint)
+                if voucher is not None and again and self._believed(voucher):
+                    return self._post(endpoint, path, body, content_type, again=False)
+                if voucher is not None and (wrong := _complaint(voucher)) is not None:
+                    raise wrong from error
             reason = error.verify_message[:200]
             raise CloudUnreachableError("agent.cloud-unreachable", endpoint=where, reason=reason) from error
         except (OSError, http.client.HTTPException) as error:
@@ -156,33 +166,42 @@ class CloudClient:
             raise CloudRefusedError("agent.cloud-refused", endpoint=where, status=response.status)
         if len(answer) > ANSWER_MAX_BYTES:
             raise CloudRefusedError("agent.cloud-answer-unknown", reason="too long")
-        return answer, response.getheader("Date")
+        date = response.getheader("Date")
+        if self._keeper is not None:
+            self._keeper.answered(date, took_s)
+        return answer, date
 
-    def _secured(self, endpoint: Endpoint, context: ssl.SSLContext) -> ssl.SSLSocket:
+    def _connected(self, endpoint: Endpoint) -> socket.socket:
         # Inside the tunnel the source is the overlay address: then the answer proves the tunnel.
         source = (self._source, 0) if endpoint.in_tunnel else None
         plain = socket.create_connection((endpoint.address, endpoint.port), min(CONNECT_S, self._timeout_s), source)
         plain.settimeout(self._timeout_s)
+        return plain
+
+    def _secured(self, endpoint: Endpoint) -> ssl.SSLSocket:
+        plain = self._connected(endpoint)
         try:
-            return context.wrap_socket(plain, server_hostname=self._name)
+            return self._context.wrap_socket(plain, server_hostname=self._name)
         except BaseException:
             plain.close()
             raise
 
-    def _ask_the_time(self, endpoint: Endpoint) -> CloudUnreachableError | None:
+    def _believed(self, voucher: Voucher) -> bool:
+        """Whether the clock was set by it."""
+        return self._keeper is not None and self._keeper.vouched(voucher.date, voucher.took_s, voucher.leaf)
+
+    def _ask_the_time(self, endpoint: Endpoint) -> Voucher | None:
         """By our clock the endpoint's certificate does not count now: whose clock is wrong? Nothing secret is sent."""
         if self._timeless is None:
             return None
-        connection = http.client.HTTPConnection(self._name, endpoint.port, timeout=self._timeout_s)
         try:
-            connection.sock = self._secured(endpoint, self._timeless)
-            connection.request("HEAD", "/agent/v1/heartbeat")
-            date = connection.getresponse().getheader("Date")
-        except (OSError, http.client.HTTPException):
+            return asking.ask(self._connected(endpoint), self._timeless, self._name)
+        except OSError:
             return None
-        finally:
-            connection.close()
-        here = datetime.now(UTC)
-        skew_s = clock.skew_s(date, here)
-        complaint = None if skew_s is None else clock.complaint(skew_s, here)
-        return None if complaint is None else CloudUnreachableError(complaint.key, **complaint.params)
+
+
+def _complaint(voucher: Voucher) -> CloudUnreachableError | None:
+    here = datetime.now(UTC)
+    skew_s = clock.skew_s(voucher.date, here)
+    complaint = None if skew_s is None else clock.complaint(skew_s, here)
+    return None if complaint is None else CloudUnreachableError(complaint.key, **complaint.params)

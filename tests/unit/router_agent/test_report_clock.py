@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from enrolment_papers import make_papers, pem
+from enrolment_papers import Papers, make_papers, pem
 
 from cloudside.pki import authority
 from cloudside.pki.authority import Leaf
 from router_agent import bundle, identity
 from router_agent.bundle import Endpoint
+from router_agent.clock import judge
+from router_agent.clock.keeper import ClockKeeper
 from router_agent.errors import CloudUnreachableError
 from router_agent.report import clock, cloud
 
@@ -27,15 +29,17 @@ YEAR = timedelta(days=366)
 
 
 @contextmanager
-def endpoint(directory: Path, *, lives_at: datetime, valid_at: datetime) -> Iterator[tuple[Endpoint, list[str]]]:
+def endpoint(
+    directory: Path, *, lives_at: datetime, valid_at: datetime, papers: Papers = PAPERS
+) -> Iterator[tuple[Endpoint, list[str]]]:
     """A cloud whose time is ``lives_at`` and whose certificate was made at ``valid_at``."""
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = Leaf("agent.kyoten", ("agent.kyoten",), (authority.SERVER_AUTH,))
-    made = authority.make_leaf(PAPERS.cloud, leaf, key=key.public_key(), now=valid_at, serial=secrets.randbits(100))
+    made = authority.make_leaf(papers.cloud, leaf, key=key.public_key(), now=valid_at, serial=secrets.randbits(100))
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (directory / "endpoint.pem").write_bytes(secret + pem(made) + pem(PAPERS.cloud.certificate))
+    (directory / "endpoint.pem").write_bytes(secret + pem(made) + pem(papers.cloud.certificate))
     seen: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,11 +74,33 @@ def endpoint(directory: Path, *, lives_at: datetime, valid_at: datetime) -> Iter
         thread.join()
 
 
-def client(directory: Path) -> cloud.CloudClient:
+def client(directory: Path, keeper: ClockKeeper | None = None) -> cloud.CloudClient:
     members = PAPERS.old_bundle()
     enrolment = bundle.parse_enrolment(members["bundle.json"], [])
     assert enrolment is not None
-    return cloud.connect(identity.install(bundle.Bundle(enrolment, members), directory / "state"), directory)
+    return cloud.connect(identity.install(bundle.Bundle(enrolment, members), directory / "state"), directory, keeper)
+
+
+class Machine:
+    """A clock that runs as far off as somebody has set it; what TLS goes by is the real one."""
+
+    def __init__(self) -> None:
+        self.off = timedelta()
+        self.kept = 0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.off
+
+    def set_clock(self, at: datetime) -> None:
+        self.off = at - datetime.now(UTC)
+
+    def keep(self) -> None:
+        self.kept += 1
+
+
+def keeper_of(machine: Machine, floor: datetime) -> ClockKeeper:
+    known = judge.bounds([floor], floor + 10 * YEAR)
+    return ClockKeeper(known, now=machine.now, set_clock=machine.set_clock, keep=machine.keep)
 
 
 @pytest.mark.parametrize("off", [YEAR, -YEAR])
@@ -116,3 +142,54 @@ def test_a_clock_that_still_works_but_is_off_is_told_with_the_answer(
 @pytest.mark.parametrize("header", [None, "", "yesterday", "Sat, 99 Foo 2026"])
 def test_a_date_that_is_none_says_nothing(header: str | None) -> None:
     assert clock.skew_s(header, datetime.now(UTC)) is None
+
+
+@pytest.mark.parametrize("off", [YEAR, -YEAR])
+def test_a_clock_a_year_off_is_set_by_who_has_the_endpoints_key(tmp_path: Path, off: timedelta) -> None:
+    there, machine = datetime.now(UTC) + off, Machine()
+    with (
+        endpoint(tmp_path, lives_at=there, valid_at=there) as (place, seen),
+        pytest.raises(CloudUnreachableError) as caught,
+    ):
+        client(tmp_path, keeper_of(machine, there - YEAR)).heartbeat({}, (place,))
+    assert abs(machine.off - off) < timedelta(minutes=1)
+    # TLS in this process goes by the real clock, so the second try fails as the first one; there is no third.
+    assert caught.value.key == "agent.clock-wrong"
+    assert seen == ["HEAD -", "HEAD -"]
+
+
+def test_a_clock_is_not_set_to_before_the_floor(tmp_path: Path) -> None:
+    there, machine = datetime.now(UTC) - YEAR, Machine()
+    with endpoint(tmp_path, lives_at=there, valid_at=there) as (place, _), pytest.raises(CloudUnreachableError):
+        client(tmp_path, keeper_of(machine, datetime.now(UTC) - YEAR / 2)).heartbeat({}, (place,))
+    assert machine.off == timedelta()
+
+
+def test_a_stranger_sets_no_clock(tmp_path: Path) -> None:
+    """An authority that is not ours, with the right name."""
+    there, machine = datetime.now(UTC) + YEAR, Machine()
+    with (
+        endpoint(tmp_path, lives_at=there, valid_at=there, papers=make_papers()) as (place, seen),
+        pytest.raises(CloudUnreachableError),
+    ):
+        client(tmp_path, keeper_of(machine, there - 2 * YEAR)).heartbeat({}, (place,))
+    assert machine.off == timedelta()
+    assert seen == []
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=20), -timedelta(seconds=20)])
+def test_an_answer_sets_a_clock_that_still_works_and_keeps_it(tmp_path: Path, off: timedelta) -> None:
+    now, machine = datetime.now(UTC), Machine()
+    with endpoint(tmp_path, lives_at=now - off, valid_at=now) as (place, _):
+        client(tmp_path, keeper_of(machine, now - YEAR)).heartbeat({}, (place,))
+    assert abs(machine.off + off) < timedelta(seconds=5)
+    assert machine.kept == 1
+
+
+def test_an_answer_leaves_a_clock_that_is_right_and_keeps_it_once(tmp_path: Path) -> None:
+    now, machine = datetime.now(UTC), Machine()
+    with endpoint(tmp_path, lives_at=now, valid_at=now) as (place, _):
+        asking = client(tmp_path, keeper_of(machine, now - YEAR))
+        asking.heartbeat({}, (place,))
+        asking.heartbeat({}, (place,))
+    assert (machine.off, machine.kept) == (timedelta(), 1)
