@@ -55,8 +55,12 @@ class Appliance:
         write_log: Path | None = None,
         memory_mib: int = MEMORY_MIB,
         watchdog: bool = True,
+        line: bool = False,
+        clock: str | None = None,
     ) -> None:
-        """``host``: the namespace that has the taps. ``write_log``: where every write to the disk is recorded."""
+        """``host``: the namespace that has the taps. ``write_log``: where every write to the disk is recorded.
+        ``line``: somebody may type on the serial line (`line`). ``clock``: what the battery's clock says at power-on,
+        UTC: 1970-01-01T00:00:00."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "console.log").touch()
         self.directory = directory
@@ -68,6 +72,9 @@ class Appliance:
         self._write_log = write_log
         self._memory_mib = memory_mib
         self._watchdog = watchdog
+        self._line = line
+        self._clock = clock
+        self._line_socket: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
@@ -85,7 +92,32 @@ class Appliance:
             write_log=write_log,
             memory_mib=self._memory_mib,
             watchdog=self._watchdog,
+            line=self._line,
+            clock=self._clock,
         )
+
+    def at_a_desk(self, clock: str | None) -> "Appliance":
+        """The same machine, which is off, with somebody at its serial line and this time in its battery's clock."""
+        if self.running:
+            raise LabError("the machine is on")
+        return Appliance(
+            self.directory,
+            self.disk,
+            firmware=self._firmware,
+            host=self._host,
+            ports=self._ports,
+            write_log=self._write_log,
+            memory_mib=self._memory_mib,
+            watchdog=self._watchdog,
+            line=True,
+            clock=clock,
+        )
+
+    def line(self) -> Path:
+        """The socket that is the other end of the serial line."""
+        if self._line_socket is None:
+            raise LabError("the machine is off, or nobody may type there")
+        return self._line_socket
 
     @property
     def running(self) -> bool:
@@ -179,7 +211,9 @@ class Appliance:
     def _gone(self) -> None:
         if self._monitor is not None:
             self._monitor.close()
-        self._monitor = self._process = None
+        if self._line_socket is not None:
+            self._line_socket.unlink(missing_ok=True)
+        self._monitor = self._process = self._line_socket = None
 
     def _argv(self, socket: Path) -> list[str]:
         argv = [
@@ -187,7 +221,7 @@ class Appliance:
             "-machine", "q35" if self._firmware is Firmware.UEFI else "pc",
             "-accel", "tcg,thread=multi", "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", str(self._memory_mib),
             "-qmp", f"unix:{socket},server=on,wait=off",
-            "-chardev", f"file,id=console,path={self.console_log},append=on", "-serial", "chardev:console",
+            *self._console_words(socket), "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
             # Where a kernel that falls leaves its last words (ACPI's ERST); as a board, it outlives resets.
             "-object", f"memory-backend-file,id=records,mem-path={self.directory / 'records'},size=64K,share=on",
@@ -195,6 +229,8 @@ class Appliance:
             *self._disk_words(),
             *self._firmware_words(),
         ]  # fmt: skip
+        if self._clock is not None:
+            argv += ["-rtc", f"base={self._clock}"]
         if self._watchdog:
             argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
         for number, port in enumerate(self._ports):
@@ -205,6 +241,13 @@ class Appliance:
         if not self._ports:
             argv += ["-nic", "none"]
         return argv
+
+    def _console_words(self, socket: Path) -> list[str]:
+        if not self._line:
+            return ["-chardev", f"file,id=console,path={self.console_log},append=on"]
+        self._line_socket = socket.with_name(f"{socket.name}.line")
+        heard = f"logfile={self.console_log},logappend=on"
+        return ["-chardev", f"socket,id=console,path={self._line_socket},server=on,wait=off,{heard}"]
 
     def _disk_words(self) -> list[str]:
         """The guest sees a write cache, so that it flushes; the host need not."""
