@@ -1,5 +1,6 @@
 """A router whose clock is a year off: it says so instead of calling the cloud unreachable. Real TLS on loopback."""
 
+import json
 import secrets
 import ssl
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from enrolment_papers import Papers, make_papers, pem
+from enrolment_papers import SITE, Papers, make_papers, pem
 
 from cloudside.pki import authority
 from cloudside.pki.authority import Leaf
@@ -21,6 +22,8 @@ from router_agent import bundle, identity
 from router_agent.bundle import Endpoint
 from router_agent.clock import judge
 from router_agent.clock.keeper import ClockKeeper
+from router_agent.enrolment import join
+from router_agent.enrolment.ticket import Place, Ticket
 from router_agent.errors import CloudUnreachableError
 from router_agent.report import clock, cloud
 
@@ -193,3 +196,26 @@ def test_an_answer_leaves_a_clock_that_is_right_and_keeps_it_once(tmp_path: Path
         asking.heartbeat({}, (place,))
         asking.heartbeat({}, (place,))
     assert (machine.off, machine.kept) == (timedelta(), 1)
+
+
+def test_enrolment_with_a_ticket_sets_the_clock_and_tries_again(tmp_path: Path) -> None:
+    there, machine = datetime.now(UTC) + YEAR, Machine()
+    tried = 0
+
+    def post(_: Ticket, __: Place, body: bytes) -> tuple[int, bytes]:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            early = ssl.SSLCertVerificationError("certificate is not yet valid")
+            early.verify_code, early.verify_message = 9, "certificate is not yet valid"
+            raise early
+        files = PAPERS.files(json.loads(body)["csr"].encode())
+        return 200, json.dumps({"files": {name: text.decode() for name, text in files.items()}}).encode()
+
+    with endpoint(tmp_path, lives_at=there, valid_at=there) as (place, seen):
+        root = pem(PAPERS.root.certificate)
+        ticket = Ticket(SITE, "", (Place(place.address, place.port),), "agent.kyoten", root)
+        keeper = keeper_of(machine, there - 2 * YEAR)
+        who = join.join(ticket, tmp_path / "state", post=post, keeper=keeper)
+    assert (who.enrolment.site, tried, seen) == (SITE, 2, ["HEAD -"])
+    assert abs(machine.off - YEAR) < timedelta(minutes=1)
