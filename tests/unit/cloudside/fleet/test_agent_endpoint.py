@@ -35,6 +35,7 @@ async def test_a_heartbeat_is_kept_and_answered(cloud: Cloud, endpoint: Endpoint
             "repository": None,
             "log_pulls": [],
             "commands": [],
+            "console_key": None,
         },
     )
     with cloud.database.read() as session:
