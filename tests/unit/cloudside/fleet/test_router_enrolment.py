@@ -83,6 +83,7 @@ async def test_a_router_with_a_ticket_gets_all_it_needs_and_is_in(
     assert answer.status == 200
     assert set(answer.document["files"]) == {
         "bundle.json", "site.crt", "tenant-authority.crt", "cloud-authority.crt", "root.crt", "authorized_keys",
+        "console.pub",
     }  # fmt: skip
     who = router.enrolled(answer, tmp_path / "router")
     assert (await endpoint.post("/agent/v1/heartbeat", heartbeat_document(), router=who)).status == 200
