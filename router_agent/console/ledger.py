@@ -6,8 +6,9 @@ logins/ID      one login: JSON. The console writes it, the agent reports it and 
 
 import json
 import logging
+import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from linux.files import write_durably
@@ -25,13 +26,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Login:
     """Somebody logged in. ``at``: the router's clock then, RFC 3339; ``challenge``: as it was shown; ``boot``: names
-    the start of the machine: a login ends with it at the latest."""
+    the start of the machine, ``pid`` the process that sees to the session: a login ends with either at the latest."""
 
     id: str
     at: str
     challenge: str
     boot: str
     ended: bool = False
+    pid: int = field(default_factory=os.getpid)
 
     def document(self) -> dict[str, object]:
         """As the heartbeat has it."""
@@ -67,7 +69,9 @@ class Ledger:
     def write(self, login: Login) -> None:
         """Keep a login, or its end. Raises OSError."""
         self._logins.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = {"at": login.at, "challenge": login.challenge, "boot": login.boot, "ended": login.ended}
+        content = {
+            "at": login.at, "challenge": login.challenge, "boot": login.boot, "ended": login.ended, "pid": login.pid,
+        }  # fmt: skip
         write_durably(self._logins / login.id, json.dumps(content).encode())
 
     def logins(self, boot: str) -> tuple[Login, ...]:
@@ -77,7 +81,7 @@ class Ledger:
         except OSError:
             return ()
         found = [login for place in places[:REPORTED_MOST] if (login := _read(place)) is not None]
-        return tuple(replace(login, ended=login.ended or login.boot != boot) for login in found)
+        return tuple(replace(login, ended=login.ended or not _lasts(login, boot)) for login in found)
 
     def forget(self, identifier: str) -> None:
         """The cloud has heard of its end."""
@@ -85,10 +89,15 @@ class Ledger:
             (self._logins / identifier).unlink(missing_ok=True)
 
 
+def _lasts(login: Login, boot: str) -> bool:
+    return login.boot == boot and Path(f"/proc/{login.pid}").exists()
+
+
 def _read(place: Path) -> Login | None:
     try:
         found = json.loads(place.read_bytes()[:_FILE_MAX_BYTES])
-        return Login(place.name, str(found["at"]), str(found["challenge"]), str(found["boot"]), found["ended"] is True)
+        ended, pid = found["ended"] is True, int(found["pid"])
+        return Login(place.name, str(found["at"]), str(found["challenge"]), str(found["boot"]), ended, pid)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning("%s: %s", place, error)
         # That somebody logged in is news even so.

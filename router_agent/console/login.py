@@ -18,7 +18,7 @@ CHALLENGE_S = 600.0
 TRIES = 3
 #: Seconds to wait after the first three wrong answers, twice as long after each three more, and at most.
 WAIT_S = 60.0
-WAIT_MOST_S = 3600.0
+WAIT_MOST_S = 900.0
 #: More than this is not counted: the wait is the longest by then.
 WRONG_MOST = 1000
 

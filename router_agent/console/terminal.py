@@ -94,7 +94,7 @@ def _answered(found: login.Keys, ledger: Ledger) -> Door | None:
             door = door.counted()
             if not ledger.keep_wrong(door.wrong):
                 # What is not on the disk is forgotten with the power: then each answer costs a wait.
-                _wait(login.WAIT_S)
+                _wait(login.WAIT_S, "agent-cli.console-slow")
             seen = login.judge(door, answer)
         if seen is Verdict.OPEN:
             ledger.keep_wrong(0)
@@ -187,9 +187,9 @@ def _foreground(group: int) -> None:
         syslog.syslog(syslog.LOG_DEBUG, f"foreground: {error}")
 
 
-def _pressed() -> int:
-    """When a key was pressed last, by the router's clock."""
-    return os.fstat(sys.stdin.fileno()).st_atime_ns
+def _pressed() -> tuple[int, int]:
+    """When a key was read last, by the router's clock: from the line, and from its other name (pagers read there)."""
+    return os.fstat(sys.stdin.fileno()).st_atime_ns, Path("/dev/tty").stat().st_atime_ns
 
 
 def _line(until: float, prompt: str) -> str | None:
@@ -210,9 +210,9 @@ def _line(until: float, prompt: str) -> str | None:
     return None
 
 
-def _wait(seconds: float) -> None:
+def _wait(seconds: float, why: str = "agent-cli.console-wait") -> None:
     if seconds > 0:
-        _say("agent-cli.console-wait", seconds=round(seconds))
+        _say(why, seconds=round(seconds))
         time.sleep(seconds)
         _drop_input()
 

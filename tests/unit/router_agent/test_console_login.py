@@ -1,6 +1,7 @@
 """The door at the console: tries, waits, what outlives the power, and what the agent reports."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,13 @@ class TestLedger:
         ledger.write(Login("1", "2026-11-22T10:00:00+00:00", CHALLENGE, boot="a"))
         assert [found.ended for found in ledger.logins("a")] == [False]
         assert [found.ended for found in ledger.logins("b")] == [True]
+
+    def test_a_login_ends_with_its_process_at_the_latest(self, tmp_path: Path) -> None:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        ledger = Ledger(tmp_path)
+        ledger.write(Login("1", "", CHALLENGE, boot="a", pid=ended.pid))
+        assert [found.ended for found in ledger.logins("a")] == [True]
 
     def test_a_damaged_login_is_told_even_so(self, tmp_path: Path) -> None:
         ledger = Ledger(tmp_path)
