@@ -36,6 +36,9 @@ _LINE_MAX_BYTES = 200
 #: Between being told to end and being made to.
 _GRACE_S = 3.0
 
+#: Between two renames of the agent there is less.
+_EXCHANGE_S = 2.0
+
 #: What keys of the line send: they end nothing before the shell is there.
 _KEYS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 
@@ -57,6 +60,9 @@ def run(state: Path, *, shell: tuple[str, ...] = SHELL, idle_s: float = IDLE_S) 
     if not identity.is_installed(state):
         _say("agent-cli.console-not-enrolled", release=_release())
         return 0
+    if not (state / "identity").is_dir():
+        # The agent may be exchanging it this very moment; `load` mends what a power cut has left.
+        time.sleep(_EXCHANGE_S)
     try:
         who = identity.load(state)
         found = keys.read(who)
