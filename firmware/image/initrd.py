@@ -1,11 +1,13 @@
 """The initial RAM disk: a cpio of a few programs with their libraries, modules, and what stands in images/router/boot.
 
-Written here, byte by byte: sorted, without times, inode numbers counted. Not compressed, or one changed byte would
-make all of it new to an update.
+Written here, byte by byte: sorted, without times, inode numbers counted. GRUB reads it twice, at a few MB a second from
+a slow disk, so it is compressed; but in parts, or one changed byte would make all of it new to an update: modules,
+which change with the kernel; programs, with their packages; and what is ours, as it is.
 """
 
 import re
 import stat
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,11 @@ from firmware.image.recipe import lines
 
 #: Not laid over: they say what else goes in.
 _LISTS = ("modules", "programs")
+
+#: As far as the kernel's own unpacking goes without trouble, and as small as it gets.
+_LEVEL = 19
+#: A part begins at a multiple of this (the kernel wants four).
+_ALIGNMENT_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,13 @@ def _member(out: bytearray, number: int, name: str, entry: Entry) -> None:
 
 def build(root: Path, source: Path) -> bytes:
     """The RAM disk for this tree, by the recipe in ``source`` (images/router/boot/initrd). Raises ImageError."""
+    own, modules = _own(source), _modules(root, sections((source / "modules").read_text()))
+    parts = [pack(own), _compressed(pack(modules)), _compressed(pack(_programs(root, source)))]
+    return b"".join(part + bytes(-len(part) % _ALIGNMENT_BYTES) for part in parts)
+
+
+def _own(source: Path) -> dict[str, Entry]:
+    """Directories, and what is ours: first, since later parts lie in these directories."""
     entries: dict[str, Entry] = {}
     for name in ("dev", "proc", "sys", "run", "tmp", "root", "etc"):
         entries[name] = Entry(stat.S_IFDIR | 0o755)
@@ -58,9 +72,6 @@ def build(root: Path, source: Path) -> bytes:
     for name in ("bin", "sbin", "lib", "lib64"):
         entries[name] = Entry(stat.S_IFLNK | 0o777, f"usr/{name}".encode())
         entries[f"usr/{name}"] = Entry(stat.S_IFDIR | 0o755)
-    for program in lines((source / "programs").read_text()):
-        _add_with_libraries(entries, root, program)
-    _add_modules(entries, root, lines((source / "modules").read_text()))
     for path in sorted(source.rglob("*")):
         relative = str(path.relative_to(source))
         if path.is_file() and relative not in _LISTS:
@@ -68,7 +79,41 @@ def build(root: Path, source: Path) -> bytes:
             entries[relative] = Entry(stat.S_IFREG | (0o755 if executable else 0o644), path.read_bytes())
     if "init" not in entries:
         raise ImageError(f"{source} has no init")
-    return pack(entries)
+    return entries
+
+
+def _programs(root: Path, source: Path) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for line in lines((source / "programs").read_text()):
+        program, arrow, target = line.partition(" -> ")
+        if arrow:
+            entries[program.lstrip("/")] = Entry(stat.S_IFLNK | 0o777, target.encode())
+        else:
+            _add_with_libraries(entries, root, program)
+    return entries
+
+
+def _compressed(part: bytes) -> bytes:
+    """In one thread: the same bytes on any machine with the same zstd."""
+    with tempfile.TemporaryDirectory(prefix="kyoten-initrd-") as name:
+        plain = Path(name) / "part"
+        plain.write_bytes(part)
+        programs.run(["zstd", "-q", f"-{_LEVEL}", "--single-thread", plain])
+        return plain.with_suffix(".zst").read_bytes()
+
+
+def sections(text: str) -> dict[str, tuple[str, ...]]:
+    """A list file with headings in square brackets. Pure. Raises ImageError: something stands before the first."""
+    found: dict[str, list[str]] = {}
+    section: list[str] | None = None
+    for line in lines(text):
+        if line.startswith("["):
+            section = found.setdefault(line.strip("[]"), [])
+        elif section is None:
+            raise ImageError(f"{line!r} stands under no heading")
+        else:
+            section.append(line)
+    return {name: tuple(words) for name, words in found.items()}
 
 
 def _add_with_libraries(entries: dict[str, Entry], root: Path, program: str) -> None:
@@ -111,17 +156,28 @@ def _libraries(root: Path, file: Path) -> Iterable[str]:
     return paths
 
 
-def _add_modules(entries: dict[str, Entry], root: Path, wanted: Iterable[str]) -> None:
-    """The modules as /modules/NAME.ko, and /modules/order: in which order they go in. What is built in is left out."""
-    place = root / "usr/lib/modules" / tree.kernel_version(root)
+def _modules(root: Path, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Entry]:
+    """The modules, flat, with a modules.dep for them; and /modules/SECTION: the names of each section.
+
+    What is built in is left out.
+    """
+    version = tree.kernel_version(root)
+    place = root / "usr/lib/modules" / version
     known = kernel_modules.dependencies((place / "modules.dep").read_text())
     built_in = {kernel_modules.name_of(line) for line in (place / "modules.builtin").read_text().split()}
-    names = {kernel_modules.name_of(path) for path in known}
-    missing = [name for name in wanted if name.replace("-", "_") not in built_in | names]
+    paths = {kernel_modules.name_of(path): path for path in known}
+    every = [name for names in wanted.values() for name in names]
+    missing = [name for name in every if name.replace("-", "_") not in built_in | paths.keys()]
     if missing:
         raise ImageError(f"the initial RAM disk wants modules that the tree has not: {', '.join(missing)}")
-    order = kernel_modules.load_order(known, wanted)
-    for path in order:
-        entries[f"modules/{PurePosixPath(path).name}"] = Entry(stat.S_IFREG | 0o644, (place / path).read_bytes())
-    listing = "".join(f"{PurePosixPath(path).name}\n" for path in order)
-    entries["modules/order"] = Entry(stat.S_IFREG | 0o644, listing.encode())
+    entries: dict[str, Entry] = {}
+    dependencies = []
+    for path in kernel_modules.load_order(known, every):
+        name = PurePosixPath(path).name
+        entries[f"usr/lib/modules/{version}/{name}"] = Entry(stat.S_IFREG | 0o644, (place / path).read_bytes())
+        dependencies.append(f"{name}: {' '.join(PurePosixPath(one).name for one in known[path])}".rstrip() + "\n")
+    entries[f"usr/lib/modules/{version}/modules.dep"] = Entry(stat.S_IFREG | 0o644, "".join(dependencies).encode())
+    for section, names in wanted.items():
+        loaded = (kernel_modules.name_of(name) for name in names if name.replace("-", "_") in paths)
+        entries[f"modules/{section}"] = Entry(stat.S_IFREG | 0o644, "".join(f"{name}\n" for name in loaded).encode())
+    return entries

@@ -204,3 +204,10 @@ def test_the_partition_table_is_the_layouts_and_the_same_for_the_same_release() 
         assert f'name="{partition.name}"' in partitions[partition.number]
     with pytest.raises(ValueError, match="too small"):
         disk.table(1024, "box 1 1")
+
+
+def test_a_list_with_headings_keeps_their_order_and_its_own() -> None:
+    text = "# why\n[watchdog]\ni6300esb  # a card\n\n[disks]\nnvme\nahci\n"
+    assert initrd.sections(text) == {"watchdog": ("i6300esb",), "disks": ("nvme", "ahci")}
+    with pytest.raises(ImageError, match="under no heading"):
+        initrd.sections("nvme\n[disks]\n")
