@@ -117,6 +117,11 @@ class CharonProcess:
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
+    def directory(self) -> Path:
+        """Where it lives."""
+        return self._directory
+
+    @property
     def pid(self) -> int | None:
         """The process id of the running charon, or None."""
         if self._child is not None:
@@ -133,6 +138,16 @@ class CharonProcess:
         """Start charon unless it runs; True when it was started. Returns once its vici socket is there.
 
         Raises ProgramMissingError and CharonUnavailableError.
+        """
+        if not self.begin():
+            return False
+        self.wait()
+        return True
+
+    def begin(self) -> bool:
+        """Start charon unless it runs, and do not wait for it: see `wait`. True when it was started.
+
+        Raises ProgramMissingError.
         """
         if self.pid is not None:
             return False
@@ -158,12 +173,16 @@ class CharonProcess:
                 raise ProgramMissingError(PROGRAM.name) from None
         self._child = process
         (self._directory / "charon.pid").write_text(str(process.pid))
+        return True
+
+    def wait(self) -> None:
+        """Wait until charon's vici socket is there. Raises CharonUnavailableError: it ended, or is not in time."""
+        socket_file = socket_path(self._directory)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _accepts(socket_file):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if self.pid is None or time.monotonic() > deadline:
                 raise CharonUnavailableError(f"charon did not start; see {self._directory / 'charon.err'}")
             time.sleep(0.02)
-        return True
 
     def refresh(self) -> bool:
         """Write the configuration for a charon that runs; True when it changed: then `Charon.reload_settings`."""

@@ -5,7 +5,6 @@ rule sets, and per-packet cost differs by a factor of four.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from linux.runner import Runner
 
@@ -49,6 +48,8 @@ class Netfilter:
         if len(found) == 1:
             self._restore_sets(found[0])
         elif found:
+            from concurrent.futures import ThreadPoolExecutor  # a router has few sets
+
             with ThreadPoolExecutor(max_workers=2) as pool:
                 for _ in pool.map(self._restore_sets, found):
                     pass

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import re
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -148,6 +147,9 @@ def _unpacked(archive: bytes, problems: list[AgentError]) -> dict[str, bytes]:
     if len(archive) > BUNDLE_MAX_BYTES:
         problems.append(AgentError("agent-cli.bundle-too-large", limit=BUNDLE_MAX_BYTES))
         return {}
+    # At each start the agent reads what is installed, which is no archive.
+    import tarfile
+
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:

@@ -6,20 +6,18 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TextIO
 
 from linux.errors import LinuxError
 from linux.files import write_durably
-from router_agent import bundle, device, identity, status
+from router_agent import bundle, identity, status
 from router_agent.errors import AgentError, BundleError, CloudRefusedError, CloudUnreachableError, StateError
 from router_agent.identity import Identity
-from router_agent.link.uplinks import UplinkKind
 from router_agent.messages import text
-from router_agent.modem.modem import ModemOptions
-from router_agent.options import DEFAULT_RUNTIME, DEFAULT_STATE, Options
+from router_agent.places import DEFAULT_RUNTIME, DEFAULT_STATE
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -32,7 +30,9 @@ _EXIT_CODES: dict[type[AgentError], int] = {CloudRefusedError: EXIT_REFUSED, Clo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the answer is the exit status."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # Reading the texts takes as long as starting the tunnel does.
+    arguments = _parser(text if any(word.startswith(("-h", "--h")) for word in words) else _untold).parse_args(words)
     try:
         status_code: int = arguments.work(arguments)
     except BundleError as error:
@@ -48,14 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _untold(_key: str) -> str | None:
+    """Texts that nobody asks for."""
+    return None
+
+
+def _parser(text: Callable[[str], str | None]) -> argparse.ArgumentParser:
+    """``text``: what is said of commands and options."""
     parser = argparse.ArgumentParser("kyoten-agent", description=text("agent-cli.about"))
     commands = parser.add_subparsers(required=True)
 
     run = commands.add_parser("run", help=text("agent-cli.about-run"))
     run.set_defaults(work=_run)
     run.add_argument("--bundle", type=Path, help=text("agent-cli.option-bundle"))
-    _directories(run)
+    _directories(run, text)
     run.add_argument("--lan", default="lan0", metavar="INTERFACE", help=text("agent-cli.option-lan"))
     run.add_argument("--owns-lan", action="store_true", help=text("agent-cli.option-owns-lan"))
     run.add_argument("--wired", action="append", metavar="INTERFACE", help=text("agent-cli.option-wired"))
@@ -76,52 +82,52 @@ def _parser() -> argparse.ArgumentParser:
 
     manufacture = commands.add_parser("manufacture", help=text("agent-cli.about-manufacture"))
     manufacture.set_defaults(work=_manufacture)
-    _directories(manufacture)
+    _directories(manufacture, text)
 
     enrol = commands.add_parser("enrol", help=text("agent-cli.about-enrol"))
     enrol.set_defaults(work=_enrol)
     enrol.add_argument("ticket", type=Path)
-    _directories(enrol)
+    _directories(enrol, text)
 
     request = commands.add_parser("request", help=text("agent-cli.about-request"))
     request.set_defaults(work=_request)
     request.add_argument("--site", required=True, help=text("agent-cli.option-site"))
     request.add_argument("--output", type=Path, required=True, metavar="FILE", help=text("agent-cli.option-output"))
-    _directories(request)
+    _directories(request, text)
 
     install = commands.add_parser("install", help=text("agent-cli.about-install"))
     install.set_defaults(work=_install)
     install.add_argument("bundle", type=Path)
-    _directories(install)
+    _directories(install, text)
 
     show = commands.add_parser("status", help=text("agent-cli.about-status"))
     show.set_defaults(work=_status)
     show.add_argument("--json", action="store_true", help=text("agent-cli.option-json"))
-    _directories(show)
-    _update(commands.add_parser("update", help=text("agent-cli.about-update")))
+    _directories(show, text)
+    _update(commands.add_parser("update", help=text("agent-cli.about-update")), text)
 
     console = commands.add_parser("console", help=text("agent-cli.about-console"))
     console.set_defaults(work=_console)
-    _directories(console)
+    _directories(console, text)
 
     # What the agent starts for itself: router_agent/update/step.py.
     step = commands.add_parser("update-step")
     step.set_defaults(work=_update_step)
     step.add_argument("step")
-    _directories(step)
+    _directories(step, text)
     return parser
 
 
-def _update(parser: argparse.ArgumentParser) -> None:
+def _update(parser: argparse.ArgumentParser, text: Callable[[str], str | None]) -> None:
     commands = parser.add_subparsers(required=True)
     for name, work in (("status", _update_status), ("check", _update_check)):
         command = commands.add_parser(name, help=text(f"agent-cli.about-update-{name}"))
         command.set_defaults(work=work)
         command.add_argument("--json", action="store_true", help=text("agent-cli.option-json"))
-        _directories(command)
+        _directories(command, text)
 
 
-def _directories(parser: argparse.ArgumentParser) -> None:
+def _directories(parser: argparse.ArgumentParser, text: Callable[[str], str | None]) -> None:
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help=text("agent-cli.option-state"))
     parser.add_argument("--runtime", type=Path, default=DEFAULT_RUNTIME, help=text("agent-cli.option-runtime"))
 
@@ -133,24 +139,33 @@ def _seconds(word: str) -> float:
     return value
 
 
-def _modem(arguments: argparse.Namespace) -> ModemOptions | None:
-    if arguments.modem is None:
-        return None
-    interface = (arguments.mobile or ["wwan0"])[0]
-    return ModemOptions(arguments.modem, interface, arguments.modem_control, arguments.modem_reset)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise AgentError("agent-cli.root-needed")
+    state, runtime = arguments.state.absolute(), arguments.runtime.absolute()
+    lock = _only_one(runtime)
+    who = _identity(arguments.bundle, state)
+    wired, mobile = arguments.wired or ["wan0"], arguments.mobile or ["wwan0"]
+    # What the daemon needs is not loaded for the other commands; and before all else the tunnel is under way.
+    from linux.runner import SubprocessRunner
+    from router_agent.logs import writer
+    from router_agent.tunnel import ahead
+
+    log = writer.install(state, also_stderr=True)
+    begun = ahead.begin(who, state, runtime, arguments.lan, wired, SubprocessRunner())
+    from router_agent import daemon
+    from router_agent.link.uplinks import UplinkKind
+    from router_agent.modem.modem import ModemOptions
+    from router_agent.options import Options
+
     options = Options(
-        state=arguments.state.absolute(),
-        runtime=arguments.runtime.absolute(),
+        state=state,
+        runtime=runtime,
         lan=arguments.lan,
         owns_lan=arguments.owns_lan,
         uplinks={
-            **dict.fromkeys(arguments.wired or ["wan0"], UplinkKind.WIRED),
-            **dict.fromkeys(arguments.mobile or ["wwan0"], UplinkKind.MOBILE),
+            **dict.fromkeys(wired, UplinkKind.WIRED),
+            **dict.fromkeys(mobile, UplinkKind.MOBILE),
         },
         probe_s=arguments.probe_s,
         check_s=arguments.check_s,
@@ -158,18 +173,14 @@ def _run(arguments: argparse.Namespace) -> int:
         hold_s=arguments.hold_s,
         home_s=arguments.home_s,
         targets=tuple(arguments.target or ()),
-        modem=_modem(arguments),
+        modem=None
+        if arguments.modem is None
+        else ModemOptions(arguments.modem, mobile[0], arguments.modem_control, arguments.modem_reset),
         reboot=arguments.reboot,
         sets_clock=arguments.sets_clock,
     )
-    lock = _only_one(options.runtime)
-    who = _identity(arguments.bundle, options.state)
-    # What the daemon needs is not loaded for the other commands.
-    from router_agent import daemon
-    from router_agent.logs import writer
-
     with lock:
-        daemon.run(options, who, writer.install(options.state, also_stderr=True))
+        daemon.run(options, who, log, begun)
     return EXIT_OK
 
 
@@ -180,6 +191,8 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _manufacture(arguments: argparse.Namespace) -> int:
+    from router_agent import device
+
     device.manufacture(arguments.state)
     print(text("agent-cli.manufactured", {"path": arguments.state / device.NAME}))  # noqa: T201
     return EXIT_OK
@@ -204,6 +217,7 @@ def _enrol(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> int:
+    from router_agent import device
     from router_agent.enrolment import waiting
 
     if not bundle.is_site(arguments.site):

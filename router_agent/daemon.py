@@ -17,13 +17,11 @@ from collections.abc import Mapping as Dictionary
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address, ip_interface
-from pathlib import Path
 
 from linux.charon import Charon
-from linux.charon_process import CharonProcess, socket_path, strongswan_conf
-from linux.dataplane import Dataplane, detect, ensure_interface
+from linux.charon_process import socket_path
+from linux.dataplane import Dataplane
 from linux.errors import LinuxError
-from linux.netfilter import Netfilter
 from linux.routes import InterfaceState, Routes
 from linux.runner import Runner, SubprocessRunner
 from router_agent import status
@@ -37,7 +35,6 @@ from router_agent.enrolment.renewal import Renewal
 from router_agent.errors import AgentError, StateError
 from router_agent.exec.orders import boot_id
 from router_agent.exec.reboot import Reboot
-from router_agent.firewall.keeper import FirewallKeeper
 from router_agent.firewall.ruleset import render
 from router_agent.identity import Identity
 from router_agent.lan.keeper import LanKeeper
@@ -62,7 +59,7 @@ from router_agent.settings.keys import Settings
 from router_agent.settings.machine import Version
 from router_agent.settings.trial import SettingsTrial
 from router_agent.support import Support
-from router_agent.tunnel.connection import charon_options
+from router_agent.tunnel.ahead import Ahead, begin
 from router_agent.tunnel.diagnosis import Diagnosis
 from router_agent.tunnel.driver import TunnelDriver
 from router_agent.tunnel.probe import Probe
@@ -89,16 +86,16 @@ UNANSWERED = frozenset(
 class Agent:
     """Everything on this router. ``now`` everywhere: monotonic seconds."""
 
-    def __init__(self, options: Options, identity: Identity, writer: log_writer.LogWriter, *, now: float) -> None:
+    def __init__(
+        self, options: Options, identity: Identity, writer: log_writer.LogWriter, ahead: Ahead, *, now: float
+    ) -> None:
         # First of all: certificates count by the clock.
         self._clock = ClockKeeper(known.bounds(identity)) if options.sets_clock else None
         if self._clock is not None:
             self._clock.begin()
         runner: Runner = SubprocessRunner()
         enrolment = identity.enrolment
-        plane = detect(runner)
-        ensure_interface(runner, plane)
-        configuration = strongswan_conf(options.runtime, plane, charon_options())
+        plane = ahead.plane
         port = next((endpoint.port for endpoint in enrolment.endpoints if endpoint.in_tunnel), 443)
         self._options = options
         self._enrolment = enrolment
@@ -108,13 +105,14 @@ class Agent:
         self._board = ProblemBoard()
         self._settings = Settings()
         self._tunnel = TunnelDriver(
-            CharonProcess(options.runtime, configuration),
+            ahead.process,
             Charon(socket_path(options.runtime), timeout_s=VICI_TIMEOUT_S),
             identity,
             Probe(enrolment.router_address, enrolment.service_address, port),
             dataplane=plane,
             probe_s=options.probe_s,
             diagnosis=Diagnosis(options.runtime / "charon.log"),
+            asked=ahead.finish(),
             home_s=options.home_s,
             now=now,
         )
@@ -123,8 +121,7 @@ class Agent:
         self._gateways: tuple[Address, ...] = ()
         self._targets: tuple[Target, ...] = ()
         self._mapping = Mapping(self._routes, enrolment, lan=options.lan, owns_lan=options.owns_lan, dataplane=plane)
-        ipv6 = Netfilter(runner, version=6) if Path("/proc/net/if_inet6").exists() else None
-        self._firewall = FirewallKeeper(Netfilter(runner), ipv6, render(enrolment, plane, lan=options.lan))
+        self._firewall = ahead.firewall
         self._plane = plane
         self._lan = LanKeeper(
             enrolment.lan,
@@ -460,7 +457,7 @@ class Agent:
             _log.debug("status not written: %s", error)
 
 
-def run(options: Options, identity: Identity, writer: log_writer.LogWriter) -> None:
+def run(options: Options, identity: Identity, writer: log_writer.LogWriter, ahead: Ahead) -> None:
     """Run until SIGTERM or SIGINT."""
     os.environ["TZ"] = "UTC"  # charon's log lines are merged with ours by their time
     time.tzset()
@@ -469,8 +466,10 @@ def run(options: Options, identity: Identity, writer: log_writer.LogWriter) -> N
         signal.signal(number, lambda *_: ended.set())
     successor: Identity | None = identity
     while successor is not None:
-        agent = Agent(options, successor, writer, now=time.monotonic())
+        agent = Agent(options, successor, writer, ahead, now=time.monotonic())
         successor = _run_until(ended, agent)
+        if successor is not None:
+            ahead = begin(successor, options.state, options.runtime, options.lan, (), SubprocessRunner())
         if agent.support.restart is False and not ended.is_set():
             # The same command line in the same process: the init system notices nothing, the tunnel stays up.
             _log.info("the agent starts anew, as it was asked to")

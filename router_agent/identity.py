@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linux.files import flush_directory, write_durably
-from router_agent import bundle, device
+from router_agent import bundle
 from router_agent.bundle import Bundle, Enrolment
-from router_agent.enrolment import certificates, waiting
 from router_agent.errors import AgentError, BundleError, StateError
-from router_agent.logs import writer
 
 #: The digest of the bundle that was installed last: at each boot the same file must not undo a renewal.
 _DIGEST = "bundle.sha256"
@@ -63,6 +61,9 @@ def install(new: Bundle, state: Path) -> Identity:
     nothing: its certificate may have been renewed since. Raises BundleError: the certificates do not fit the key, the
     site or each other. StateError: it cannot be written. The old identity is whole then.
     """
+    # Loaded for this alone: at each start the agent reads what is installed, and what checks certificates is large.
+    from router_agent.enrolment import certificates, waiting
+
     recover(state)
     target = state / "identity"
     if new.digest and _read(target / _DIGEST) == new.digest.encode():
@@ -87,6 +88,8 @@ def exchange(enrolment: Enrolment, members: Mapping[str, bytes], state: Path, *,
     tenant's, who can ask for the log. (charon's is in the runtime directory, which ends with the power.)
     Raises StateError; the old identity is whole then.
     """
+    from router_agent.logs import writer
+
     target, fresh = state / "identity", state / "identity.new"
     old = state / ("identity.before" if keep else "identity.old")
     try:
@@ -162,6 +165,9 @@ def recover(state: Path) -> None:
 
 def _own_members(new: Bundle, state: Path) -> dict[str, bytes]:
     """The router's own key, host key and device id for a certificate. Raises BundleError: its key is not here."""
+    from router_agent import device
+    from router_agent.enrolment import certificates, waiting
+
     certificate = new.members["site.crt"]
     device_id = {device.NAME: f"{device.ensure(state)}\n".encode()}
     waits = waiting.find(state, waiting.FIRST)

@@ -8,10 +8,8 @@ from router_agent.bundle import Address
 from router_agent.link.choice import HOLD_S
 from router_agent.link.uplinks import UplinkKind
 from router_agent.modem.modem import ModemOptions
+from router_agent.places import DEFAULT_RUNTIME, DEFAULT_STATE
 from router_agent.tunnel.home import HOME_S
-
-DEFAULT_STATE = Path("/var/lib/kyoten-agent")
-DEFAULT_RUNTIME = Path("/run/kyoten-agent")
 
 
 @dataclass(frozen=True, slots=True)

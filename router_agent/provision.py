@@ -28,7 +28,7 @@ from router_agent.enrolment import join, ticket
 from router_agent.errors import AgentError, BundleError, CloudUnreachableError
 from router_agent.identity import Identity
 from router_agent.messages import text
-from router_agent.options import DEFAULT_RUNTIME, DEFAULT_STATE
+from router_agent.places import DEFAULT_RUNTIME, DEFAULT_STATE
 
 TICKET_SUFFIX, BUNDLE_SUFFIX = ".ticket", ".bundle"
 #: In the state directory: which file has served.

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from linux.routes import Network, Route, RouteKind, Routes, SourceRule
+from router_agent.link.tables import tables
 from router_agent.link.uplinks import Line
 
 _log = logging.getLogger(__name__)
-
-#: Tables of the lines, one each in their order. charon is told to leave them out of its own route lookups.
-FIRST_TABLE = 231
-TABLES_MOST = 8
 
 #: Asked after the tunnel's own rules (220, 221): what goes to the cloud goes into the tunnel whatever its source.
 PREFERENCE = 222
@@ -31,11 +28,6 @@ class PolicyPlan:
 
     routes: frozenset[Route]
     rules: frozenset[SourceRule]
-
-
-def tables() -> tuple[int, ...]:
-    """The tables that belong to lines."""
-    return tuple(range(FIRST_TABLE, FIRST_TABLE + TABLES_MOST))
 
 
 def plan(lines: Sequence[Line], *, near: Sequence[Network] = ()) -> PolicyPlan:

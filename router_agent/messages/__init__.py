@@ -4,18 +4,21 @@ Problems that it reports travel as keys and parameters; their sentences are the 
 catalogues: gettext .po files, named parameters.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-import polib
 
 LANGUAGES = ("en", "ja")
 _LOCALE_DIRECTORY = Path(__file__).parent / "locale"
 
 
-def catalogue(language: str) -> dict[str, str]:
+@functools.cache
+def catalogue(language: str) -> Mapping[str, str]:
     """All texts of one language."""
+    # Not before a text is wanted: the agent starts without.
+    import polib
+
     return {entry.msgid: entry.msgstr for entry in polib.pofile(str(_LOCALE_DIRECTORY / language / "agent-cli.po"))}
 
 

@@ -9,7 +9,7 @@ from linux.charon import Connection
 from linux.charon_process import Section
 from linux.dataplane import Dataplane, child_options
 from router_agent.bundle import Enrolment
-from router_agent.link.policy import tables
+from router_agent.link.tables import tables
 
 CONNECTION = "cloud"
 CHILD = "site"

@@ -22,6 +22,7 @@ from router_agent.identity import Identity
 from router_agent.link.uplinks import Line, UplinkKind
 from router_agent.problems import Problem
 from router_agent.tunnel import connection, home, machine
+from router_agent.tunnel.ahead import load_identity
 from router_agent.tunnel.diagnosis import Diagnosis
 from router_agent.tunnel.home import Home
 from router_agent.tunnel.ike_ping import IkePing, Path
@@ -57,7 +58,10 @@ class TunnelView:
 
 
 class TunnelDriver:
-    """Drives one charon. ``probe_s`` overrides how often a healthy tunnel is probed, in seconds."""
+    """Drives one charon. ``probe_s`` overrides how often a healthy tunnel is probed, in seconds.
+
+    ``asked``: charon has been asked already for a tunnel to the first gateway (`ahead`).
+    """
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class TunnelDriver:
         dataplane: Dataplane = Dataplane.USERLAND,
         probe_s: float | None = None,
         diagnosis: Diagnosis,
+        asked: bool = False,
         home_s: float = home.HOME_S,
         roll: Callable[[], float] = random.random,
         now: float,
@@ -84,6 +89,9 @@ class TunnelDriver:
         self._gateways: tuple[str, ...] = ()
         self._dpd_s = connection.DEFAULT_DPD_S
         self._state = machine.start(now)
+        if asked:
+            self._state = machine.asked(self._state, now)
+            diagnosis.attempt()
         self._suite = ""
         self._ready = False
         self._loaded_gateway: str | None = None
@@ -309,10 +317,7 @@ class TunnelDriver:
         if started:
             self._takeover.charon_started()
         self._charon.close()
-        for authority in ("root.crt", "cloud-authority.crt", "tenant-authority.crt"):
-            self._charon.load_authority(self._identity.text(authority))
-        self._charon.load_certificate(self._identity.text("site.crt"))
-        self._charon.load_private_key(self._identity.text("site.key"))
+        load_identity(self._charon, self._identity)
         self._loaded_gateway = None
         self._ready = True
         _log.info("charon %s %s", self._charon.version(), "started" if started else "adopted")

@@ -155,6 +155,11 @@ def step(
     return _step_up(state, seen, now=now, roll=roll, gateways=gateways, timing=timing)
 
 
+def asked(state: State, now: float) -> State:
+    """charon has been asked for a tunnel already, by whoever came before."""
+    return replace(_move(state, Event.CONNECT, now), present_at=now)
+
+
 def restarted(state: State, now: float, *, gateway: int = 0) -> tuple[State, Actions]:
     """Start over now, with this gateway: the connection has changed."""
     fresh = replace(_move(state, Event.RESTART, now), gateway=gateway, failures=0, retry_at=now, proven_at=None)
