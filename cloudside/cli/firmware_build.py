@@ -20,6 +20,8 @@ Hardware = Annotated[str, typer.Option("--hardware", help="Kind of hardware, suc
 Version = Annotated[str, typer.Option("--version", help="Such as 2026.11.1.")]
 Counter = Annotated[int, typer.Option("--counter", min=1, help="Orders releases; higher than all before it.")]
 Output = Annotated[Path, typer.Option("--output", help="Directory to write; `kyoten firmware stage` takes it.")]
+#: As small as zstd gets: made once, and carried over ten thousand lines (firmware.delta_make.LEVEL).
+LEVEL = 19
 Notes = Annotated[str, typer.Option("--notes", help="What is new, for people.")]
 
 
@@ -61,6 +63,9 @@ def build(
     minimum_from: Annotated[int, typer.Option(help="Lowest counter that may update directly; 0: any.")] = 0,
     disk_mib: Annotated[int, typer.Option(help="Free space on the data partition that it needs, in MiB.")] = 256,
     mains_power: Annotated[bool, typer.Option("--mains-power", help="Not for devices that run on battery.")] = False,
+    level: Annotated[
+        int, typer.Option(min=1, max=19, help="zstd's; 3 packs at once and a quarter larger, for trials.")
+    ] = LEVEL,
     notes: Notes = "",
     _json: JsonFlag = False,
 ) -> None:
@@ -92,6 +97,7 @@ def build(
             facts=finished.facts,
             earlier=tuple(earlier or ()),
             output=output,
+            level=level,
             say=lambda key, params: _say(cli, key, params),
         )
     document = {

@@ -130,6 +130,17 @@ def test_a_slip_of_the_pen_is_told_before_anything_is_packed(kyoten: Kyoten, tmp
     assert unsigned["key"] == "cli.unreadable-file" and unsigned["params"]["path"] == "release.key"
 
 
+def test_a_trial_release_is_packed_quickly_and_says_so_nowhere_else(kyoten: Kyoten, tmp_path: Path) -> None:
+    content = Path(__file__).read_bytes()[:8192]
+    quick, small = (
+        json.loads((built(kyoten, tmp_path, counter, *more, content=content) / "release.json").read_text())
+        for counter, more in ((5, ("--level", "1")), (6, ()))
+    )
+    assert quick["full"]["size"] > small["full"]["size"]
+    assert quick["bundle_sha256"] == small["bundle_sha256"]
+    assert quick.keys() == small.keys()
+
+
 def test_releases_of_hardware_that_nobody_has(opened: Kyoten, tmp_path: Path) -> None:
     output = built(opened, tmp_path, 1)
     document = (output / "release.json").read_text().replace("generic-x86-64", "generic-x86-46")
