@@ -7,9 +7,7 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from linux.netlink import IPRoute, NetlinkError
 from linux.routes import RouteError
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -8,9 +8,7 @@ import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from linux.netlink import IPRoute, NetlinkError
 from linux.routes import RouteError
 
 #: NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT (rtnetlink(7)): the machine has been heard.

@@ -25,10 +25,8 @@ from ipaddress import (
 )
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from linux.errors import LinuxError
+from linux.netlink import IPRoute, NetlinkError
 from linux.runner import Runner, SubprocessRunner
 
 Address = IPv4Address | IPv6Address

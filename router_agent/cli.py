@@ -153,6 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     log = writer.install(state, also_stderr=True)
     begun = ahead.begin(who, state, runtime, arguments.lan, wired, SubprocessRunner())
+    begun.settle(ahead.STAND_BACK_S)
     from router_agent import daemon
     from router_agent.link.uplinks import UplinkKind
     from router_agent.modem.modem import ModemOptions

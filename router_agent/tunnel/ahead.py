@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 #: How often it is looked for a line with a default route, in seconds.
 LOOK_S = 0.1
 
+#: How long the agent's loading stands back, in seconds: charon starts and a line gets its address in less.
+STAND_BACK_S = 6.0
+
 #: Settings that say which way, or with whom, a tunnel is made begin so.
 _DECIDING = ("tunnel.", "uplink.", "mobile.")
 
@@ -102,6 +105,11 @@ class Ahead:
         """Give charon what it needs, and ask for the tunnel once there is a line. Returns at once."""
         self._thread = threading.Thread(target=self._work, args=(who, to, tuple(lines)), name="ahead", daemon=True)
         self._thread.start()
+
+    def settle(self, most_s: float) -> None:
+        """Leave the processor to charon until the tunnel has been asked for, but no longer than this."""
+        if self._thread is not None:
+            self._thread.join(most_s)
 
     def finish(self) -> bool:
         """End it, whatever it has come to; whether charon has been asked for the tunnel."""

@@ -11,7 +11,7 @@ from firmware.layout import Slot
 from linux.runner import Runner
 from router_agent.crash import kernel
 from router_agent.errors import StateError
-from router_agent.update import assemble, slots
+from router_agent.update import slots
 from router_agent.update.bootstore import BootStore
 from router_agent.update.judge import Device
 from router_agent.update.machine import BootSight
@@ -130,6 +130,8 @@ class LinuxMachine:
 
     def clear_payload(self) -> None:
         """Remove payload and bundle. Raises OSError."""
+        from router_agent.update import assemble  # once an update; what it needs takes a while to load
+
         assemble.clear(self._directory)
 
     def reboot(self, hard: bool) -> None:
