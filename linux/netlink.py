@@ -1,7 +1,7 @@
 """pyroute2 without the parts that nobody here uses.
 
-Its package loads all of them as soon as any is asked for: 350 modules, a third of the time in which the agent is
-loaded. So its directory stands in for the package while the few are loaded that we need.
+Its package loads all of them as soon as any is asked for, 80 modules more than are used, and on a small processor that
+takes seconds. So its directory stands in for the package while those are loaded that we need.
 """
 
 import sys

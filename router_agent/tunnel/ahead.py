@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 #: How often it is looked for a line with a default route, in seconds.
 LOOK_S = 0.1
 
-#: How long the agent's loading stands back, in seconds: charon starts and a line gets its address in less.
+#: How long the agent's loading stands back at most, in seconds: charon starts in less.
 STAND_BACK_S = 6.0
 
 #: Settings that say which way, or with whom, a tunnel is made begin so.
@@ -98,6 +98,7 @@ class Ahead:
         self.process = process
         self.firewall = keeper
         self._ended = threading.Event()
+        self._ready = threading.Event()
         self._asked = False
         self._thread: threading.Thread | None = None
 
@@ -107,9 +108,9 @@ class Ahead:
         self._thread.start()
 
     def settle(self, most_s: float) -> None:
-        """Leave the processor to charon until the tunnel has been asked for, but no longer than this."""
+        """Leave the processor to charon until it has all it needs, no longer than this. No line is waited for."""
         if self._thread is not None:
-            self._thread.join(most_s)
+            self._ready.wait(most_s)
 
     def finish(self) -> bool:
         """End it, whatever it has come to; whether charon has been asked for the tunnel."""
@@ -125,6 +126,7 @@ class Ahead:
             load_identity(charon, who)
             charon.load_connection(connection.CONNECTION, _connection(who, to, self.plane))
             while not routed(_ROUTES.read_text(), lines):
+                self._ready.set()
                 if self._ended.wait(LOOK_S):
                     return
             charon.initiate(connection.CONNECTION, connection.CHILD)
@@ -133,6 +135,7 @@ class Ahead:
             # The agent does it all again, and says what is wrong.
             _log.info("no tunnel ahead: %s", error)
         finally:
+            self._ready.set()
             charon.close()
 
 
