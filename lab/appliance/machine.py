@@ -20,8 +20,8 @@ from lab.network import Host, LabError, wait_until
 
 EMULATOR = "qemu-system-x86_64"
 MEMORY_MIB = 1024
-#: How much translated code the emulator keeps. Each of the boot loader's stores walks what it has of that page: with the
-#: emulator's own 1 GiB, a machine that restarts by itself after a quarter of an hour stands in GRUB for minutes.
+#: How much translated code the emulator keeps. Each of the boot loader's stores walks what it has of that page: with
+#: the emulator's own 1 GiB, a machine that restarts by itself after a quarter of an hour stands in GRUB for minutes.
 TRANSLATIONS_MIB = 64
 _PR_SET_PDEATHSIG = 1
 _OVMF = Path("/usr/share/OVMF")
