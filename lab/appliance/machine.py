@@ -222,7 +222,8 @@ class Appliance:
         argv = [
             EMULATOR, "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35" if self._firmware is Firmware.UEFI else "pc",
-            "-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MIB}", "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", str(self._memory_mib),
+            "-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MIB}",
+            "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", str(self._memory_mib),
             "-qmp", f"unix:{socket},server=on,wait=off",
             *self._console_words(socket), "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
