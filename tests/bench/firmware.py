@@ -7,9 +7,9 @@ rollout_10000_plan_s             the dry run for 10,000 sites, from the registry
 rollout_sim_harmed_pct           10,000 simulated sites, the release fails on 5 % of them, six ways, five fleets each:
                                  the worst share of all sites harmed; beside it other shares, and 100 good releases
 boot_to_tunnel_s, rss_idle_mib   an enrolled router from power-on to its tunnel, emulated; its processes' memory at rest
-bad_releases, returned_by_itself     releases that cannot be kept, offered, fetched, installed, tried; trial_to_rollback_s:
-                                 of the one that hangs, from the trial's start to the old slot's
-power_cuts, bricked, settings_lost   the disk of a router that updates, cut at any write; power_cuts_booted of them in QEMU
+bad_releases, returned_by_itself     releases that cannot be kept, offered, fetched, installed, tried;
+                                 trial_to_rollback_s: of the one that hangs, from the trial's start to the old slot's
+power_cuts, bricked, settings_lost   the disk of an update, cut at any write; power_cuts_booted: of them in QEMU
 image_mib, reproducible          a release as it travels whole; two builds gave the same bytes
 
 Each part is a process of its own; ``--only PART`` runs one. What needs Debian's archive is made before, outside of the
