@@ -75,7 +75,7 @@ def offer(scene: Scene, release: Path) -> str:
     """Publish a release directory and start its rollout to the site; the version."""
     releases.publish(scene.world.config, release)
     version = str(json.loads((release / "release.json").read_text())["version"])
-    words = ("rollout", "start", version, "--site", SITE, "--ring", "100%", "--yes")
+    words = ("rollout", "start", version, "--site", SITE, "--ring", "100%:1m", "--yes")
     scene.world.kyoten(*words, timeout_s=120)
     scene.say(f"{version} is offered")
     return version
@@ -116,7 +116,7 @@ def whole(scene: Scene, release: Path) -> None:
     scene.figures["update_s"] = round(time.monotonic() - begun, 1)
     scene.machine.wait_for("slot B (trial)", timeout_s=1, after=console)
     proof.serves(scene)
-    wait_until("the rollout has ended", lambda: _rollout_state(scene) == "finished", timeout_s=120, every_s=1)
+    wait_until("all sites have it", lambda: _rollout_state(scene) in ("soaking", "finished"), timeout_s=120, every_s=1)
     scene.say(f"updated to {version} and kept {scene.figures['update_s']:.1f} s after the offer")
 
 
