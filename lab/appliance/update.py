@@ -3,8 +3,8 @@
 ``python -m lab.appliance.update DIRECTORY [--record]`` in a box: the cloud publishes the lab's next release and starts
 a rollout; the router in its virtual machine fetches, installs, restarts into it, and keeps it. ``--record`` keeps what
 `cuts` needs in DIRECTORY: ``start.img``, the disk of the enrolled router while it was off, and ``writes.log``, every
-write and flush since. The last line is JSON. `python -m lab.appliance.releases` makes image and release beforehand: a
-box has no way to Debian's archive.
+write and flush since, up to the commit. Without it the router is started once more afterwards. The last line is JSON.
+`python -m lab.appliance.releases` makes image and release beforehand: a box has no way to Debian's archive.
 """
 
 import argparse
@@ -123,13 +123,25 @@ def whole(scene: Scene, release: Path) -> None:
 def kept(scene: Scene) -> None:
     """After a power cut the new slot starts as the one that counts, and serves."""
     scene.machine.power_cut()
-    scene.machine = scene.machine.recording(None)
     if disks.boot_state(scene.disk).primary is not Slot.B:
         raise LabError("the boot state does not name slot B")
     console = len(scene.machine.console())
     scene.figures["updated_boot_to_tunnel_s"] = proof.start(scene)
     scene.machine.wait_for("slot B (primary)", timeout_s=1, after=console)
     proof.serves(scene)
+
+
+def measure(directory: Path, *, recorded: bool = False) -> proof.Figures:
+    """All of it, once; the figures. Raises LabError: something is not as it should be."""
+    image, release = factory_disk(), releases.release()
+    with built(image, directory) as scene:
+        prepare(scene)
+        if recorded:
+            record(scene, directory)
+        whole(scene, release)
+        if not recorded:
+            kept(scene)
+    return scene.figures
 
 
 def _rollout_state(scene: Scene) -> str:
@@ -157,14 +169,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--record", action="store_true")
     told = parser.parse_args(argv)
     told.directory.mkdir(parents=True, exist_ok=True)
-    image, release = factory_disk(), releases.release()
-    with built(image, told.directory) as scene:
-        prepare(scene)
-        if told.record:
-            record(scene, told.directory)
-        whole(scene, release)
-        kept(scene)
-    sys.stdout.write(json.dumps(scene.figures) + "\n")
+    sys.stdout.write(json.dumps(measure(told.directory, recorded=told.record)) + "\n")
     return 0
 
 

@@ -48,6 +48,7 @@ PARTS: dict[str, tuple[object, ...]] = {
     "image": ("firmware_image", "release"),
     "reproducible": ("firmware_image", "reproducible"),
     "boot": ("firmware_boot", "start"),
+    "update": ("firmware_boot", "update"),
     "returns": ("firmware_boot", "returns"),
     "uefi": ("firmware_boot", "uefi"),
     "plan": ("firmware_rollout", "plan"),

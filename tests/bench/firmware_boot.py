@@ -2,6 +2,7 @@
 
 start     boot_to_tunnel_s   from power-on to the tunnel, of a router that is enrolled, after a power cut; emulated
           rss_idle_mib       of all processes, each page counted once, when nothing is going on
+update    update_s           from a release's offer to its commit, over a fast line; and the start after it
 returns   bad_releases, returned_by_itself   six releases that are signed and wrong, through a whole update each; before
                              them two slots that cannot be started. Half an hour
           trial_to_rollback_s  of the one that hangs: from the start of the trial's boot to the old slot's
@@ -13,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab.appliance import bad_releases, proof
+from lab.appliance import bad_releases, proof, update
 from lab.appliance.faults import Fault
 from lab.appliance.image import factory_disk
 from lab.appliance.machine import Firmware
@@ -29,6 +30,9 @@ def main() -> int:
     match sys.argv[1]:
         case "start":
             figures = _run("first-start", "serves", "memory", "second-start")
+        case "update":
+            with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
+                figures = dict(update.measure(Path(directory)))
         case "returns":
             with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
                 steps = [proof.STEPS[name] for name in BAD_SLOTS]
