@@ -12,6 +12,7 @@ from lab.network import wait_until
 from linux.runner import SubprocessRunner
 
 NOWHERE = "203.0.113.99"
+DEVICE = "10.10.1.20"
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,8 @@ def world() -> Iterator[AgentWorld]:
     built.start_agent()
     try:
         built.wait_carries()
+        # The tunnel is there before the agent has let it into the LAN.
+        wait_until("the LAN is reached", lambda: built.ping(built.gateway, DEVICE, source=SERVICE), timeout_s=30)
         yield built
     finally:
         built.close()
@@ -36,7 +39,7 @@ def wanted(version: int, confirm_s: float = 10, **values: object) -> dict[str, o
 
 
 def test_a_lan_that_is_the_overlay_is_reached_without_mapping(world: AgentWorld) -> None:
-    assert world.ping(world.gateway, "10.10.1.20", source=SERVICE)
+    assert world.ping(world.gateway, DEVICE, source=SERVICE)
     assert world.ping(world.plc, SERVICE)
     assert world.ping(world.plc, ROUTER), "the LAN's own router is out of its reach"
     assert "NETMAP" not in world.router.run(["iptables-legacy-save", "-t", "nat"]).stdout
@@ -121,7 +124,7 @@ def test_a_lan_device_cannot_speak_for_anyone_else(world: AgentWorld) -> None:
         assert not world.ping(world.plc, SERVICE, source="10.10.2.20")
         counted = world.gateway.run(["iptables-legacy", "-vnxL", "INPUT"]).stdout.splitlines()[-1].split()
         assert counted[0] == "0", "a spoofed packet crossed the tunnel"
-        assert world.ping(world.plc, SERVICE, source="10.10.1.20")
+        assert world.ping(world.plc, SERVICE, source=DEVICE)
     finally:
         world.gateway.run(["iptables-legacy", "-D", "INPUT", *rule])
 
