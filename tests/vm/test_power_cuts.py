@@ -22,6 +22,6 @@ def test_a_power_cut_anywhere_in_an_update_strands_nobody(recorded: Path, tmp_pa
     assert (figures["bricked"], figures["settings_lost"], figures["power_cuts_wrong"]) == (0, 0, 0), said
     phases = figures["phases"]
     assert isinstance(phases, dict)
-    for wanted in ("installing, then", "trial, then trial on B as trial", "committed, then committed on B as primary"):
-        assert any(phase.startswith(wanted) for phase in phases), phases
+    for wanted in ("installing, then", "trial, then trial on B as trial", "then committed on B as primary"):
+        assert any(wanted in phase for phase in phases), phases
     assert figures["lying_disk_faults"]
