@@ -4,6 +4,7 @@ The processor is a plain one, without what only this machine's kernel would need
 card that the image has a driver for; when it bites, the machine is reset as a board would be.
 """
 
+import copy
 import ctypes
 import os
 import shutil
@@ -81,40 +82,26 @@ class Appliance:
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
-    def recording(self, write_log: Path | None) -> "Appliance":
-        """The same machine, which is off, with every write to its disk recorded from its next start on; None: without.
-        Each power-on begins a recording anew."""
-        if self.running:
-            raise LabError("the machine is on")
-        return Appliance(
-            self.directory,
-            self.disk,
-            firmware=self._firmware,
-            host=self._host,
-            ports=self._ports,
-            write_log=write_log,
-            memory_mib=self._memory_mib,
-            watchdog=self._watchdog,
-            line=self._line,
-            clock=self._clock,
-        )
+    def recording(self, write_log: Path) -> "Appliance":
+        """The same machine, which is off, with every write to its disk recorded from its next start on. Each power-on
+        begins a recording anew."""
+        made = self._another()
+        made._write_log = write_log
+        return made
 
     def at_a_desk(self, clock: str | None) -> "Appliance":
         """The same machine, which is off, with somebody at its serial line and this time in its battery's clock."""
+        made = self._another()
+        made._line, made._clock = True, clock
+        return made
+
+    def _another(self) -> "Appliance":
+        """This machine once more, off. Raises LabError: it is on."""
         if self.running:
             raise LabError("the machine is on")
-        return Appliance(
-            self.directory,
-            self.disk,
-            firmware=self._firmware,
-            host=self._host,
-            ports=self._ports,
-            write_log=self._write_log,
-            memory_mib=self._memory_mib,
-            watchdog=self._watchdog,
-            line=True,
-            clock=clock,
-        )
+        made = copy.copy(self)
+        made._process = made._monitor = made._line_socket = None
+        return made
 
     def line(self) -> Path:
         """The socket that is the other end of the serial line."""

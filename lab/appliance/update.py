@@ -47,8 +47,8 @@ class Seen:
     problem: str
 
 
-def prepare(scene: Scene) -> None:
-    """The router enrols, and is told what it must care for in a trial."""
+def prepare(scene: Scene, *, reach_s: int = REACH_S) -> None:
+    """The router enrols, and is told what it must care for in a trial, which has so long until all is well."""
     proof.first_start(scene)
     proof.serves(scene)
     proof.verity(scene)
@@ -56,7 +56,7 @@ def prepare(scene: Scene) -> None:
     plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
     kept = f"{KEPT[0]}={KEPT[1]}"
     pace = f"heartbeat.interval_s={HEARTBEAT_S}"
-    wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={REACH_S}", f"lan.essential={plc}", kept, pace)
+    wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={reach_s}", f"lan.essential={plc}", kept, pace)
     scene.world.kyoten("site", "set", SITE, *wanted, "--timeout", str(SETTINGS_S), timeout_s=SETTINGS_S + 30)
     scene.say("its settings are in force")
 
