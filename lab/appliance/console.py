@@ -174,18 +174,7 @@ def main(argv: list[str]) -> int:
         stream.truncate(DISK_MIB * MIB)
     _put_clock(scene, EMPTY)
     steps = (battery_empty, logs_in, grows, far_ahead, grown_table_under_uefi)
-    try:
-        for step in steps:
-            if not names or step.__name__ in names:
-                step(scene)
-    except LabError as error:
-        scene.say(f"{error}")
-        sys.stderr.write(scene.machine.console()[-4000:])
-        return 1
-    finally:
-        scene.machine.power_cut()
-    sys.stdout.write(json.dumps(scene.figures) + "\n")
-    return 0
+    return proof.run(scene, [step for step in steps if not names or step.__name__ in names])
 
 
 if __name__ == "__main__":

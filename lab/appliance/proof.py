@@ -7,7 +7,7 @@ JSON. A step that fails ends the run with status 1. Times are those of an emulat
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -246,9 +246,14 @@ def main(argv: list[str]) -> int:
     place = Path(directory)
     place.mkdir(parents=True, exist_ok=True)
     scene = build(Path(image), place, firmware=firmware)
+    return run(scene, [STEPS[name] for name in wanted])
+
+
+def run(scene: Scene, steps: Iterable[Callable[[Scene], None]]) -> int:
+    """Take the steps and switch the machine off; figures and exit status as a command's."""
     try:
-        for name in wanted:
-            STEPS[name](scene)
+        for step in steps:
+            step(scene)
     except LabError as error:
         scene.say(f"{error}")
         sys.stderr.write(scene.machine.console()[-4000:])
