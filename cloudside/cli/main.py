@@ -93,6 +93,14 @@ for register in (
     register(app)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"kyoten {version('kyoten')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
@@ -103,6 +111,9 @@ def root(
         str | None, typer.Option("--tenant", help="Act as this tenant's administrator: see and touch nothing else.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs, errors too.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Say the version and end.", is_eager=True, callback=_tell_version)
+    ] = False,
 ) -> None:
     """A managed VPN gateway for building sites."""
     os.environ["KYOTEN_CONFIG"] = str(config)  # for command groups that read it themselves

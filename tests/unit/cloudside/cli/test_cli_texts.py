@@ -3,8 +3,10 @@
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
+import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -72,3 +74,8 @@ def test_what_is_written_out_to_save_imports_is_true() -> None:
     configuration = Config()
     configuration.set_main_option("script_location", str(SOURCES / "registry" / "migrations"))
     assert ScriptDirectory.from_config(configuration).get_current_head() == database.SCHEMA
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"kyoten {metadata.version('kyoten')}\n"
