@@ -59,7 +59,8 @@ class Seen:
 def boot(disk: Path, directory: Path) -> Seen:
     """Power on, and off again as soon as the agent has looked around. Changes the disk. Raises LabError."""
     before = _read(disk, directory / "look")
-    machine = _Watched(directory / "machine", disk)
+    # Two processors would spin for each other while another machine has this one's second core.
+    machine = _Watched(directory / "machine", disk, processors=1)
     begun = time.monotonic()
     machine.start()
     try:

@@ -58,6 +58,7 @@ class Appliance:
         ports: Sequence[Port] = (),
         write_log: Path | None = None,
         memory_mib: int = MEMORY_MIB,
+        processors: int = 2,
         watchdog: bool = True,
         line: bool = False,
         clock: str | None = None,
@@ -75,6 +76,7 @@ class Appliance:
         self._ports = tuple(ports)
         self._write_log = write_log
         self._memory_mib = memory_mib
+        self._processors = processors
         self._watchdog = watchdog
         self._line = line
         self._clock = clock
@@ -210,7 +212,7 @@ class Appliance:
             EMULATOR, "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35" if self._firmware is Firmware.UEFI else "pc",
             "-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MIB}",
-            "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", str(self._memory_mib),
+            "-cpu", "Westmere,+rdrand", "-smp", str(self._processors), "-m", str(self._memory_mib),
             "-qmp", f"unix:{socket},server=on,wait=off",
             *self._console_words(socket), "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
