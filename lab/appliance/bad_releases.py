@@ -84,6 +84,9 @@ def run(scene: Scene, made: Mapping[Fault, Path]) -> None:
         except LabError as error:
             scene.say(f"{fault}: {error}")
             continue
+        finally:
+            # As whoever sees that failure would; a site belongs to one rollout at a time. It may have ended by itself.
+            scene.world.kyoten("rollout", "abort", f"{releases.version(fault)}-1", "--yes", check=False)
         scene.figures["returned_by_itself"] += 1
         scene.figures[f"{fault.replace('-', '_')}_to_rollback_s"] = found.trial_s
         if fault is Fault.HANGS:
