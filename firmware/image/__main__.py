@@ -15,6 +15,7 @@ from pathlib import Path
 from firmware.image import build, compare, cves, debian, disk, foreign, places, recipe
 from firmware.image.build import Name, Trust
 from firmware.image.errors import ImageError
+from firmware.image.recipe import Recipe
 from firmware.image.signing import Signing
 from firmware.layout import DISK_MIN_MIB
 
@@ -26,7 +27,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         if hasattr(arguments, "hardware"):
-            wanted = recipe.parse((places.ROUTER / "recipe.toml").read_text(), arguments.hardware)
+            wanted = _recipe(arguments.hardware)
             if foreign.needed(wanted.architecture):
                 return foreign.again(wanted.architecture, places.CACHE)
         return int(arguments.work(arguments, _teller()))
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(work=_disk)
     command.add_argument("slot", type=Path)
     command.add_argument("disk", type=Path)
+    command.add_argument("--hardware", dest="of", default="generic-x86-64")
     command.add_argument("--identity", default="development")
     command.add_argument("--disk-mib", type=int, default=DISK_MIN_MIB)
     command = commands.add_parser("cves")
@@ -77,6 +79,10 @@ def _teller() -> build.Say:
         sys.stdout.flush()
 
     return say
+
+
+def _recipe(hardware: str) -> Recipe:
+    return recipe.parse((places.ROUTER / "recipe.toml").read_text(), hardware)
 
 
 def _name(arguments: argparse.Namespace) -> Name:
@@ -108,14 +114,11 @@ def _build(arguments: argparse.Namespace, say: build.Say) -> int:
         tracker=arguments.tracker,
         fresh=arguments.fresh,
     )
-    image = None
-    if built.slot.recipe.architecture == "amd64":
-        say("the disk")
-        image = build.factory_disk(built, name, output, disk_mib=arguments.disk_mib)
+    say("the disk")
+    image = build.factory_disk(built, name, output, disk_mib=arguments.disk_mib)
     say(f"{built.slot.image}: {built.slot.facts.image_size / MIB:.1f} MiB, root hash {built.slot.facts.root_hash}")
     for path in (built.bundle, image, built.sbom, built.cves):
-        if path is not None:
-            say(str(path))
+        say(str(path))
     return 0
 
 
@@ -127,7 +130,12 @@ def _slot(arguments: argparse.Namespace, say: build.Say) -> int:
 
 def _disk(arguments: argparse.Namespace, say: build.Say) -> int:
     disk.make(
-        arguments.slot, arguments.disk, identity=arguments.identity, epoch=build.BASE_EPOCH, disk_mib=arguments.disk_mib
+        arguments.slot,
+        arguments.disk,
+        wanted=_recipe(arguments.of),
+        identity=arguments.identity,
+        epoch=build.BASE_EPOCH,
+        disk_mib=arguments.disk_mib,
     )
     say(str(arguments.disk))
     return 0

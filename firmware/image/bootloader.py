@@ -1,19 +1,21 @@
 """GRUB into a disk image, for BIOS and for UEFI, and the first boot state. Needs no mount and no loop device.
 
-Both variants carry everything in themselves: modules and `images/router/boot/grub/grub.cfg` in a memory disk. So
+Each variant carries everything in themselves: modules and `images/router/boot/grub/grub.cfg` in a memory disk. So
 nothing of the boot loader is a file that an update, or a file system's fault, could take away. The master boot record
 and GRUB's core are put in place as grub-bios-setup does it (grub 2.06, util/setup.c), which insists on real devices.
 """
 
 import io
 import os
+import shutil
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from firmware import bootstate
 from firmware.bootstate import Attempt, BootState
-from firmware.image import programs
+from firmware.image import programs, tree
 from firmware.image.errors import ImageError
 from firmware.image.places import ROUTER
 from firmware.layout import (
@@ -31,16 +33,32 @@ from firmware.layout import (
 )
 
 CONFIGURATION = ROUTER / "boot" / "grub" / "grub.cfg"
-#: Where Debian's grub-pc-bin and grub-efi-amd64-bin put GRUB's parts.
+#: Where Debian's grub-pc-bin and grub-efi-*-bin put GRUB's parts.
 GRUB_DIRECTORY = Path("/usr/lib/grub")
 
 _COMMON_MODULES = (
     "part_gpt", "squash4", "memdisk", "tar", "normal", "test", "true", "loadenv", "linux", "boot", "echo", "serial",
     "terminal", "regexp", "hashsum", "gcry_sha256", "sleep", "reboot",
 )  # fmt: skip
-_MODULES = {"i386-pc": ("biosdisk", "vga_text"), "x86_64-efi": ("efi_gop",)}
-#: UEFI 2.10 section 3.5.1.1: what firmware starts from a disk that it was told nothing about.
-_EFI_NAME = "BOOTX64.EFI"
+_BIOS = "i386-pc"
+_MODULES = {_BIOS: ("biosdisk", "vga_text"), "x86_64-efi": ("efi_gop",), "arm64-efi": ("efi_gop",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How machines of one architecture start. ``package``: has the parts of GRUB for UEFI; ``efi_name``: what firmware
+    starts from a disk that it was told nothing about (UEFI 2.10 section 3.5.1.1)."""
+
+    bios: bool
+    efi: str
+    efi_name: str
+    package: str
+
+
+VARIANTS = {
+    "amd64": Variant(True, "x86_64-efi", "BOOTX64.EFI", "grub-efi-amd64-bin"),
+    "arm64": Variant(False, "arm64-efi", "BOOTAA64.EFI", "grub-efi-arm64-bin"),
+}
 
 #: In the master boot record: code up to here; behind it the disk's signature and the partition table, which stay.
 _MBR_CODE_BYTES = 440
@@ -51,20 +69,41 @@ _CORE_START = slice(SECTOR_BYTES - 12, SECTOR_BYTES - 4)
 _NOPS = b"\x90\x90"
 
 
-def install(disk: Path, *, good: frozenset[Slot] = frozenset({Slot.A})) -> None:
+def install(
+    disk: Path,
+    *,
+    architecture: str = "amd64",
+    parts: Path = GRUB_DIRECTORY,
+    good: frozenset[Slot] = frozenset({Slot.A}),
+) -> None:
     """Make the image start: slot A is the primary. The partitions are there and the ESP has its file system.
 
-    ``good``: slots that hold a release. Raises ImageError.
+    ``parts``: GRUB's for this architecture, see `parts`; ``good``: slots that hold a release. Raises ImageError.
     """
+    variant = VARIANTS[architecture]
     memory_disk = _memory_disk(CONFIGURATION.read_bytes())
     with tempfile.TemporaryDirectory(prefix="kyoten-grub-") as name:
         directory = Path(name)
-        core = _image(directory, "i386-pc", memory_disk)
-        efi = _image(directory, "x86_64-efi", memory_disk)
+        efi = _image(directory, parts / variant.efi, memory_disk)
         with disk.open("r+b") as file:
-            _install_bios(file, core)
+            if variant.bios:
+                _install_bios(file, _image(directory, parts / _BIOS, memory_disk), parts)
             write_state(file, BootState(1, Slot.A, None, good))
-        _install_efi(disk, directory, efi)
+        _install_efi(disk, directory, efi, variant.efi_name)
+
+
+def parts(architecture: str, suite: str, cache: Path) -> Path:
+    """Where GRUB's parts for this architecture are: on this machine, or fetched into the cache. Raises ImageError."""
+    variant = VARIANTS[architecture]
+    if variant.bios or (GRUB_DIRECTORY / variant.efi).exists():
+        return GRUB_DIRECTORY
+    place = cache / f"grub-{architecture}"
+    if not place.exists():
+        fresh = cache / f"{place.name}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        tree.extract(fresh, suite, architecture, variant.package)
+        fresh.rename(place)
+    return place / GRUB_DIRECTORY.relative_to("/")
 
 
 def write_state(file: io.BufferedRandom, state: BootState) -> None:
@@ -96,22 +135,24 @@ def _memory_disk(configuration: bytes) -> bytes:
     return made.getvalue()
 
 
-def _image(directory: Path, platform: str, memory_disk: bytes) -> bytes:
+def _image(directory: Path, parts: Path, memory_disk: bytes) -> bytes:
+    """``parts``: the directory of one platform, which has its name."""
+    platform = parts.name
     source, target = directory / "memdisk.tar", directory / platform
     source.write_bytes(memory_disk)
     programs.run([
-        "grub-mkimage", "--format", platform, "--directory", str(GRUB_DIRECTORY / platform),
+        "grub-mkimage", "--format", platform, "--directory", str(parts),
         "--memdisk", str(source), "--prefix", "(memdisk)/boot/grub", "--output", str(target),
         *_COMMON_MODULES, *_MODULES[platform],
     ])  # fmt: skip
     return target.read_bytes()
 
 
-def _install_bios(file: io.BufferedRandom, core: bytes) -> None:
+def _install_bios(file: io.BufferedRandom, core: bytes, parts: Path) -> None:
     if len(core) > BIOS_BOOT.size_mib * MIB:
         raise ImageError(f"GRUB's core has {len(core)} bytes, more than its partition: take modules out")
     sector = offset_mib(BIOS_BOOT) * MIB // SECTOR_BYTES
-    record = bytearray((GRUB_DIRECTORY / "i386-pc" / "boot.img").read_bytes()[:_MBR_CODE_BYTES])
+    record = bytearray((parts / _BIOS / "boot.img").read_bytes()[:_MBR_CODE_BYTES])
     record[_KERNEL_SECTOR] = sector.to_bytes(8, "little")
     # A BIOS that passes a wrong drive is not believed: grub-bios-setup does the same for hard disks.
     record[_DRIVE_CHECK] = _NOPS
@@ -123,12 +164,12 @@ def _install_bios(file: io.BufferedRandom, core: bytes) -> None:
     file.write(placed)
 
 
-def _install_efi(disk: Path, directory: Path, efi: bytes) -> None:
-    source = directory / _EFI_NAME
+def _install_efi(disk: Path, directory: Path, efi: bytes, name: str) -> None:
+    source = directory / name
     source.write_bytes(efi)
     # The file's date in the FAT comes from the file.
     os.utime(source, (315_532_800, 315_532_800))
     place = f"{disk}@@{offset_mib(ESP)}M"
     for folder in ("::EFI", "::EFI/BOOT"):
         programs.run(["mmd", "-D", "s", "-i", place, folder])
-    programs.run(["mcopy", "-m", "-o", "-i", place, str(source), f"::EFI/BOOT/{_EFI_NAME}"])
+    programs.run(["mcopy", "-m", "-o", "-i", place, str(source), f"::EFI/BOOT/{name}"])

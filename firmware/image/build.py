@@ -134,7 +134,7 @@ def factory_disk(built: Built, name: Name, output: Path, *, disk_mib: int = DISK
     """The disk that a router is made with, beside the bundle. Raises ImageError."""
     image = output / "disk.img"
     identity = f"{name.hardware} {name.version} {name.counter}"
-    disk.make(built.slot.image, image, identity=identity, epoch=name.epoch, disk_mib=disk_mib)
+    disk.make(built.slot.image, image, wanted=built.slot.recipe, identity=identity, epoch=name.epoch, disk_mib=disk_mib)
     return image
 
 
@@ -165,7 +165,7 @@ def slot_image(
     change(root)
     software.compile_all(root)
     say("the initial RAM disk")
-    (root / INITRD).write_bytes(initrd.build(root, boot / "initrd"))
+    (root / INITRD).write_bytes(initrd.build(root, boot / "initrd", wanted.architecture))
     _sums(root)
     check.tree_holds(root)
     check.agent_starts(root)

@@ -9,7 +9,8 @@ import uuid
 from pathlib import Path
 
 from firmware import layout
-from firmware.image import bootloader, programs
+from firmware.image import bootloader, places, programs
+from firmware.image.recipe import Recipe
 from firmware.layout import CONFIG, DATA, ESP, MIB, SLOT_A, Partition
 
 _README = """\
@@ -38,8 +39,13 @@ def table(disk_mib: int, identity: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def make(slot: Path, disk: Path, *, identity: str, epoch: int, disk_mib: int = layout.DISK_MIN_MIB) -> None:
-    """Make the disk image; holes stay holes. ``identity``: of the release. Raises ImageError."""
+def make(
+    slot: Path, disk: Path, *, wanted: Recipe, identity: str, epoch: int, disk_mib: int = layout.DISK_MIN_MIB
+) -> None:
+    """Make the disk image; holes stay holes. ``wanted``: of the machine; ``identity``: of the release. Raises
+    ImageError."""
+    with places.locked() as cache:
+        parts = bootloader.parts(wanted.architecture, wanted.suite, cache)
     disk.unlink(missing_ok=True)
     with disk.open("wb") as stream:
         stream.truncate(disk_mib * MIB)
@@ -88,7 +94,7 @@ def make(slot: Path, disk: Path, *, identity: str, epoch: int, disk_mib: int = l
         ],
         environment=fixed,
     )  # fmt: skip
-    bootloader.install(disk)
+    bootloader.install(disk, architecture=wanted.architecture, parts=parts)
 
 
 def _write(source: Path, disk: Path, partition: Partition) -> None:

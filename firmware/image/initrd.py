@@ -56,9 +56,10 @@ def _member(out: bytearray, number: int, name: str, entry: Entry) -> None:
     out += bytes(-len(out) % 4)
 
 
-def build(root: Path, source: Path) -> bytes:
+def build(root: Path, source: Path, architecture: str) -> bytes:
     """The RAM disk for this tree, by the recipe in ``source`` (images/router/boot/initrd). Raises ImageError."""
-    own, modules = _own(source), _modules(root, sections((source / "modules").read_text()))
+    own = _own(source)
+    modules = _modules(root, sections((source / "modules").read_text(), architecture))
     parts = [pack(own), _compressed(pack(modules)), _compressed(pack(_programs(root, source)))]
     return b"".join(part + bytes(-len(part) % _ALIGNMENT_BYTES) for part in parts)
 
@@ -102,13 +103,18 @@ def _compressed(part: bytes) -> bytes:
         return plain.with_suffix(".zst").read_bytes()
 
 
-def sections(text: str) -> dict[str, tuple[str, ...]]:
-    """A list file with headings in square brackets. Pure. Raises ImageError: something stands before the first."""
+def sections(text: str, architecture: str) -> dict[str, tuple[str, ...]]:
+    """A list file with headings in square brackets; ``[NAME ARCHITECTURE]`` goes on with NAME on such machines only.
+
+    Pure. Raises ImageError: something stands before the first.
+    """
     found: dict[str, list[str]] = {}
     section: list[str] | None = None
     for line in lines(text):
         if line.startswith("["):
-            section = found.setdefault(line.strip("[]"), [])
+            name, _, only = line.strip("[]").partition(" ")
+            here = found.setdefault(name, [])
+            section = here if only in ("", architecture) else []
         elif section is None:
             raise ImageError(f"{line!r} stands under no heading")
         else:

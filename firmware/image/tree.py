@@ -95,6 +95,18 @@ def _bootstrap(recipe: Recipe, root: Path, cache: Path, epoch: int) -> None:
     )  # fmt: skip
 
 
+def extract(target: Path, suite: str, architecture: str, package: str) -> None:
+    """Unpack a package of another architecture, and what it depends on, into a new tree. Nothing of it runs."""
+    programs.run(
+        [
+            "mmdebstrap", "--mode=root", "--variant=extract", "--format=directory", f"--architectures={architecture}",
+            "--skip=check/qemu", *_proxies(), f"--include={package}", suite, target, "-",
+        ],
+        stdin=sources().encode(),
+        environment={"TMPDIR": "/var/tmp"},  # noqa: S108 - /tmp may be small
+    )  # fmt: skip
+
+
 def _proxies() -> list[str]:
     """How this machine's apt reaches its mirror."""
     shown = programs.run(["apt-config", "dump", "--format", '%f "%v"%n', "Acquire::http", "Acquire::https"])

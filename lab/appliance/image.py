@@ -62,7 +62,7 @@ def _disk(place: Path, say: build.Say) -> Path:
     if not finished.exists():
         fresh = places.empty(place / "factory.new")
         made = build.slot_image(FACTORY, fresh, trust=trust(), say=say)
-        disk.make(made.image, fresh / "disk.img", identity="tests", epoch=FACTORY.epoch)
+        disk.make(made.image, fresh / "disk.img", wanted=made.recipe, identity="tests", epoch=FACTORY.epoch)
         shutil.rmtree(made.root)
         fresh.rename(finished)
     return finished / "disk.img"

@@ -12,29 +12,52 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from lab.appliance.monitor import Monitor, MonitorError
 from lab.network import Host, LabError, wait_until
 
-EMULATOR = "qemu-system-x86_64"
 MEMORY_MIB = 1024
 #: How much translated code the emulator keeps. Each of the boot loader's stores walks what it has of that page: with
 #: the emulator's own 1 GiB, a machine that restarts by itself after a quarter of an hour stands in GRUB for minutes.
 TRANSLATIONS_MIB = 64
 _PR_SET_PDEATHSIG = 1
-_OVMF = Path("/usr/share/OVMF")
 #: A socket's path has 107 octets.
 _SOCKETS = Path("/run")
 
 
 class Firmware(Enum):
-    """What starts the boot loader."""
+    """What starts the boot loader, and on which processor."""
 
     BIOS = "bios"
     UEFI = "uefi"
+    UEFI_ARM64 = "uefi-arm64"
+
+
+@dataclass(frozen=True, slots=True)
+class _Board:
+    """What the emulator is told. ``rom`` and ``variables``: of the UEFI, none for BIOS."""
+
+    emulator: str
+    machine: str
+    processor: str
+    rom: Path | None = None
+    variables: Path | None = None
+    #: ACPI's ERST, in which a kernel that falls leaves its last words.
+    keeps_records: bool = True
+
+
+_OVMF, _AAVMF = Path("/usr/share/OVMF"), Path("/usr/share/AAVMF")
+_PC = _Board("qemu-system-x86_64", "pc", "Westmere,+rdrand")
+_BOARDS = {
+    Firmware.BIOS: _PC,
+    Firmware.UEFI: replace(_PC, machine="q35", rom=_OVMF / "OVMF_CODE_4M.fd", variables=_OVMF / "OVMF_VARS_4M.fd"),
+    Firmware.UEFI_ARM64: _Board(
+        "qemu-system-aarch64", "virt", "cortex-a72", _AAVMF / "AAVMF_CODE.fd", _AAVMF / "AAVMF_VARS.fd", False
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,20 +231,21 @@ class Appliance:
         self._monitor = self._process = self._line_socket = None
 
     def _argv(self, socket: Path) -> list[str]:
+        board = _BOARDS[self._firmware]
         argv = [
-            EMULATOR, "-nodefaults", "-no-user-config", "-display", "none",
-            "-machine", "q35" if self._firmware is Firmware.UEFI else "pc",
+            board.emulator, "-nodefaults", "-no-user-config", "-display", "none", "-machine", board.machine,
             "-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MIB}",
-            "-cpu", "Westmere,+rdrand", "-smp", str(self._processors), "-m", str(self._memory_mib),
+            "-cpu", board.processor, "-smp", str(self._processors), "-m", str(self._memory_mib),
             "-qmp", f"unix:{socket},server=on,wait=off",
             *self._console_words(socket), "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
-            # Where a kernel that falls leaves its last words (ACPI's ERST); as a board, it outlives resets.
-            "-object", f"memory-backend-file,id=records,mem-path={self.directory / 'records'},size=64K,share=on",
-            "-device", "acpi-erst,memdev=records",
             *self._disk_words(),
-            *self._firmware_words(),
+            *self._firmware_words(board),
         ]  # fmt: skip
+        if board.keeps_records:
+            # As on a board, it outlives resets.
+            records = f"memory-backend-file,id=records,mem-path={self.directory / 'records'},size=64K,share=on"
+            argv += ["-object", records, "-device", "acpi-erst,memdev=records"]
         if self._clock is not None:
             argv += ["-rtc", f"base={self._clock}"]
         if self._watchdog:
@@ -257,14 +281,14 @@ class Appliance:
             ]  # fmt: skip
         return [*words, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]
 
-    def _firmware_words(self) -> list[str]:
-        if self._firmware is Firmware.BIOS:
+    def _firmware_words(self, board: _Board) -> list[str]:
+        if board.rom is None or board.variables is None:
             return []
         variables = self.directory / "efi-variables.fd"
         if not variables.exists():
-            shutil.copy(_OVMF / "OVMF_VARS_4M.fd", variables)
+            shutil.copy(board.variables, variables)
         return [
-            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_OVMF / 'OVMF_CODE_4M.fd'}",
+            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={board.rom}",
             "-drive", f"if=pflash,format=raw,unit=1,file={variables}",
         ]  # fmt: skip
 

@@ -241,8 +241,9 @@ def _pings(host: Host, target: IPv4Address) -> Callable[[], bool]:
 def main(argv: list[str]) -> int:
     """See the module."""
     image, directory, *names = argv
-    firmware = Firmware.UEFI if "uefi" in names else Firmware.BIOS
-    wanted = [name for name in names if name != "uefi"] or list(STEPS)
+    kinds = {kind.value: kind for kind in Firmware}
+    firmware = next((kinds[name] for name in names if name in kinds), Firmware.BIOS)
+    wanted = [name for name in names if name not in kinds] or list(STEPS)
     place = Path(directory)
     place.mkdir(parents=True, exist_ok=True)
     scene = build(Path(image), place, firmware=firmware)

@@ -169,7 +169,7 @@ def _other_kernel(root: Path, place: Path) -> None:
             shutil.copyfile(source / index, fresh / index)
     subprocess.run(["depmod", "-b", root, source.name], check=True)
     shutil.copyfile(content / "boot" / f"vmlinuz-{source.name}", root / KERNEL)
-    (root / INITRD).write_bytes(initrd.build(root, places.ROUTER / "boot" / "initrd"))
+    (root / INITRD).write_bytes(initrd.build(root, places.ROUTER / "boot" / "initrd", "amd64"))
     sums = (f"{places.sha256(root / file)}  {Path(file).name}\n" for file in (KERNEL, INITRD))
     (root / BOOT_SUMS).write_text("".join(sums))
     shutil.rmtree(content)

@@ -1,11 +1,11 @@
-"""Another processor's programs are told by how their files begin, and only those."""
+"""Another processor's programs are told by how their files begin, and only those; its disk starts by UEFI."""
 
 import platform
 from pathlib import Path
 
 import pytest
 
-from firmware.image import foreign
+from firmware.image import bootloader, foreign, tree
 from firmware.image.recipe import ARCHITECTURES
 
 #: e_machine of elf(5).
@@ -42,3 +42,29 @@ def test_this_machines_own_programs_need_nothing(monkeypatch: pytest.MonkeyPatch
     assert foreign.needed(other)
     monkeypatch.setenv("KYOTEN_IMAGE_EMULATES", other)
     assert not foreign.needed(other)
+
+
+def test_every_architecture_has_a_way_to_start_from_a_disk_that_nobody_told_the_firmware_about() -> None:
+    """UEFI 2.10, table 3-2: the names of removable media's boot files."""
+    assert {name: variant.efi_name for name, variant in bootloader.VARIANTS.items()} == {
+        "amd64": "BOOTX64.EFI",
+        "arm64": "BOOTAA64.EFI",
+    }
+    assert bootloader.VARIANTS.keys() == ARCHITECTURES.keys()
+
+
+def test_parts_of_the_boot_loader_come_from_the_cache_once_they_were_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def extract(target: Path, suite: str, architecture: str, package: str) -> None:
+        fetched.append(f"{suite} {architecture} {package}")
+        (target / bootloader.GRUB_DIRECTORY.relative_to("/") / "arm64-efi").mkdir(parents=True)
+
+    monkeypatch.setattr(tree, "extract", extract)
+    monkeypatch.setattr(bootloader, "GRUB_DIRECTORY", Path("/usr/lib/grub-of-nobody"))
+    places = [bootloader.parts("arm64", "bookworm", tmp_path) for _ in range(2)]
+    assert fetched == ["bookworm arm64 grub-efi-arm64-bin"]
+    assert places[0] == places[1] and (places[0] / "arm64-efi").is_dir()
+    assert bootloader.parts("amd64", "bookworm", tmp_path) == bootloader.GRUB_DIRECTORY

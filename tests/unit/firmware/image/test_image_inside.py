@@ -208,6 +208,12 @@ def test_the_partition_table_is_the_layouts_and_the_same_for_the_same_release() 
 
 def test_a_list_with_headings_keeps_their_order_and_its_own() -> None:
     text = "# why\n[watchdog]\ni6300esb  # a card\n\n[disks]\nnvme\nahci\n"
-    assert initrd.sections(text) == {"watchdog": ("i6300esb",), "disks": ("nvme", "ahci")}
+    assert initrd.sections(text, "amd64") == {"watchdog": ("i6300esb",), "disks": ("nvme", "ahci")}
     with pytest.raises(ImageError, match="under no heading"):
-        initrd.sections("nvme\n[disks]\n")
+        initrd.sections("nvme\n[disks]\n", "amd64")
+
+
+def test_a_heading_may_be_for_one_architecture() -> None:
+    text = "[disks]\nnvme\n[disks amd64]\nata_piix\n[disks arm64]\nmmc\n[root amd64]\nsha256-ssse3\n[disks]\nahci\n"
+    assert initrd.sections(text, "amd64") == {"disks": ("nvme", "ata_piix", "ahci"), "root": ("sha256-ssse3",)}
+    assert initrd.sections(text, "arm64") == {"disks": ("nvme", "mmc", "ahci"), "root": ()}
