@@ -7,7 +7,6 @@ and GRUB's core are put in place as grub-bios-setup does it (grub 2.06, util/set
 
 import io
 import os
-import shutil
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from pathlib import Path
 
 from firmware import bootstate
 from firmware.bootstate import Attempt, BootState
-from firmware.image import programs, tree
+from firmware.image import places, programs, tree
 from firmware.image.errors import ImageError
-from firmware.image.places import ROUTER
 from firmware.layout import (
     ATTEMPT_NAME,
     ATTEMPT_SECTOR,
@@ -32,7 +30,7 @@ from firmware.layout import (
     offset_mib,
 )
 
-CONFIGURATION = ROUTER / "boot" / "grub" / "grub.cfg"
+CONFIGURATION = places.ROUTER / "boot" / "grub" / "grub.cfg"
 #: Where Debian's grub-pc-bin and grub-efi-*-bin put GRUB's parts.
 GRUB_DIRECTORY = Path("/usr/lib/grub")
 
@@ -92,17 +90,17 @@ def install(
         _install_efi(disk, directory, efi, variant.efi_name)
 
 
-def parts(architecture: str, suite: str, cache: Path) -> Path:
+def parts(architecture: str, suite: str) -> Path:
     """Where GRUB's parts for this architecture are: on this machine, or fetched into the cache. Raises ImageError."""
     variant = VARIANTS[architecture]
     if variant.bios or (GRUB_DIRECTORY / variant.efi).exists():
         return GRUB_DIRECTORY
-    place = cache / f"grub-{architecture}"
-    if not place.exists():
-        fresh = cache / f"{place.name}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        tree.extract(fresh, suite, architecture, variant.package)
-        fresh.rename(place)
+    with places.locked() as cache:
+        place = cache / f"grub-{architecture}"
+        if not place.exists():
+            fresh = places.empty(cache / f"{place.name}.new")
+            tree.extract(fresh, suite, architecture, variant.package)
+            fresh.rename(place)
     return place / GRUB_DIRECTORY.relative_to("/")
 
 

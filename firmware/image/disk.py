@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from firmware import layout
-from firmware.image import bootloader, places, programs
+from firmware.image import bootloader, programs
 from firmware.image.recipe import Recipe
 from firmware.layout import CONFIG, DATA, ESP, MIB, SLOT_A, Partition
 
@@ -44,8 +44,7 @@ def make(
 ) -> None:
     """Make the disk image; holes stay holes. ``wanted``: of the machine; ``identity``: of the release. Raises
     ImageError."""
-    with places.locked() as cache:
-        parts = bootloader.parts(wanted.architecture, wanted.suite, cache)
+    parts = bootloader.parts(wanted.architecture, wanted.suite)
     disk.unlink(missing_ok=True)
     with disk.open("wb") as stream:
         stream.truncate(disk_mib * MIB)

@@ -1,11 +1,12 @@
 """Another processor's programs are told by how their files begin, and only those; its disk starts by UEFI."""
 
 import platform
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from firmware.image import bootloader, foreign, tree
+from firmware.image import bootloader, foreign, places, tree
 from firmware.image.recipe import ARCHITECTURES
 
 #: e_machine of elf(5).
@@ -64,7 +65,8 @@ def test_parts_of_the_boot_loader_come_from_the_cache_once_they_were_fetched(
 
     monkeypatch.setattr(tree, "extract", extract)
     monkeypatch.setattr(bootloader, "GRUB_DIRECTORY", Path("/usr/lib/grub-of-nobody"))
-    places = [bootloader.parts("arm64", "bookworm", tmp_path) for _ in range(2)]
+    monkeypatch.setattr(places, "locked", lambda: nullcontext(tmp_path))
+    found = [bootloader.parts("arm64", "bookworm") for _ in range(2)]
     assert fetched == ["bookworm arm64 grub-efi-arm64-bin"]
-    assert places[0] == places[1] and (places[0] / "arm64-efi").is_dir()
-    assert bootloader.parts("amd64", "bookworm", tmp_path) == bootloader.GRUB_DIRECTORY
+    assert found[0] == found[1] and (found[0] / "arm64-efi").is_dir()
+    assert bootloader.parts("amd64", "bookworm") == bootloader.GRUB_DIRECTORY
