@@ -28,9 +28,8 @@ START, LOG = "start.img", "writes.log"
 
 #: What the site is told before: short, and the machine is emulated.
 HEALTH_S, REACH_S = 30, 600
-#: A setting that has nothing to do with updates: it must outlive them.
-KEPT = ("tunnel.dpd_s", 17)
-#: The router's processor is emulated: a heartbeat each second, as the world has it, would be its only work.
+#: It has nothing to do with updates, and must outlive them. The router's processor is emulated: a heartbeat each
+#: second, as the world has it, would be its only work.
 HEARTBEAT_S = 5
 #: Longest times, in seconds, on a machine that does other things too.
 UPDATE_S = 2400.0
@@ -54,9 +53,8 @@ def prepare(scene: Scene, *, reach_s: int = REACH_S) -> None:
     proof.verity(scene)
     proof.memory(scene)
     plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
-    kept = f"{KEPT[0]}={KEPT[1]}"
     pace = f"heartbeat.interval_s={HEARTBEAT_S}"
-    wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={reach_s}", f"lan.essential={plc}", kept, pace)
+    wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={reach_s}", f"lan.essential={plc}", pace)
     scene.world.kyoten("site", "set", SITE, *wanted, "--timeout", str(SETTINGS_S), timeout_s=SETTINGS_S + 30)
     scene.say("its settings are in force")
 
