@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from firmware import bootstate, layout
@@ -9,6 +10,8 @@ from firmware.bootstate import Attempt, BootState
 from firmware.layout import ATTEMPT_SECTOR, BOOTSTATE, CONFIG, MIB, SECTOR_BYTES, STATE_BYTES, STATE_COPY_SECTORS, Slot
 from firmware.layout import Partition as Part
 from lab.network import LabError
+
+_STICK_MIB = 64
 
 
 def copy(image: Path, disk: Path) -> Path:
@@ -24,7 +27,27 @@ def put_on_config(disk: Path, source: Path, name: str) -> None:
 
 def files_on_config(disk: Path) -> set[str]:
     """Names on the config partition."""
-    return set(_run(["mdir", "-b", "-i", _fat(disk), "::"]).replace("::/", "").split())
+    return _files(_fat(disk))
+
+
+def make_stick(stick: Path, files: Mapping[str, bytes]) -> Path:
+    """A USB stick as it is sold, one partition with FAT32, that somebody gave our label and these files."""
+    with stick.open("wb") as stream:
+        stream.truncate(_STICK_MIB * MIB)
+    _run(["sfdisk", "--quiet", str(stick)], typed=f"start={MIB // SECTOR_BYTES}, type=c\n")
+    sectors = (_STICK_MIB - 1) * MIB // SECTOR_BYTES
+    _run(["mformat", "-i", _fat_of(stick), "-F", "-T", str(sectors), "-h", "16", "-s", "32", "-v", CONFIG.label, "::"])
+    for name, content in files.items():
+        source = stick.with_name(name)
+        source.write_bytes(content)
+        _run(["mcopy", "-i", _fat_of(stick), str(source), f"::{name}"])
+        source.unlink()
+    return stick
+
+
+def files_on_stick(stick: Path) -> set[str]:
+    """Names on a stick that is not plugged in."""
+    return _files(_fat_of(stick))
 
 
 def boot_blocks(disk: Path) -> tuple[list[bytes], bytes]:
@@ -71,8 +94,16 @@ def _fat(disk: Path) -> str:
     return f"{disk}@@{layout.offset_mib(CONFIG)}M"
 
 
-def _run(argv: list[str]) -> str:
-    ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def _fat_of(stick: Path) -> str:
+    return f"{stick}@@1M"
+
+
+def _files(fat: str) -> set[str]:
+    return set(_run(["mdir", "-b", "-i", fat, "::"]).replace("::/", "").split())
+
+
+def _run(argv: list[str], *, typed: str = "") -> str:
+    ended = subprocess.run(argv, input=typed, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise LabError(f"{argv[0]} failed: {ended.stderr.strip()[-300:]}")
     return ended.stdout

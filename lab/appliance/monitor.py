@@ -30,7 +30,7 @@ class Monitor:
         self._next_line(time.monotonic() + timeout_s)  # the greeting
         self.ask("qmp_capabilities")
 
-    def ask(self, command: str, *, timeout_s: float = 20.0, **arguments: object) -> object:
+    def ask(self, command: str, arguments: Mapping[str, object] | None = None, *, timeout_s: float = 20.0) -> object:
         """What the emulator answers. Raises MonitorError."""
         request = {"execute": command, "arguments": arguments} if arguments else {"execute": command}
         deadline = time.monotonic() + timeout_s
