@@ -5,6 +5,7 @@ JSON. A step that fails ends the run with status 1. Times are those of an emulat
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from firmware import layout, slotblock
 from firmware.bootstate import Attempt, BootState, Trial
 from firmware.layout import Slot
 from firmware.trees import BLOCK_BYTES
-from lab import topology, world
+from lab import ground, topology, world
 from lab.appliance import cabling, disks
 from lab.appliance.machine import Appliance, Firmware
 from lab.network import Host, LabError, wait_until
@@ -65,21 +66,29 @@ class Scene:
         """The machine's disk."""
         return self.machine.disk
 
+    def close(self) -> None:
+        """Switch the machine off and end the cloud; the box can have another scene then."""
+        self.machine.power_cut()
+        self.world.close()
+        shutil.rmtree(self.world.ground.network.directory)
+
     def say(self, text: str) -> None:
         """To whoever watches."""
         sys.stderr.write(f"appliance: {text}\n")
         sys.stderr.flush()
 
 
-def build(image: Path, directory: Path, *, firmware: Firmware = Firmware.BIOS) -> Scene:
-    """A cloud that runs, the wires, and a machine that is off, with the site's bundle on its config partition."""
+def build(image: Path, directory: Path, *, firmware: Firmware = Firmware.BIOS, bundle: bool = True) -> Scene:
+    """A cloud that runs, the wires, and a machine that is off, with the site's bundle on its config partition or
+    without."""
     # An emulated router needs some seconds for a heartbeat.
     made = world.build(PLAN, settings_confirm_s=90)
     made.start_cloud()
     site = made.ground.sites[SITE]
     ports = cabling.plug_in(made.ground.internet, site, NUMBER)
     disk = disks.copy(image, directory / "disk.img")
-    disks.put_on_config(disk, made.bundles[SITE], f"{SITE}.bundle")
+    if bundle:
+        disks.put_on_config(disk, made.bundles[SITE], f"{SITE}.bundle")
     machine = Appliance(directory / "machine", disk, firmware=firmware, host=site.router, ports=ports)
     wait_until(
         "the gateway's charon", lambda: (made.config.runtime_directory / "charon/charon.pid").exists(), timeout_s=60
@@ -120,6 +129,28 @@ def verity(scene: Scene) -> None:
     shown = scene.world.kyoten("ssh", SITE, _ROOT, timeout_s=300).stdout
     scene.figures["root_is_verity"] = int(f"/dev/mapper/{layout.ROOT_DEVICE_NAME} / squashfs ro" in shown)
     scene.say(f"its root: {' '.join(shown.split())}")
+
+
+def closed(scene: Scene) -> None:
+    """Nothing of the router answers the Internet: no connection, no refusal, no datagram. The gateway does, by the same
+    scan."""
+    open_, silent = (_scan(scene, str(address)) for address in (topology.GATEWAY_PUBLIC, _own_address(scene)))
+    if not open_["open"]:
+        raise LabError("the scan finds nothing at the gateway either: it shows nothing")
+    scene.figures["answers_to_internet"] = sum(map(len, silent.values()))
+    scene.say(f"to the Internet the router answers at {silent}, the gateway at {open_['open']} (TCP)")
+    if scene.figures["answers_to_internet"]:
+        raise LabError(f"the router answers the Internet: {silent}")
+
+
+def _scan(scene: Scene, address: str) -> dict[str, list[int]]:
+    ended = scene.world.ground.internet.run([sys.executable, "-m", "lab.scan", address], timeout_s=120)
+    found: dict[str, list[int]] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def _own_address(scene: Scene) -> IPv4Address:
+    return ground.uplink_address(NUMBER, scene.world.ground.sites[SITE].plan)
 
 
 def second_start(scene: Scene) -> None:
@@ -174,6 +205,7 @@ STEPS: Mapping[str, Callable[[Scene], None]] = {
     "serves": serves,
     "verity": verity,
     "memory": memory,
+    "closed": closed,
     "second-start": second_start,
     "rotten-kernel": rotten_kernel,
     "broken-release": broken_release,
@@ -251,7 +283,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(scene: Scene, steps: Iterable[Callable[[Scene], None]]) -> int:
-    """Take the steps and switch the machine off; figures and exit status as a command's."""
+    """Take the steps and close the scene; figures and exit status as a command's."""
     try:
         for step in steps:
             step(scene)
@@ -260,7 +292,7 @@ def run(scene: Scene, steps: Iterable[Callable[[Scene], None]]) -> int:
         sys.stderr.write(scene.machine.console()[-4000:])
         return 1
     finally:
-        scene.machine.power_cut()
+        scene.close()
     sys.stdout.write(json.dumps(scene.figures) + "\n")
     return 0
 

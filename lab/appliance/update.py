@@ -52,6 +52,7 @@ def prepare(scene: Scene, *, reach_s: int = REACH_S) -> None:
     proof.serves(scene)
     proof.verity(scene)
     proof.memory(scene)
+    proof.closed(scene)
     plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
     pace = f"heartbeat.interval_s={HEARTBEAT_S}"
     wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={reach_s}", f"lan.essential={plc}", pace)
@@ -149,7 +150,7 @@ def _rollout_state(scene: Scene) -> str:
 
 @contextmanager
 def built(image: Path, directory: Path) -> Iterator[Scene]:
-    """A cloud, and the machine that is off; it is off again afterwards."""
+    """A cloud, and the machine that is off; both are gone afterwards."""
     scene = proof.build(image, directory)
     try:
         yield scene
@@ -157,7 +158,7 @@ def built(image: Path, directory: Path) -> Iterator[Scene]:
         sys.stderr.write(scene.machine.console()[-4000:])
         raise
     finally:
-        scene.machine.power_cut()
+        scene.close()
 
 
 def main(argv: list[str]) -> int:

@@ -26,3 +26,8 @@ def test_it_enrols_serves_updates_and_keeps_the_release(figures: Figures) -> Non
 def test_its_root_is_verified_and_its_memory_small(figures: Figures) -> None:
     assert figures["root_is_verity"] == 1
     assert 20 <= figures["rss_idle_mib"] <= 120
+
+
+def test_nothing_of_it_answers_the_internet(figures: Figures) -> None:
+    """The same scan finds the gateway's ports."""
+    assert figures["answers_to_internet"] == 0
