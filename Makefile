@@ -13,7 +13,8 @@ help:
 	@echo "make image         the router's image in build/image: disk, signed bundle, list of what is inside (root)"
 	@echo "make test          every test (root)"
 	@echo "make check         style, types, unit and property tests (no root)"
-	@echo "make bench NAME=demo   measure; the last line is one JSON object; ONLY=PART measures one part of it"
+	@echo "make bench NAME=demo   measure; the last line is one JSON object; ONLY=PART measures one part of it,"
+	@echo "                       RESUME=1 (firmware, mail, vpn) goes on where a run was ended"
 
 setup:
 	@lab/setup.sh
@@ -31,7 +32,7 @@ demo-vm: setup
 	@lab/setup.sh vm
 	@disk=$$($(PYTHON) -m lab.appliance.image) && place=$$(mktemp -d /var/tmp/kyoten-demo-vm.XXXXXX) && \
 	{ setpriv --pdeathsig TERM .venv/bin/kyoten-lab box -- $(PYTHON) -m lab.appliance.proof "$$disk" "$$place" \
-		first-start serves verity memory second-start; status=$$?; rm -rf "$$place"; exit $$status; }
+		first-start serves verity memory closed second-start; status=$$?; rm -rf "$$place"; exit $$status; }
 
 # ARGS: see `.venv/bin/python -m firmware.image build --help`; a release has its version, keys and TUF root there.
 image:
@@ -74,4 +75,4 @@ bench: setup
 	@.venv/bin/kyoten-lab preflight
 	@[ -e tests/bench/$(NAME).py ] || { echo "no benchmark named $(NAME); there are: $$(ls tests/bench | sed -n 's/\.py$$//p' | tr '\n' ' ')"; exit 2; }
 	@$(if $(filter firmware,$(NAME)),lab/setup.sh vm && $(PYTHON) -m tests.bench.firmware_image prepare,true)
-	@.venv/bin/kyoten-lab box -- $(PYTHON) -m tests.bench.$(NAME) $(if $(ONLY),--only $(ONLY))
+	@.venv/bin/kyoten-lab box -- $(PYTHON) -m tests.bench.$(NAME) $(if $(ONLY),--only $(ONLY))$(if $(RESUME), --resume)

@@ -51,6 +51,7 @@ PARTS: dict[str, tuple[object, ...]] = {
     "update": ("firmware_boot", "update"),
     "returns": ("firmware_boot", "returns"),
     "uefi": ("firmware_boot", "uefi"),
+    "stick": ("firmware_boot", "stick"),
     "plan": ("firmware_rollout", "plan"),
     "cuts": ("firmware_cuts", 1000, 60, 2),
     "rollouts": ("firmware_rollout", "sim", 100, 5, 2),

@@ -2,19 +2,22 @@
 
 start     boot_to_tunnel_s   from power-on to the tunnel, of a router that is enrolled, after a power cut; emulated
           rss_idle_mib       of all processes, each page counted once, when nothing is going on
+          answers_to_internet  ports at which anything of it answers a scan from the Internet (must be 0)
 update    update_s           from a release's offer to its commit, over a fast line; and the start after it
 returns   bad_releases, returned_by_itself   six releases that are signed and wrong, through a whole update each; before
                              them two slots that cannot be started. Half an hour
           trial_to_rollback_s  of the one that hangs: from the start of the trial's boot to the old slot's
 uefi      uefi_first_boot_to_tunnel_s        a new router that starts by UEFI
+stick     stick_to_tunnel_s  a ticket on a USB stick, plugged in while a new router waits for one
 """
 
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lab.appliance import bad_releases, proof, update
+from lab.appliance import bad_releases, proof, stick, update
 from lab.appliance.faults import Fault
 from lab.appliance.image import factory_disk
 from lab.appliance.machine import Firmware
@@ -29,7 +32,7 @@ def main() -> int:
     figures: Figures
     match sys.argv[1]:
         case "start":
-            figures = _run("first-start", "serves", "memory", "second-start")
+            figures = _run("first-start", "serves", "memory", "closed", "second-start")
         case "update":
             with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
                 figures = dict(update.measure(Path(directory)))
@@ -40,6 +43,10 @@ def main() -> int:
         case "uefi":
             found = _run("first-start", firmware=Firmware.UEFI)
             figures = {f"uefi_{name}": value for name, value in found.items()}
+        case "stick":
+            with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
+                found = _taken(stick.built(factory_disk(), Path(directory)), stick.STEPS)
+            figures = {name: found[name] for name in ("asks_for_ticket_s", "stick_to_tunnel_s")}
         case other:
             raise SystemExit(f"no part named {other}")
     sys.stdout.write(json.dumps(figures) + "\n")
@@ -50,11 +57,15 @@ def _run(*steps: str, firmware: Firmware = Firmware.BIOS) -> Figures:
     disk = factory_disk()
     with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
         scene = proof.build(disk, Path(directory), firmware=firmware)
-        try:
-            for name in steps:
-                proof.STEPS[name](scene)
-        finally:
-            scene.machine.power_cut()
+        return _taken(scene, [proof.STEPS[name] for name in steps])
+
+
+def _taken(scene: proof.Scene, steps: Iterable[Callable[[proof.Scene], None]]) -> Figures:
+    try:
+        for step in steps:
+            step(scene)
+    finally:
+        scene.close()
     return dict(scene.figures)
 
 
