@@ -22,6 +22,8 @@ Counter = Annotated[int, typer.Option("--counter", min=1, help="Orders releases;
 Output = Annotated[Path, typer.Option("--output", help="Directory to write; `kyoten firmware stage` takes it.")]
 #: As small as zstd gets: made once, and carried over ten thousand lines (firmware.delta_make.LEVEL).
 LEVEL = 19
+#: squashfs keeps its time in 32 bits.
+EPOCH_MAX = (1 << 32) - 1
 Notes = Annotated[str, typer.Option("--notes", help="What is new, for people.")]
 
 
@@ -51,7 +53,11 @@ def build(
     ] = None,
     epoch: Annotated[
         int | None,
-        typer.Option(help="When it was made, in seconds since 1970: the same gives the same bytes. Else now."),
+        typer.Option(
+            min=0,
+            max=EPOCH_MAX,
+            help="When it was made, in seconds since 1970: the same gives the same bytes. Else now.",
+        ),
     ] = None,
     earlier: Annotated[
         list[Path] | None,
@@ -166,13 +172,17 @@ def _finished(
     made_at: int,
     output: Path,
 ) -> _Finished:
+    from firmware.image import places
     from firmware.release import parse_slot_facts
 
     bundle, slot, slot_facts = given
     if bundle is not None and slot is not None and slot_facts is not None:
         for path in (bundle, slot):
             _require(path)
-        return _Finished(bundle, slot, parse_slot_facts(_read(slot_facts)))
+        facts = parse_slot_facts(_read(slot_facts))
+        if (slot.stat().st_size, places.sha256(slot)) != (facts.image_size, facts.image_sha256):
+            raise InputError("firmware.slot-other", slot=str(slot), facts=str(slot_facts))
+        return _Finished(bundle, slot, facts)
     if any(given) or signing is None or root is None:
         raise InputError("firmware.nothing-to-build")
     from firmware.image.build import Name, release

@@ -103,6 +103,8 @@ class Modem:
         self._open_port = open_port
         self._settings = MobileSettings()
         self._table: Mapping[str, Sequence[str]] = {}
+        #: The modem was told something of the table since it last registered.
+        self._table_told = False
         self._view = ModemView()
         self._ports: dict[str, Port] = {}
         self._trouble: Problem | None = None
@@ -172,6 +174,7 @@ class Modem:
     def use_table(self, table: Mapping[str, Sequence[str]]) -> None:
         """What modems want to be told first, by the model that they say they are: from the next time it begins."""
         self._table = table
+        self._table_told = False
 
     def step(self, now: float, roll: float, *, spent: bool) -> float:
         """Do what is next; seconds until the next step. ``spent``: the month's data are, and the line has to end."""
@@ -187,6 +190,7 @@ class Modem:
         if event is not None:
             self._move(event)
         if event in (Event.NO_ANSWER, Event.STUCK):
+            self._distrust_table()
             self._silences = max(self._silences + 1, 4 if event is Event.STUCK else 0)
             self._resume_at = None
         if self._view.state is not State.SEARCHING:
@@ -245,10 +249,18 @@ class Modem:
         if self._table:
             model = next((line.strip() for line in at.ask("AT+CGMM").lines if line.strip()), "")
             for command in self._table.get(model, ()):
+                self._table_told = True
                 at.ask(command)  # one that it does not know does no harm
         imei = answers.imei(at.ask("AT+CGSN").lines)
         self._view = replace(self._view, imei=imei or self._view.imei)
         return Event.ANSWERED
+
+    def _distrust_table(self) -> None:
+        """A modem that was told something of the table, and found no network since, is not told it again by this
+        agent: a wrong table must not take a site's only line."""
+        if self._table_told:
+            _log.error("modem: no network since it was told what the table of modems has for it: begun without")
+            self._table, self._table_told = {}, False
 
     def _look_at_sim(self) -> Event:
         event = self._sim_event()
@@ -323,6 +335,7 @@ class Modem:
             case Registration.ROAMING if not self._settings.roaming:
                 return Event.ROAMS
             case Registration.HOME | Registration.ROAMING:
+                self._table_told = False
                 return Event.REGISTERED
             case Registration.DENIED:
                 return Event.REFUSED

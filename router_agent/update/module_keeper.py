@@ -13,6 +13,7 @@ from router_agent.errors import StateError
 from router_agent.problems import Problem
 from router_agent.report.firmware import MODULES_MAX, ModuleReport
 from router_agent.update import modules
+from router_agent.update.judge import POLITE_BYTES_S
 from router_agent.update.module_store import ModuleStore
 from router_agent.update.modules import PROVEN_S, ModuleStage, ModuleState
 from router_agent.update.ports import Scene
@@ -103,7 +104,7 @@ class ModuleKeeper:
                 "agent": self._agent,
                 "skew_s": scene.skew_s,
                 "tunnel_up": scene.tunnel_up,
-                "rate_bytes_s": 0,
+                "rate_bytes_s": POLITE_BYTES_S if scene.metered else 0,
             }
             self._looked_at = now
             try:

@@ -14,13 +14,14 @@ from typing import Protocol
 from firmware import zstd
 from firmware.errors import FirmwareError
 from firmware.listing import Listed
+from firmware.module_content import CONTENT_MAX_BYTES
 from firmware.release import File, Module, render_module
 from router_agent.errors import AgentError, CloudUnreachableError, StateError
 from router_agent.problems import Problem
 from router_agent.update import fetch, module_kinds, modules
 from router_agent.update.fetch import PayloadSource
 from router_agent.update.module_store import ModuleStore
-from router_agent.update.modules import CONTENT_MAX_BYTES, ModuleStage, ModuleState
+from router_agent.update.modules import ModuleStage, ModuleState
 
 _log = logging.getLogger(__name__)
 

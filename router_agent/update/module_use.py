@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from firmware.module_content import parse_modems
 from router_agent.problems import Problem
-from router_agent.update.modem_table import parse_modems
 
 _log = logging.getLogger(__name__)
 

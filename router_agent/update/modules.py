@@ -4,7 +4,7 @@ A module is a target ``modules/<name>/<version>.json``. Of each name the newest 
 taken back, did not fail here before, and is for this hardware and this agent. Its kind says what it is:
 
     ca-bundle     certificates of authorities (PEM), for plugins
-    modem-table   what modems need that the agent does not know yet (JSON), see modem_table.py
+    modem-table   what modems need that the agent does not know yet (JSON), see firmware/module_content.py
     plugin        a program of one file, run beside the agent with few rights, see module_use.py
 
 None of them becomes part of the agent's own process, so none can stop it by being loaded. One whose use makes the agent
@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from firmware.listing import Listed
-from firmware.release import Module
+from firmware.module_content import MODULE_MAX_BYTES
+from firmware.release import MODULE_KINDS, Module
 from router_agent.problems import Problem
 
 
@@ -35,12 +36,8 @@ class ModuleStage(Enum):
     REMOVED = "removed"
 
 
-#: Larger is no module, in bytes: as it travels, and unpacked.
-MODULE_MAX_BYTES = 4 << 20
-CONTENT_MAX_BYTES = 16 << 20
-
 #: Kinds this agent knows what to do with.
-KINDS = frozenset({"ca-bundle", "modem-table", "plugin"})
+KINDS = frozenset(MODULE_KINDS)
 
 #: Starts with a module that was never proven before it is taken back.
 STARTS_MAX = 2

@@ -4,11 +4,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import cast
 
 import pytest
 from agent_world import GATEWAY, ROUTER, SERVICE, SITE, WAN, AgentWorld, build
 
 from lab.network import wait_until
+from router_agent.identity import Identity
+from router_agent.remote.keeper import SshKeeper
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +50,36 @@ def test_a_lan_that_differs_is_reachable_under_its_overlay_addresses_both_ways(w
 
 def test_ssh_answers_inside_the_tunnel_only(world: AgentWorld) -> None:
     def ssh(target: str, *words: str) -> tuple[int, str]:
-        done = world.gateway.run(
-            ["ssh", "-i", str(world.operator_key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-             "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=3", *words, f"root@{target}", "echo here"],
-            check=False,
-        )  # fmt: skip
+        done = world.gateway.run([*_ssh(world), *words, f"root@{target}", "echo here"], check=False)
         return done.status, done.stdout.strip()
 
     assert ssh(ROUTER, "-b", SERVICE) == (0, "here")
     assert ssh(WAN)[0] != 0
     assert not _connects(world, "plc", str(world.lan[1]), 22)
     assert not _connects(world, "plc", ROUTER, 22)
+
+
+@pytest.mark.parametrize(
+    "words", [(f"root@{ROUTER}", "sleep 60"), ("-N", f"root@{ROUTER}")], ids=["login", "forwarding"]
+)
+def test_who_is_logged_in_is_a_visitor(world: AgentWorld, words: tuple[str, ...]) -> None:
+    """sshd's own processes say so: an update's restart waits for them."""
+    keeper = SshKeeper(cast(Identity, None), ip_address(ROUTER), world.runtime)
+    assert keeper.pid is not None
+    wait_until("nobody is there", lambda: not keeper.visited, timeout_s=10)
+    visitor = world.gateway.start("visitor", [*_ssh(world), "-b", SERVICE, *words])
+    try:
+        wait_until("a visitor", lambda: keeper.visited, timeout_s=10)
+    finally:
+        visitor.stop(timeout_s=2)
+    wait_until("the visitor has left", lambda: not keeper.visited, timeout_s=10)
+
+
+def _ssh(world: AgentWorld) -> list[str]:
+    return [
+        "ssh", "-i", str(world.operator_key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+        "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=3",
+    ]  # fmt: skip
 
 
 def _connects(world: AgentWorld, host: str, target: str, port: int) -> bool:

@@ -64,6 +64,19 @@ def test_a_model_is_told_first_what_the_table_has_for_it(site: Site, emulator: E
     assert "AT+QCFG=1" in emulator.commands and "AT+OTHER" not in emulator.commands
 
 
+def test_a_table_that_costs_the_network_is_not_told_a_second_time(site: Site, emulator: Emulator) -> None:
+    """A modem line may be a site's only one, and a table comes to all sites at once."""
+    site.modem.use_table({"EMULATOR-1": ("AT+QCFG=1",)})
+    emulator.profile.faults.append(Fault(on="AT+CGMM", times=0, answer=["EMULATOR-1", "OK"]))
+    emulator.profile.registration = 2
+    site.configure(APN)
+    site.until(State.SILENT, steps=int(machine.STUCK_SEARCH_S / machine.LOOK_S[State.SEARCHING]) + 60)
+    assert emulator.commands.count("AT+QCFG=1") == 1
+    emulator.profile.registration = 1
+    connected(site)
+    assert emulator.commands.count("AT+QCFG=1") == 1
+
+
 @pytest.mark.parametrize(("csq", "dbm"), [(0, -113), (1, -111), (23, -67), (31, -51), (99, None)])
 def test_signal_of_an_older_network(site: Site, csq: int, dbm: int | None) -> None:
     site.emulator.profile.technology, site.emulator.profile.csq = 2, csq

@@ -168,6 +168,19 @@ def test_content_that_is_not_its_kind_is_refused_once_and_not_fetched_again(stor
         ("modem-table", b'{"modems": {"X": {"init": ["rm -rf /"]}}}'),
         ("modem-table", b'{"modems": []}'),
         ("modem-table", b"\xff"),
+        *(
+            ("modem-table", json.dumps({"modems": {"X": {"init": [command]}}}).encode())
+            for command in (
+                "AT+CFUN=4",
+                "AT+COPS=2",
+                "AT&W",
+                "ATZ",
+                "ATE0;+CFUN=0",
+                "AT+CPIN=1",
+                "ATD*99#",
+                "AT+IPR=300",
+            )
+        ),
         ("ca-bundle", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
         ("ca-bundle", b""),
         ("plugin", b"def f(:\n"),
