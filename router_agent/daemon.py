@@ -259,6 +259,7 @@ class Agent:
             settings_trial=self._trial.trying,
             certificate_trial=self._renewal.on_trial,
             skew_s=contact.skew_s,
+            visitors=self._remote.visited or self._console.visited,
         )
         roll = random.random()  # noqa: S311 - spreads routers in time, no secret
         if self._updating.step(now, scene, roll):

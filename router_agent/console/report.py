@@ -47,6 +47,11 @@ class ConsoleWatch:
             key = ""
         return ConsoleReport(key, logins)
 
+    @property
+    def visited(self) -> bool:
+        """Whether somebody is logged in at the serial line."""
+        return any(not login.ended for login in self._ledger.logins(self._boot))
+
     def heard(self, key: str | None) -> None:
         """The last report was answered. ``key``: the console key that counts, None: the one that was named."""
         for login in self._told:

@@ -56,6 +56,18 @@ class SshKeeper:
             return self._child.pid if self._child is not None and self._child.returncode is None else None
         return pid if str(self._configuration) in command else None
 
+    @property
+    def visited(self) -> bool:
+        """Whether somebody is logged in, or forwards a connection: each has a process of sshd's own (proc(5))."""
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return False
+        return any(_is_session(child) for child in children)
+
     def ensure(self, now: float, roll: float) -> Problem | None:
         """Start sshd unless it runs; what stands in the way."""
         if self.pid is not None:
@@ -114,6 +126,15 @@ class SshKeeper:
                 start_new_session=True,
             )
         _log.info("sshd started on %s", self._address)
+
+
+def _is_session(pid: str) -> bool:
+    """By its title: "sshd: root@pts/0", "sshd: root"; one who has not proven who he is has brackets in his."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+    except OSError:
+        return False
+    return title.startswith(b"sshd: ") and b"[" not in title
 
 
 def unsafe(path: Path) -> Path | None:

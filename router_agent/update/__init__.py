@@ -8,6 +8,6 @@ ports, appliance, essential   what the update needs of the machine; this machine
 work, child, step, leash, install   long work in processes of their own; RAUC on a bus of its own
 client, plan, fetch, payload_journal, assemble   what travels, resumed by content, put together
 bootstore, slots, direct, handler, guard, marks   boot state, the slots' contents, the watchdog of a trial, its marks
-modules, module_store, module_kinds, module_step, module_keeper, module_use   small signed modules; modem_table
+modules, module_store, module_kinds, module_step, module_keeper, module_use   small signed modules
 words, settings          for a person at the router; the settings
 """

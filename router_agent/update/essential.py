@@ -91,6 +91,10 @@ class EssentialDevices:
             str(address) for address in self._addresses if now - self._answered.get(address, float("-inf")) > SILENT_S
         )
 
+    def all_silent(self, now: float) -> bool:
+        """Whether there are some, and none of them answers."""
+        return bool(self._addresses) and len(self.silent(now)) == len(self._addresses)
+
     def known(self, now: float) -> bool:
         """Whether they have been asked long enough for `silent` to mean something."""
         return self._since is not None and now - self._since >= KNOWN_S

@@ -79,6 +79,7 @@ def document(state: UpdateState) -> dict[str, object]:
         "tries": state.tries,
         "fetched_bytes": state.fetched_bytes,
         "arrived_bytes": state.arrived_bytes,
+        "metered_bytes": state.metered_bytes,
     }
 
 
@@ -98,6 +99,8 @@ def parse(document: object) -> UpdateState:
         tries=_count(found["tries"]),
         fetched_bytes=_count(found["fetched_bytes"]),
         arrived_bytes=_count(found["arrived_bytes"]),
+        # An agent before this one did not count it.
+        metered_bytes=_count(found.get("metered_bytes", 0)),
     )
     if state.stage not in RESTING and state.offer is None:
         raise ValueError("no offer")

@@ -6,6 +6,7 @@ before the restart. A refusal is for good (until another offer), a wait is looke
 
 from dataclasses import dataclass
 
+from firmware.release import UNASKED_MAX_BYTES
 from router_agent.errors import Parameter
 from router_agent.problems import Problem
 from router_agent.report.firmware import FirmwareOffer
@@ -16,6 +17,10 @@ MIB = 1 << 20
 
 #: What stays free on the data partition for logs, journals and settings, in MiB.
 RESERVE_MIB = 32
+
+#: Pace over a metered line where the cloud names none, in bytes a second: half of the slowest line's 384 kbit/s, which
+#: the site's devices share. 0 would be none.
+POLITE_BYTES_S = 24_000
 
 #: A tunnel that is down this long while the cloud hears the router past it may be what the release mends. Seconds.
 TUNNEL_DOWN_S = 3600.0
@@ -42,6 +47,7 @@ class Circumstances:
 
     ``minute``: of the site's day, None: the clock is not set. ``tunnel_down_s`` 0: it is up. ``cloud_heard``: an answer
     came lately, whichever way. ``devices_known``: the LAN's essential devices have been asked long enough.
+    ``devices_missed``: none of them answers, and that not for long. ``visitors``: somebody is logged in on the router.
     """
 
     metered: bool = False
@@ -53,6 +59,8 @@ class Circumstances:
     tunnel_down_s: float = 0.0
     cloud_heard: bool = True
     devices_known: bool = True
+    devices_missed: bool = False
+    visitors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +108,12 @@ def fetching(
     *,
     arrived_bytes: int,
     full_only: bool,
+    metered_bytes: int = 0,
 ) -> Verdict:
     """Before and while bytes travel. ``arrived_bytes``: what has come already and need not come again.
 
-    ``full_only``: the whole image travels, whatever deltas there are.
+    ``full_only``: the whole image travels, whatever deltas there are. ``metered_bytes``: what this release has cost on
+    metered lines so far, deltas that were of no use as well; the offer's budget is for all of it.
     """
     cost = facts.full_bytes if full_only or facts.delta_bytes is None else facts.delta_bytes
     # What travels and the bundle made of it lie beside each other for a while.
@@ -113,10 +123,11 @@ def fetching(
     if not now.metered or offer.consent:
         return Go()
     remaining = max(0, cost - arrived_bytes)
-    limits = [limit for limit in (offer.budget_bytes, now.month_left_bytes) if limit is not None]
+    budget = None if offer.budget_bytes is None else max(0, offer.budget_bytes - metered_bytes)
+    limits = [limit for limit in (budget, now.month_left_bytes) if limit is not None]
     if limits and remaining > min(limits):
         return _wait("agent.update-data-budget", facts, needed_mib=_mib(remaining), left_mib=min(limits) // MIB)
-    if not limits and cost == facts.full_bytes:
+    if not limits and (cost == facts.full_bytes or cost > UNASKED_MAX_BYTES):
         return _wait("agent.update-consent-needed", facts, needed_mib=_mib(remaining))
     return Go()
 
@@ -132,7 +143,7 @@ def trying(facts: ReleaseFacts, device: Device, offer: FirmwareOffer, now: Circu
     """Before the restart. What passes by itself and soon is named last."""
     if facts.mains_power and device.mains is False:
         return _wait("agent.update-on-battery", facts)
-    if offer.visit_open:
+    if offer.visit_open or now.visitors:
         return _wait("agent.update-visit", facts)
     wanted = offer.window or now.window
     try:
@@ -150,7 +161,15 @@ def trying(facts: ReleaseFacts, device: Device, offer: FirmwareOffer, now: Circu
         return _wait("agent.update-no-tunnel", facts)
     if not now.devices_known:
         return _wait("agent.update-asking-devices", facts)
+    if now.devices_missed:
+        # At night, or in a power cut on site: a trial would prove nothing of the LAN.
+        return _wait("agent.update-devices-silent", facts)
     return Go()
+
+
+def pace(offer: FirmwareOffer, *, metered: bool) -> int:
+    """Bytes a second at which a payload may come, 0: as fast as it can."""
+    return offer.rate_bytes_s or (POLITE_BYTES_S if metered else 0)
 
 
 def needs_full(facts: ReleaseFacts, device: Device) -> bool:

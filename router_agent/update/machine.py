@@ -135,7 +135,7 @@ class UpdateState:
     epoch, by a clock that may be wrong. ``full_only``: no delta does. ``failures``: of this stage's work, in a row.
 
     ``fetched_bytes``: over the lines, what came twice counted twice. ``arrived_bytes``: of what travels, at least so
-    much is here.
+    much is here. ``metered_bytes``: of those that were fetched, over metered lines.
     """
 
     stage: Stage = Stage.IDLE
@@ -149,6 +149,7 @@ class UpdateState:
     tries: int = 0
     fetched_bytes: int = 0
     arrived_bytes: int = 0
+    metered_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,10 @@ class Neighbours(Protocol):
         """Those that do not answer."""
         ...
 
+    def all_silent(self, now: float) -> bool:
+        """Whether there are some, and none of them answers."""
+        ...
+
     def known(self, now: float) -> bool:
         """Whether they have been asked long enough for `silent` to mean something."""
         ...
@@ -107,7 +111,8 @@ class Scene:
 
     ``heartbeat_at``: when the last heartbeat that was answered through the tunnel was written; ``heard_at``: the last
     answer, whichever way. ``month_left_bytes``: of the mobile data budget, None: there is none. ``skew_s``: how far
-    the clock is ahead of the cloud's, None: it was not heard since the start.
+    the clock is ahead of the cloud's, None: it was not heard since the start. ``visitors``: somebody is logged in on
+    the router, over the tunnel or at its serial line.
     """
 
     clock: datetime
@@ -124,6 +129,7 @@ class Scene:
     settings_trial: bool
     certificate_trial: bool
     skew_s: float | None = None
+    visitors: bool = False
 
 
 def listed(names: Iterable[str]) -> str:

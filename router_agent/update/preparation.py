@@ -39,6 +39,10 @@ INSTALLS_MAX = 3
 #: What has come is noted so often, in bytes: a restart must not make a metered line look dearer than it is.
 NOTE_BYTES = 4 << 20
 
+#: So long a trial waits for essential devices none of which answers, in seconds: two nights' windows, and the day
+#: between them. A site whose devices are off for longer gets its release without them; who is silent is reported.
+MISSED_MOST_S = 36 * 3600.0
+
 #: A delta whose assembly was killed so often needs more memory than there is, whatever was announced.
 CRASHES_MAX = 3
 
@@ -73,6 +77,10 @@ class Preparation:
         self._again_at = 0.0
         self._device: Device | None = None
         self._device_at = float("-inf")
+        #: Since when a trial has waited for devices; how much of the fetch that runs is on the meter; its pace.
+        self._missed_since: float | None = None
+        self._counted_bytes = 0
+        self._paced_metered = False
         self.waiting: Problem | None = None
 
     @property
@@ -101,6 +109,7 @@ class Preparation:
             self._child.kill()
             self._child = None
             self._book.state = state
+        self._counted_bytes = 0
         self._progress = replace(self._progress, travelled=0)
 
     def take_terms(self, before: FirmwareOffer | None, wanted: FirmwareOffer | None) -> None:
@@ -118,6 +127,7 @@ class Preparation:
         """Another release, or none: old waits count no more."""
         self.drop()
         self.waiting = None
+        self._missed_since = None
         self._failures, self._again_at = 0, 0.0
 
     def step(self, now: float, scene: Scene, roll: float) -> Trial | None:
@@ -126,7 +136,9 @@ class Preparation:
         if device is None:
             return None
         for event in () if self._child is None else self._child.events():
-            self._take(event, device, now, roll)
+            self._take(event, device, now, roll, metered=scene.metered)
+        if self._child is not None and self._step is Step.FETCH and self._paced_metered != scene.metered:
+            self.drop()  # it goes on at the other line's pace
         if self._book.state.stage not in machine.PREPARING:
             return None
         verdict = self._verdict(device, scene, now)
@@ -154,13 +166,24 @@ class Preparation:
                 have = self._progress.done if self._progress.total else state.arrived_bytes
                 about = self._circumstances(scene, now)
                 full = state.full_only or (state.stage is Stage.JUDGED and judge.needs_full(facts, device))
-                return judge.fetching(facts, device, offer, about, arrived_bytes=have, full_only=full)
+                spent = state.metered_bytes
+                return judge.fetching(
+                    facts, device, offer, about, arrived_bytes=have, full_only=full, metered_bytes=spent
+                )
             case Stage.ASSEMBLED:
                 return judge.installing(facts, device)
             case Stage.INSTALLED:
+                self._note_missed(now)
                 return judge.trying(facts, device, offer, self._circumstances(scene, now))
             case _:
                 return judge.Go()
+
+    def _note_missed(self, now: float) -> None:
+        """Since when nobody answers who is asked, without a break."""
+        if not self._neighbours.known(now) or not self._neighbours.all_silent(now):
+            self._missed_since = None
+        elif self._missed_since is None:
+            self._missed_since = now
 
     def _circumstances(self, scene: Scene, now: float) -> Circumstances:
         patience_s = HEARD_INTERVALS * scene.heartbeat_s + HEARD_SLACK_S
@@ -174,6 +197,8 @@ class Preparation:
             tunnel_down_s=0.0 if scene.tunnel_up else max(scene.tunnel_down_s, 0.001),
             cloud_heard=scene.heard_at is not None and now - scene.heard_at <= patience_s,
             devices_known=self._neighbours.known(now),
+            devices_missed=self._missed_since is not None and now - self._missed_since < MISSED_MOST_S,
+            visitors=scene.visitors,
         )
 
     def _advance(self, device: Device, scene: Scene, now: float, roll: float) -> Trial | None:
@@ -233,14 +258,16 @@ class Preparation:
             begun_in="",
         )
 
-    def _take(self, event: Progress | Done | Failed, device: Device, now: float, roll: float) -> None:
+    def _take(self, event: Progress | Done | Failed, device: Device, now: float, roll: float, *, metered: bool) -> None:
         if isinstance(event, Progress):
             self._progress = event
+            self._meter(metered=metered)
             if self._step is Step.FETCH and event.done - self._book.state.arrived_bytes >= NOTE_BYTES:
                 self._book.happened(self._travelled(), now)
             return
         self._book.happened(self._travelled(), now)
         self._progress = replace(self._progress, travelled=0)
+        self._counted_bytes = 0
         self._child = None
         if isinstance(event, Failed):
             self._fail(event, now, roll)
@@ -316,10 +343,11 @@ class Preparation:
         assert state.offer is not None  # noqa: S101 - holds in these stages
         self._step = step
         self._before_bytes = state.fetched_bytes
+        self._counted_bytes, self._paced_metered = 0, scene.metered
         request: dict[str, object] = {
             "release": state.offer.release,
             "permit": state.offer.permit,
-            "rate_bytes_s": state.offer.rate_bytes_s,
+            "rate_bytes_s": judge.pace(state.offer, metered=scene.metered),
             "site": self._site,
             "full_only": state.full_only,
             "document_sha256": "" if state.facts is None else state.facts.document_sha256,
@@ -333,6 +361,15 @@ class Preparation:
         except OSError as error:
             problem = Problem("agent.update-step-unstarted", {"reason": error.strerror or type(error).__name__})
             self._fail(Failed(Fault.LATER, problem), now, roll)
+
+    def _meter(self, *, metered: bool) -> None:
+        """Count what has come since the last word of it, if the line is metered."""
+        if self._step is not Step.FETCH:
+            return
+        if metered:
+            more = max(0, self._progress.travelled - self._counted_bytes)
+            self._book.state = replace(self._book.state, metered_bytes=self._book.state.metered_bytes + more)
+        self._counted_bytes = self._progress.travelled
 
     def _travelled(self) -> UpdateState:
         """The state with what has come in the step that runs."""

@@ -37,7 +37,7 @@ HEARTBEAT_S = 30.0
 HANG_S = 60.0
 #: A journal that a failing disk has left.
 DAMAGED = "{"
-PLC = "192.168.1.20"
+PLC, METER = "192.168.1.20", "192.168.1.30"
 
 
 class PowerCut(Exception):
@@ -99,7 +99,10 @@ class SimulatedRouter:
     #: Slots that cannot be loaded any more, whatever they hold.
     rotten: set[Slot] = field(default_factory=set)
     online: bool = True
+    #: One of the essential devices; all of them, as at night.
     devices_dead: bool = False
+    site_dark: bool = False
+    visitors: bool = False
     clock: datetime = field(default_factory=lambda: datetime.fromtimestamp(EPOCH, UTC))
     metered: bool = False
     month_left_bytes: int | None = None
@@ -291,10 +294,13 @@ class SimulatedRouter:
             configured=release.ill != "unsettled",
             settings_trial=self.settings_trial,
             certificate_trial=False,
+            visitors=self.visitors,
         )
 
     def _silent(self) -> frozenset[str]:
         release = self.slots[self.slot]
+        if self.site_dark:
+            return frozenset({PLC, METER})
         dead = self.devices_dead or (release is not None and release.ill == "device")
         return frozenset({PLC}) if dead else frozenset()
 
@@ -437,6 +443,9 @@ class _Neighbours:
 
     def silent(self, now: float) -> frozenset[str]:
         return self._router._silent()
+
+    def all_silent(self, now: float) -> bool:
+        return self._router._silent() == {PLC, METER}
 
     def known(self, now: float) -> bool:
         return self._since is not None and now - self._since > 20

@@ -132,9 +132,10 @@ class TestWatch:
         ledger, watch = Ledger(tmp_path), ConsoleWatch(tmp_path, "a")
         begun = Login("1", "2026-11-22T10:00:00+00:00", CHALLENGE, boot="a")
         ledger.write(begun)
-        assert len(watch.report(to_cloud=True).logins) == 1
+        assert len(watch.report(to_cloud=True).logins) == 1 and watch.visited
         # It ends after that heartbeat was written: the answer to it is not about its end.
         ledger.write(Login("1", begun.at, CHALLENGE, boot="a", ended=True))
+        assert not watch.visited
         watch.report(to_cloud=False)
         watch.heard(None)
         assert [login.ended for login in watch.report(to_cloud=True).logins] == [True]

@@ -1,13 +1,15 @@
 """An update on a simulated router: what each bad release ends in, what holds an update up, what ends it."""
 
+import json
 from dataclasses import replace
 
 import pytest
-from simulated_router import HEALTH_S, MIB, PLC, Release, SimulatedRouter, journal_of
+from simulated_router import HEALTH_S, METER, MIB, PLC, Release, SimulatedRouter, journal_of
 
 from firmware.layout import Slot
 from router_agent.errors import StateError
 from router_agent.problems import Problem
+from router_agent.update import preparation
 from router_agent.update.machine import Stage
 from router_agent.update.settings import UpdateSettings
 from router_agent.update.work import Failed, Fault, Step
@@ -102,6 +104,36 @@ def test_a_device_that_was_silent_before_is_not_held_against_the_release_and_tha
     assert made.now_state.problem == Problem("agent.update-devices-excused", {"devices": PLC})
 
 
+def test_a_site_in_the_dark_is_waited_for_and_not_for_ever() -> None:
+    """Where nothing answers before, nothing could be missed afterwards."""
+    made = router(site_dark=True)
+    made.run(3600)
+    assert (made.now_state.stage, waits_for(made)) == (Stage.INSTALLED, "devices-silent")
+    made.site_dark = False
+    made.run(300)
+    assert made.now_state.stage is Stage.COMMITTED and made.now_state.problem is None
+
+
+def test_devices_that_are_never_there_keep_no_release_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "MISSED_MOST_S", 1800.0)
+    made = router(site_dark=True)
+    made.run(1500)
+    assert (made.now_state.stage, waits_for(made)) == (Stage.INSTALLED, "devices-silent")
+    made.run(LONG_S)
+    assert made.now_state.stage is Stage.COMMITTED
+    assert made.now_state.problem == Problem("agent.update-devices-excused", {"devices": f"{PLC}, {METER}"})
+
+
+def test_somebody_who_is_logged_in_holds_the_restart() -> None:
+    """Over the tunnel or at the serial line; the cloud knows of visits that were announced only."""
+    made = router(visitors=True)
+    made.run(300)
+    assert (made.now_state.stage, waits_for(made)) == (Stage.INSTALLED, "visit")
+    made.visitors = False
+    made.run(300)
+    assert made.now_state.stage is Stage.COMMITTED
+
+
 def test_what_a_person_changes_about_health_counts_for_the_next_trial() -> None:
     made = router(settings=UpdateSettings(health_s=300, reach_s=100))
     made.run(300)
@@ -145,6 +177,30 @@ def test_a_metered_line_waits_for_budget_or_consent() -> None:
     assert (made.now_state.stage, waits_for(made)) == (Stage.JUDGED, "data-budget")
     assert made.offer is not None
     made.offer = replace(made.offer, consent=True)
+    made.run(300)
+    assert made.now_state.stage is Stage.COMMITTED
+
+
+def test_what_came_over_a_metered_line_is_counted_and_kept() -> None:
+    """Only that, and in the journal: a delta that was of no use has cost as much as one that was."""
+    made = router(metered=True, month_left_bytes=1 << 40)
+    until(made, Stage.INSTALLED)
+    assert made.now_state.metered_bytes == made.now_state.fetched_bytes == 50
+    assert made.journal_text is not None and json.loads(made.journal_text)["metered_bytes"] == 50
+    wired = router()
+    until(wired, Stage.INSTALLED)
+    assert (wired.now_state.metered_bytes, wired.now_state.fetched_bytes) == (0, 50)
+
+
+def test_another_line_has_another_pace() -> None:
+    made = router(month_left_bytes=1 << 40)
+    until(made, Stage.FETCHING)
+    made.tick(0.5)
+    first = made.child
+    assert first is not None and not first.killed
+    made.metered = True
+    made.tick()
+    assert first.killed and waits_for(made) == ""
     made.run(300)
     assert made.now_state.stage is Stage.COMMITTED
 

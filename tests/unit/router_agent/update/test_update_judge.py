@@ -48,10 +48,16 @@ def test_a_downgrade_needs_a_permit() -> None:
 
 
 def fetching(
-    device: Device = DEVICE, offer: FirmwareOffer = OFFER, *, arrived: int = 0, full: bool = False, **here: object
-) -> str:
+    device: Device = DEVICE, offer: FirmwareOffer = OFFER, *, arrived: int = 0, full: bool = False, spent: int = 0,
+    delta: int = 4 * MIB, **here: object,
+) -> str:  # fmt: skip
     circumstances = replace(HERE, **here)  # type: ignore[arg-type]
-    return key(judge.fetching(FACTS, device, offer, circumstances, arrived_bytes=arrived, full_only=full))
+    release = replace(FACTS, delta_bytes=delta)
+    return key(
+        judge.fetching(
+            release, device, offer, circumstances, arrived_bytes=arrived, full_only=full, metered_bytes=spent
+        )
+    )
 
 
 def test_the_disk_must_hold_payload_and_bundle_and_something_besides() -> None:
@@ -72,6 +78,27 @@ def test_a_metered_line_is_spared() -> None:
     assert fetching(metered=True, month_left_bytes=3 * MIB, arrived=1 * MIB) == "go"
     assert fetching(offer=replace(OFFER, budget_bytes=MIB), metered=True) == "wait data-budget"
     assert fetching(metered=True, month_left_bytes=200 * MIB, full=True) == "go", "within the budget"
+
+
+def test_an_offers_budget_is_for_everything_that_the_release_costs() -> None:
+    """A delta that was of no use, and then the whole image: both are on the bill."""
+    offer = replace(OFFER, budget_bytes=FACTS.full_bytes + 4 * MIB)
+    assert fetching(offer=offer, metered=True, full=True, spent=4 * MIB) == "go"
+    assert fetching(offer=offer, metered=True, full=True, spent=4 * MIB + 1) == "wait data-budget"
+    assert fetching(offer=offer, metered=True, full=True, spent=5 * MIB, arrived=MIB) == "go"
+    assert fetching(offer=offer, metered=False, full=True, spent=1 << 40) == "go"
+
+
+def test_a_large_delta_is_asked_for_where_nobody_set_a_budget() -> None:
+    assert fetching(metered=True, delta=judge.UNASKED_MAX_BYTES) == "go"
+    assert fetching(metered=True, delta=judge.UNASKED_MAX_BYTES + 1) == "wait consent-needed"
+    assert fetching(metered=True, delta=judge.UNASKED_MAX_BYTES + 1, month_left_bytes=1 << 30) == "go"
+
+
+def test_a_metered_line_has_a_polite_pace_unless_the_offer_names_one() -> None:
+    assert judge.pace(OFFER, metered=True) == judge.POLITE_BYTES_S > 0
+    assert judge.pace(OFFER, metered=False) == 0
+    assert judge.pace(replace(OFFER, rate_bytes_s=9), metered=True) == 9
 
 
 def test_a_delta_needs_memory() -> None:
@@ -95,6 +122,8 @@ def test_a_restart_waits_for_its_moment() -> None:
     assert trying(tunnel_down_s=judge.TUNNEL_DOWN_S) == "go", "it may be what the release mends"
     assert trying(tunnel_down_s=judge.TUNNEL_DOWN_S, cloud_heard=False) == "wait no-tunnel"
     assert trying(devices_known=False) == "wait asking-devices"
+    assert trying(devices_missed=True) == "wait devices-silent"
+    assert trying(visitors=True) == "wait visit"
     assert key(judge.installing(FACTS, replace(DEVICE, mains=False))) == "wait on-battery"
 
 
