@@ -58,6 +58,7 @@ def plan(
         rings=ring, at_once=at_once, per_hour=per_hour, window=window, tolerate=tolerate, harm=harm, silent=silent,
         wait=wait, consent=consent, rate=rate, budget=budget, permit=permit, at=at,
     )  # fmt: skip
+    options.check_permit(cli, wanted)
     with cli.read() as (session, caller):
         chosen = options.selection_of(session, caller, sites=site, tenant=tenant, labels=label, hardware=hardware)
         dry = wishes.draft(session, caller, version=version, plan=wanted, selection=chosen, now=cli.now)
@@ -99,6 +100,7 @@ def start(
         rings=ring, at_once=at_once, per_hour=per_hour, window=window, tolerate=tolerate, harm=harm, silent=silent,
         wait=wait, consent=consent, rate=rate, budget=budget, permit=permit, at=at,
     )  # fmt: skip
+    options.check_permit(cli, wanted)
     if not yes:
         with cli.read() as (session, caller):
             chosen = options.selection_of(session, caller, sites=site, tenant=tenant, labels=label, hardware=hardware)

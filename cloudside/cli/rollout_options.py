@@ -12,6 +12,7 @@ from cloudside.errors import InputError
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from cloudside.cli.context import Cli
     from cloudside.fleet.rollouts.model import Plan
     from cloudside.fleet.rollouts.wishes import Selection
     from cloudside.registry.callers import Caller
@@ -141,6 +142,25 @@ def _permit(path: Path) -> str:
     if not text.strip() or len(text) > PERMIT_MAX_CHARS:
         raise InputError("rollout.permit-unreadable", path=str(path), reason=f"{len(text)} characters")
     return text
+
+
+def check_permit(cli: "Cli", plan: "Plan") -> None:
+    """A permit that every router would refuse begins no rollout. Raises InputError."""
+    if plan.terms.permit is None:
+        return
+    from cloudside.fleet.releases import translated
+    from firmware import permit
+    from firmware.fields import instant
+    from firmware.repository import storage
+
+    with translated():
+        found = permit.parse(plan.terms.permit.encode())
+        root = storage.Storage(cli.config.firmware_directory).published_root().signed
+        missing, could = permit.missing(found, root)
+    if missing:
+        raise InputError("rollout.permit-unsigned", missing=missing, could=", ".join(could) or "-")
+    if cli.now >= instant(found.permit.expires):
+        raise InputError("rollout.permit-expired", expires=found.permit.expires)
 
 
 def _moment(given: str) -> datetime:

@@ -16,6 +16,7 @@ from cloudside.errors import InputError
 from cloudside.registry import history, names
 from cloudside.registry.callers import Caller
 from cloudside.registry.tables import (
+    FirmwareRelease,
     Grant,
     Heartbeat,
     Rollout,
@@ -225,11 +226,18 @@ def at_work(session: Session, *, but: str) -> frozenset[str]:
 
 
 def offered_to(session: Session, site_id: str) -> tuple[Rollout, RolloutTarget] | None:
-    """The rollout whose turn this site is, and its target there; None: it is no site's turn. One look-up by index."""
+    """The rollout whose turn this site is, and its target there; None: it is no site's turn. One look-up by index.
+
+    A release that was taken back is nobody's offer from that moment on; its rollout halts when the worker looks.
+    """
+    yanked = select(FirmwareRelease.path).where(
+        FirmwareRelease.path == RolloutTarget.path, FirmwareRelease.yanked_at.is_not(None)
+    )
     query = (
         select(Rollout, RolloutTarget)
         .join(Rollout, Rollout.id == RolloutTarget.rollout_id)
         .where(RolloutTarget.site_id == site_id, RolloutTarget.state == OFFERED, Rollout.state.in_(OFFERING))
+        .where(~yanked.exists())
         .order_by(Rollout.created_at)
         .limit(1)
     )

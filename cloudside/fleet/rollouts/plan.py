@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from cloudside.fleet.rollouts import rings
 from cloudside.fleet.rollouts.model import Plan
+from firmware import permit as permits
+from firmware.permit import EVERYWHERE, Permit
+from firmware.release import UNASKED_MAX_BYTES
 
 
 class Kind(StrEnum):
@@ -65,8 +68,8 @@ class Offerable:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a site would get. ``size_bytes``: what travels. ``waits``: the full image over a mobile line, which the
-    router fetches within its data budget or with consent only. ``offline``: its turn comes in the last ring."""
+    """What a site would get. ``size_bytes``: what travels. ``waits``: more over a mobile line than the router
+    fetches without consent. ``offline``: its turn comes in the last ring."""
 
     place: Place
     ring: int
@@ -118,12 +121,12 @@ def draft(
     now: datetime,
 ) -> DryRun:
     """The dry run. ``releases``: by hardware; ``taken``: sites of rollouts that have not ended."""
-    downgrade = plan.terms.permit is not None
+    permit = None if plan.terms.permit is None else permits.parse(plan.terms.permit.encode()).permit
     left_out: dict[str, Out] = {}
     chosen: list[tuple[Place, Offerable]] = []
     for place in places:
         release = releases.get(place.hardware)
-        reason = _left_out(place, release, downgrade, place.site in taken)
+        reason = _left_out(place, release, permit, place.site in taken)
         if reason is not None or release is None:
             left_out[place.site] = reason or Out.NO_RELEASE
         else:
@@ -136,27 +139,42 @@ def draft(
     return DryRun(rollout, tuple(planned), left_out, by_ring, _cost(planned))
 
 
-def _left_out(place: Place, release: Offerable | None, downgrade: bool, taken: bool) -> Out | None:
+def _left_out(place: Place, release: Offerable | None, permit: Permit | None, taken: bool) -> Out | None:
     if not place.hardware:
         return Out.UNKNOWN
     if release is None:
         return Out.NO_RELEASE
     if place.counter == release.counter:
         return Out.RUNS_IT
-    if place.counter > release.counter and not downgrade:
+    if place.counter > release.counter and not _permitted(place, release, permit):
         return Out.NEWER
     if place.counter < release.minimum_from:
         return Out.TOO_OLD
     return Out.TAKEN if taken else None
 
 
+def _permitted(place: Place, release: Offerable, permit: Permit | None) -> bool:
+    """Whether the router would take it for this step: one site or all, one hardware, from one counter to one."""
+    return (
+        permit is not None
+        and permit.site in (EVERYWHERE, place.site)
+        and permit.hardware == place.hardware
+        and (permit.from_counter, permit.to_counter) == (place.counter, release.counter)
+    )
+
+
 def _planned(place: Place, release: Offerable, ring: int, plan: Plan, now: datetime) -> Planned:
     delta = release.deltas.get(place.counter)
     kind, size = (Kind.FULL, release.full_bytes) if delta is None else (Kind.DELTA, delta)
-    waits = place.uplink == "mobile" and kind is Kind.FULL and not plan.terms.consent
+    waits = place.uplink == "mobile" and not plan.terms.consent and _above_budget(kind, size, plan.terms.budget_bytes)
     silent_s = None if place.heard_at is None else (now - place.heard_at).total_seconds()
     offline = silent_s is None or silent_s > plan.limits.offline_s
     return Planned(place, ring, release.path, release.counter, kind, size, waits, offline)
+
+
+def _above_budget(kind: Kind, size: int, budget: int | None) -> bool:
+    """As the router judges it, but for the month's data, which it knows itself."""
+    return kind is Kind.FULL or size > UNASKED_MAX_BYTES if budget is None else size > budget
 
 
 def _cost(planned: Sequence[Planned]) -> Cost:

@@ -180,6 +180,7 @@ def test_halted_and_aborted_rollouts_offer_nothing(ready: Database) -> None:
     assert beat(ready, "tokyo-1", NOW) is not None  # it has begun, and goes on
     with ready.write() as session:
         releases.yank(session, OPERATOR, hardware=HARDWARE, version="1.1.0", reason="bad", now=NOW)
+    assert beat(ready, "tokyo-1", NOW) is None, "from that moment on, not from the worker's next look on"
     keeper.step_all(ready, NOW)
     assert state_of(ready, name)[0] == "halted"
     assert beat(ready, "tokyo-1", NOW) is None

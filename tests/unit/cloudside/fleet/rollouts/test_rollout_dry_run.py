@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from rollout_worlds import START, plan
 
 from cloudside.fleet.rollouts import rings
 from cloudside.fleet.rollouts.model import Ring, Terms
 from cloudside.fleet.rollouts.plan import Cost, DryRun, Kind, Offerable, Out, Place, draft
+from firmware.permit import Permit, SignedPermit, render
+from firmware.release import UNASKED_MAX_BYTES
 
 RELEASES = {"box": Offerable("releases/box/1.1.0.json", 11, 8, 100_000, {10: 5_000})}
 HERE = START - timedelta(minutes=1)
@@ -58,8 +62,38 @@ def test_who_is_left_out_and_why() -> None:
 
 
 def test_a_permit_lets_newer_sites_go_back() -> None:
-    dry = drafted(place("newer", 12), terms=Terms(permit="signed"))
-    assert [(one.place.site, one.kind) for one in dry.planned] == [("newer", Kind.FULL)]
+    dry = drafted(place("newer", 12), place("newest", 13), place("a"), terms=Terms(permit=permit()))
+    assert [(one.place.site, one.kind) for one in sorted(dry.planned, key=lambda one: one.place.site)] == [
+        ("a", Kind.DELTA), ("newer", Kind.FULL),
+    ]  # fmt: skip
+    assert dry.left_out == {"newest": Out.NEWER}, "a permit names the counter that it is from"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"site": "other"}, {"hardware": "crate"}, {"from_counter": 13}, {"to_counter": 10}]
+)
+def test_a_permit_for_something_else_lets_nobody_go_back(changes: dict[str, Any]) -> None:
+    dry = drafted(place("newer", 12), terms=Terms(permit=permit(**changes)))
+    assert dry.left_out == {"newer": Out.NEWER}
+
+
+def permit(**changes: Any) -> str:
+    """Its text; who signed it is not the dry run's question."""
+    made = replace(Permit("newer", "box", 12, 11, "2026-12-24T00:00:00Z"), **changes)
+    return render(SignedPermit(made, {})).decode()
+
+
+def test_what_waits_on_a_mobile_line_is_what_the_router_would_not_fetch() -> None:
+    def waiting(*, uplink: str = "mobile", size: int = 100_000, budget: int | None = None, counter: int = 9) -> bool:
+        release = Offerable("releases/box/1.1.0.json", 11, 8, size, {10: size})
+        wanted = replace(plan(), terms=Terms(budget_bytes=budget))
+        dry = draft("1.1.0-1", [place("a", counter, uplink)], {"box": release}, wanted, taken=(), now=START)
+        return dry.planned[0].waits
+
+    assert waiting() and not waiting(uplink="wired")
+    assert not waiting(budget=100_000) and waiting(budget=99_999)
+    assert not waiting(counter=10) and waiting(counter=10, budget=99_999)
+    assert waiting(counter=10, size=UNASKED_MAX_BYTES + 1) and not waiting(counter=10, size=UNASKED_MAX_BYTES)
 
 
 def test_offline_sites_are_counted_and_planned() -> None:
