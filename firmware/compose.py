@@ -13,11 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware import chunks, delta_make, durable
+from firmware import chunks, delta_make, durable, module_content
 from firmware.errors import RepositoryError
 from firmware.release import (
     BLOCK_BYTES,
     CHUNK_BYTES,
+    MODULE_KINDS,
     Applicability,
     Delta,
     File,
@@ -116,7 +117,17 @@ def module(
     notes: str,
     output: Path,
 ) -> Module:
-    """Make the directory of a module. Raises ReleaseError: what was given makes no valid document; OSError."""
+    """Make the directory of a module. Raises ReleaseError: what was given makes no valid document; RepositoryError: the
+    content is not what its kind says, and every router would refuse it; OSError."""
+    if kind not in MODULE_KINDS:
+        raise RepositoryError("firmware.module-kind", kind=kind[:40], known=", ".join(MODULE_KINDS))
+    if content.stat().st_size > module_content.CONTENT_MAX_BYTES:
+        raise RepositoryError("firmware.module-too-large", path=str(content), most=module_content.CONTENT_MAX_BYTES)
+    try:
+        module_content.check(kind, content.read_bytes(), name=name)
+    except module_content.WRONG as error:
+        reason = f"{type(error).__name__}: {error}"[:150]
+        raise RepositoryError("firmware.module-unfit", path=str(content), kind=kind, reason=reason) from None
     output.mkdir(parents=True, exist_ok=True)
     packing = output / "packing"
     shutil.copyfile(content, packing)
@@ -124,6 +135,9 @@ def module(
         file = _take(packing, "")
     finally:
         packing.unlink(missing_ok=True)
+    if file.size > module_content.MODULE_MAX_BYTES:
+        (output / file.name).unlink()
+        raise RepositoryError("firmware.module-too-large", path=str(content), most=module_content.MODULE_MAX_BYTES)
     made = Module(name, version, counter, created, kind, applicability, file, notes)
     document = render_module(made)
     parse_module(document)

@@ -28,6 +28,10 @@ HARDWARE_MAX = 64
 #: Release counters are compared, never added to. Small enough for every reader.
 COUNTER_MAX = (1 << 31) - 1
 
+#: Travels over a metered line that nobody set a budget for, in bytes: a package that changed, or a kernel. More wants
+#: consent.
+UNASKED_MAX_BYTES = 20 << 20
+
 _FILE_NAME = re.compile(r"([0-9a-f]{64})(\.[a-z0-9]{1,8})?\Z", re.ASCII)
 #: Kinds of modules that today's agents know. Others are no mistake: an older agent leaves them alone.
 MODULE_KINDS = ("plugin", "modem-table", "ca-bundle")

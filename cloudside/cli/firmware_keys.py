@@ -1,5 +1,7 @@
 """`kyoten firmware keys`, `rotate`, `renew`: who signs releases, and how that changes."""
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +9,7 @@ import typer
 
 from cloudside.cli.context import Cli, JsonFlag, operators_cli_of
 from cloudside.cli.firmware_signing import PassphraseFile, make_key, read_public
-from cloudside.cli.output import done, show_rows
+from cloudside.cli.output import confirm, done, show_rows
 from cloudside.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def make(
     public = output.with_name(f"{output.name}.pub")
     if public.exists():
         raise InputError("firmware.key-exists", path=str(public))
+    if not public.parent.is_dir():
+        raise InputError("firmware.key-unwritable", path=str(public), reason=os.strerror(errno.ENOENT))
     where = token or str(output)
     made = make_key(where, kind, passphrase_file, holder, encrypted=not no_passphrase)
     with translated():
@@ -73,6 +77,7 @@ def init(
     targets: Annotated[list[Path], typer.Option("--targets", help="Public key of a holder of targets; repeatable.")],
     root_threshold: Annotated[int, typer.Option(help="Signatures that a root wants.")] = 2,
     targets_threshold: Annotated[int, typer.Option(help="Signatures that a list of releases wants.")] = 2,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     _json: JsonFlag = False,
 ) -> None:
     """Begin a repository: stage the first root and an empty list of releases; make the online keys on this node."""
@@ -84,6 +89,10 @@ def init(
     online = OnlineKeys(cli.config.firmware_keys)
     holders = {roles.ROOT: read_public(root), roles.TARGETS: read_public(targets)}
     thresholds = {roles.ROOT: root_threshold, roles.TARGETS: targets_threshold}
+    with translated():
+        begun = storage.root() is None and storage.staged_root() is not None
+    if begun and not yes:
+        confirm(cli, "firmware.confirm-begin-anew", path=str(storage.staged_directory))
     with translated():
         staging.begin(storage, holders, thresholds, online.make, terms=terms(cli.config), now=cli.now)
     done(cli, {"staged": str(storage.staged_directory)}, "firmware.begun", path=str(storage.staged_directory))

@@ -15,7 +15,6 @@ from pathlib import Path
 from firmware.image import build, compare, cves, debian, disk, foreign, places, recipe
 from firmware.image.build import Name, Trust
 from firmware.image.errors import ImageError
-from firmware.image.recipe import Recipe
 from firmware.image.signing import Signing
 from firmware.layout import DISK_MIN_MIB
 
@@ -27,7 +26,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         if hasattr(arguments, "hardware"):
-            wanted = _recipe(arguments.hardware)
+            wanted = build.recipe_of(arguments.hardware)
             if foreign.needed(wanted.architecture):
                 return foreign.again(wanted.architecture, places.CACHE)
         return int(arguments.work(arguments, _teller()))
@@ -81,10 +80,6 @@ def _teller() -> build.Say:
     return say
 
 
-def _recipe(hardware: str) -> Recipe:
-    return recipe.parse((places.ROUTER / "recipe.toml").read_text(), hardware)
-
-
 def _name(arguments: argparse.Namespace) -> Name:
     epoch = build.committed_at() if arguments.epoch is None else arguments.epoch
     return Name(arguments.hardware, arguments.version, arguments.counter, epoch)
@@ -132,7 +127,7 @@ def _disk(arguments: argparse.Namespace, say: build.Say) -> int:
     disk.make(
         arguments.slot,
         arguments.disk,
-        wanted=_recipe(arguments.of),
+        wanted=build.recipe_of(arguments.of),
         identity=arguments.identity,
         epoch=build.BASE_EPOCH,
         disk_mib=arguments.disk_mib,
@@ -144,7 +139,7 @@ def _disk(arguments: argparse.Namespace, say: build.Say) -> int:
 def _cves(arguments: argparse.Namespace, _say: build.Say) -> int:
     packages = debian.packages((arguments.root / debian.STATUS).read_text(encoding="utf-8"))
     tracker = None if arguments.tracker is None else cves.read_tracker(arguments.tracker.read_text(encoding="utf-8"))
-    suite = recipe.suite((places.ROUTER / "recipe.toml").read_text())
+    suite = recipe.suite(places.RECIPE.read_text())
     upgrades = cves.known_to_apt(packages)
     sys.stdout.write(cves.report(suite, packages, (), tracker=tracker, upgrades=upgrades))
     return 0

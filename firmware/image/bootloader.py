@@ -1,6 +1,6 @@
 """GRUB into a disk image, for BIOS and for UEFI, and the first boot state. Needs no mount and no loop device.
 
-Each variant carries everything in themselves: modules and `images/router/boot/grub/grub.cfg` in a memory disk. So
+Each variant carries everything in itself: modules and `images/router/boot/grub/grub.cfg` in a memory disk. So
 nothing of the boot loader is a file that an update, or a file system's fault, could take away. The master boot record
 and GRUB's core are put in place as grub-bios-setup does it (grub 2.06, util/setup.c), which insists on real devices.
 """
@@ -44,18 +44,18 @@ _MODULES = {_BIOS: ("biosdisk", "vga_text"), "x86_64-efi": ("efi_gop",), "arm64-
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How machines of one architecture start. ``package``: has the parts of GRUB for UEFI; ``efi_name``: what firmware
-    starts from a disk that it was told nothing about (UEFI 2.10 section 3.5.1.1)."""
+    """How machines of one architecture start. ``packages``: have GRUB's parts; ``efi_name``: what firmware starts from
+    a disk that it was told nothing about (UEFI 2.10 section 3.5.1.1)."""
 
     bios: bool
     efi: str
     efi_name: str
-    package: str
+    packages: tuple[str, ...]
 
 
 VARIANTS = {
-    "amd64": Variant(True, "x86_64-efi", "BOOTX64.EFI", "grub-efi-amd64-bin"),
-    "arm64": Variant(False, "arm64-efi", "BOOTAA64.EFI", "grub-efi-arm64-bin"),
+    "amd64": Variant(True, "x86_64-efi", "BOOTX64.EFI", ("grub-pc-bin", "grub-efi-amd64-bin")),
+    "arm64": Variant(False, "arm64-efi", "BOOTAA64.EFI", ("grub-efi-arm64-bin",)),
 }
 
 #: In the master boot record: code up to here; behind it the disk's signature and the partition table, which stay.
@@ -71,35 +71,36 @@ def install(
     disk: Path,
     *,
     architecture: str = "amd64",
-    parts: Path = GRUB_DIRECTORY,
+    grub: Path = GRUB_DIRECTORY,
     good: frozenset[Slot] = frozenset({Slot.A}),
 ) -> None:
     """Make the image start: slot A is the primary. The partitions are there and the ESP has its file system.
 
-    ``parts``: GRUB's for this architecture, see `parts`; ``good``: slots that hold a release. Raises ImageError.
+    ``grub``: its parts for this architecture, see `grub_parts`; ``good``: slots that hold a release. Raises ImageError.
     """
     variant = VARIANTS[architecture]
     memory_disk = _memory_disk(CONFIGURATION.read_bytes())
     with tempfile.TemporaryDirectory(prefix="kyoten-grub-") as name:
         directory = Path(name)
-        efi = _image(directory, parts / variant.efi, memory_disk)
+        efi = _image(directory, grub / variant.efi, memory_disk)
         with disk.open("r+b") as file:
             if variant.bios:
-                _install_bios(file, _image(directory, parts / _BIOS, memory_disk), parts)
+                _install_bios(file, _image(directory, grub / _BIOS, memory_disk), grub)
             write_state(file, BootState(1, Slot.A, None, good))
         _install_efi(disk, directory, efi, variant.efi_name)
 
 
-def parts(architecture: str, suite: str) -> Path:
+def grub_parts(architecture: str, suite: str) -> Path:
     """Where GRUB's parts for this architecture are: on this machine, or fetched into the cache. Raises ImageError."""
     variant = VARIANTS[architecture]
-    if variant.bios or (GRUB_DIRECTORY / variant.efi).exists():
+    platforms = (_BIOS, variant.efi) if variant.bios else (variant.efi,)
+    if all((GRUB_DIRECTORY / platform).exists() for platform in platforms):
         return GRUB_DIRECTORY
     with places.locked() as cache:
         place = cache / f"grub-{architecture}"
         if not place.exists():
             fresh = places.empty(cache / f"{place.name}.new")
-            tree.extract(fresh, suite, architecture, variant.package)
+            tree.extract(fresh, suite, architecture, variant.packages)
             fresh.rename(place)
     return place / GRUB_DIRECTORY.relative_to("/")
 
@@ -133,24 +134,24 @@ def _memory_disk(configuration: bytes) -> bytes:
     return made.getvalue()
 
 
-def _image(directory: Path, parts: Path, memory_disk: bytes) -> bytes:
-    """``parts``: the directory of one platform, which has its name."""
-    platform = parts.name
+def _image(directory: Path, grub: Path, memory_disk: bytes) -> bytes:
+    """``grub``: the directory of one platform, which has its name."""
+    platform = grub.name
     source, target = directory / "memdisk.tar", directory / platform
     source.write_bytes(memory_disk)
     programs.run([
-        "grub-mkimage", "--format", platform, "--directory", str(parts),
+        "grub-mkimage", "--format", platform, "--directory", str(grub),
         "--memdisk", str(source), "--prefix", "(memdisk)/boot/grub", "--output", str(target),
         *_COMMON_MODULES, *_MODULES[platform],
     ])  # fmt: skip
     return target.read_bytes()
 
 
-def _install_bios(file: io.BufferedRandom, core: bytes, parts: Path) -> None:
+def _install_bios(file: io.BufferedRandom, core: bytes, grub: Path) -> None:
     if len(core) > BIOS_BOOT.size_mib * MIB:
         raise ImageError(f"GRUB's core has {len(core)} bytes, more than its partition: take modules out")
     sector = offset_mib(BIOS_BOOT) * MIB // SECTOR_BYTES
-    record = bytearray((parts / _BIOS / "boot.img").read_bytes()[:_MBR_CODE_BYTES])
+    record = bytearray((grub / _BIOS / "boot.img").read_bytes()[:_MBR_CODE_BYTES])
     record[_KERNEL_SECTOR] = sector.to_bytes(8, "little")
     # A BIOS that passes a wrong drive is not believed: grub-bios-setup does the same for hard disks.
     record[_DRIVE_CHECK] = _NOPS

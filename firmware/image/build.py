@@ -138,6 +138,11 @@ def factory_disk(built: Built, name: Name, output: Path, *, disk_mib: int = DISK
     return image
 
 
+def recipe_of(hardware: str) -> Recipe:
+    """The checkout's recipe for one kind of hardware. Raises RecipeError."""
+    return recipe.parse(places.RECIPE.read_text(), hardware)
+
+
 def slot_image(
     name: Name, output: Path, *, trust: Trust, say: Say, fresh: bool = False, change: Change = lambda _root: None
 ) -> Slot:
@@ -145,7 +150,7 @@ def slot_image(
 
     ``change``: what the lab does to the tree before byte code, RAM disk and sums are made of it.
     """
-    wanted = recipe.parse((places.ROUTER / "recipe.toml").read_text(), name.hardware)
+    wanted = recipe_of(name.hardware)
     pinned = recipe.constraints((places.ROOT / "constraints.txt").read_text())
     output.mkdir(parents=True, exist_ok=True)
     root = output / "root"

@@ -44,7 +44,7 @@ def make(
 ) -> None:
     """Make the disk image; holes stay holes. ``wanted``: of the machine; ``identity``: of the release. Raises
     ImageError."""
-    parts = bootloader.parts(wanted.architecture, wanted.suite)
+    grub = bootloader.grub_parts(wanted.architecture, wanted.suite)
     disk.unlink(missing_ok=True)
     with disk.open("wb") as stream:
         stream.truncate(disk_mib * MIB)
@@ -93,7 +93,7 @@ def make(
         ],
         environment=fixed,
     )  # fmt: skip
-    bootloader.install(disk, architecture=wanted.architecture, parts=parts)
+    bootloader.install(disk, architecture=wanted.architecture, grub=grub)
 
 
 def _write(source: Path, disk: Path, partition: Partition) -> None:

@@ -14,6 +14,7 @@ from firmware.image.errors import ImageError
 CACHE = Path("/var/cache/kyoten-lab/image")
 ROOT = Path(__file__).parents[2]
 ROUTER = ROOT / "images" / "router"
+RECIPE = ROUTER / "recipe.toml"
 
 
 @contextmanager

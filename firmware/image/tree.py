@@ -95,12 +95,12 @@ def _bootstrap(recipe: Recipe, root: Path, cache: Path, epoch: int) -> None:
     )  # fmt: skip
 
 
-def extract(target: Path, suite: str, architecture: str, package: str) -> None:
-    """Unpack a package of another architecture, and what it depends on, into a new tree. Nothing of it runs."""
+def extract(target: Path, suite: str, architecture: str, packages: tuple[str, ...]) -> None:
+    """Unpack packages of another architecture, and what they depend on, into a new tree. Nothing of them runs."""
     programs.run(
         [
             "mmdebstrap", "--mode=root", "--variant=extract", "--format=directory", f"--architectures={architecture}",
-            "--skip=check/qemu", *_proxies(), f"--include={package}", suite, target, "-",
+            "--skip=check/qemu", *_proxies(), f"--include={','.join(packages)}", suite, target, "-",
         ],
         stdin=sources().encode(),
         environment={"TMPDIR": "/var/tmp"},  # noqa: S108 - /tmp may be small

@@ -145,12 +145,12 @@ def sign(storage_or_copy: Path, signer: Signer) -> tuple[str, ...]:
 def collect(storage: Storage, copy: Path) -> tuple[str, ...]:
     """Take in the signatures of a copy of the staged files that came back from a holder; whose files changed.
 
-    Raises RepositoryError: the copy is of something else than what is staged now.
+    Raises RepositoryError: the copy is of something else than what is staged now, or damaged.
     """
     with storage.locked():
         taken = []
         ours = read_staged(storage.staged_directory)
-        for role, theirs in read_staged(copy).items():
+        for role, theirs in _carried(copy).items():
             mine = ours.get(role)
             if mine is None or mine.signed_bytes != theirs.signed_bytes:
                 raise RepositoryError("firmware.copy-differs", role=role, path=str(copy))
@@ -161,6 +161,18 @@ def collect(storage: Storage, copy: Path) -> tuple[str, ...]:
                 storage.stage(mine)
                 taken.append(role)
         return tuple(taken)
+
+
+def _carried(copy: Path) -> dict[str, Metadata[Root] | Metadata[Targets]]:
+    """What is damaged in it is the copy's fault, not the repository's."""
+    try:
+        return read_staged(copy)
+    except RepositoryError as error:
+        if error.key != "firmware.repository-unreadable":
+            raise
+        raise RepositoryError(
+            "firmware.copy-unreadable", path=error.params["path"], reason=error.params["reason"]
+        ) from None
 
 
 def standing(storage: Storage) -> tuple[Standing, ...]:

@@ -121,6 +121,9 @@ def test_a_slip_of_the_pen_is_told_before_anything_is_packed(kyoten: Kyoten, tmp
     (tmp_path / "facts").write_text("{}")
     fits = (*line, "--hardware", "box", "--version", "1", "--minimum-from", "7")
     assert kyoten(*fits, status=2).error["params"]["count"] == 5
+    (tmp_path / "facts").write_text(json.dumps(facts))
+    assert kyoten(*fits, status=2).error["key"] == "firmware.slot-other", "root hash and image are of one another"
+    assert kyoten(*fits, "--epoch", "99999999999999", status=2).error["key"] == "cli.usage"
     (tmp_path / "slot").unlink()
     assert kyoten(*fits, status=2).error["key"] == "cli.unreadable-file"
     line = ("firmware", "build", "--hardware", "box", "--version", "1", "--counter", "7", "--output", "out", "--json")
@@ -152,7 +155,8 @@ def test_releases_of_hardware_that_nobody_has(opened: Kyoten, tmp_path: Path) ->
 
 
 def test_a_module(opened: Kyoten, passphrase: str, tmp_path: Path) -> None:
-    (tmp_path / "table").write_text("modems\n")
+    table = '{"modems": {"EC25": {"init": ["AT+QCFG=1"]}}}'
+    (tmp_path / "table").write_text(table)
     line = ("firmware", "module", "table", "--name", "quectel", "--version", "1.0", "--counter", "1")
     opened(*line, "--kind", "modem-table", "--output", "module")
     opened("firmware", "stage", "module")
@@ -160,9 +164,29 @@ def test_a_module(opened: Kyoten, passphrase: str, tmp_path: Path) -> None:
     opened("firmware", "publish")
     (row,) = opened("firmware", "list", "--json").document["releases"]
     assert row["path"] == "modules/quectel/1.0.json" and row["state"] == "published"
-    payload = tmp_path / "state" / "firmware" / "payload" / sha256(b"modems\n").hexdigest()
-    assert payload.read_text() == "modems\n"
+    payload = tmp_path / "state" / "firmware" / "payload" / sha256(table.encode()).hexdigest()
+    assert payload.read_text() == table
     opened("firmware", "yank", row["path"], "--reason", "Wrong table.", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "key"),
+    [
+        ("modem-tabel", b'{"modems": {}}', "firmware.module-kind"),
+        ("modem-table", b'{"modems": 3}', "firmware.module-unfit"),
+        ("modem-table", b'{"modems": {"EC25": {"init": ["AT+CFUN=4"]}}}', "firmware.module-unfit"),
+        ("ca-bundle", b"root:x:0:0", "firmware.module-unfit"),
+        ("plugin", b"def f(:", "firmware.module-unfit"),
+        ("plugin", b"#" * (17 << 20), "firmware.module-too-large"),
+    ],
+)
+def test_a_module_that_every_router_would_refuse_is_not_made(
+    opened: Kyoten, tmp_path: Path, kind: str, content: bytes, key: str
+) -> None:
+    (tmp_path / "content").write_bytes(content)
+    line = ("firmware", "module", "content", "--name", "quectel", "--version", "1.0", "--counter", "1")
+    assert opened(*line, "--kind", kind, "--output", "module", "--json", status=2).error["key"] == key
+    assert not (tmp_path / "module").exists()
 
 
 def test_signing_on_another_machine(begun: Kyoten, passphrase: str, tmp_path: Path) -> None:
@@ -176,6 +200,10 @@ def test_signing_on_another_machine(begun: Kyoten, passphrase: str, tmp_path: Pa
             "--yes", "--staged", copy,
         )  # fmt: skip
     begun("firmware", "publish", "--signed", "one", status=3)
+    subprocess.run(["cp", "-r", str(tmp_path / "two"), str(tmp_path / "torn")], check=True)
+    (tmp_path / "torn" / "targets.json").write_text("{")
+    error = begun("firmware", "publish", "--signed", "torn", "--json", status=2).error
+    assert (error["key"], error["params"]["path"]) == ("firmware.copy-unreadable", "torn/targets.json")
     assert begun("firmware", "publish", "--signed", "two", "--json").document["root"] == 1
     assert begun("firmware", "publish", "--json", status=2).error["key"] == "firmware.nothing-staged"
 
@@ -268,18 +296,38 @@ def test_rotation_and_what_is_left_of_old_keys(opened: Kyoten, passphrase: str, 
     assert opened("firmware", "renew", "snapshot", "--json", status=2).error["key"] == "firmware.unknown-role"
 
 
+def test_what_has_begun_is_not_begun_anew_without_a_question(begun: Kyoten, tmp_path: Path) -> None:
+    staged = tmp_path / "state" / "firmware" / "staged" / "root.json"
+    before = staged.read_bytes()
+    line = ("firmware", "keys", "init", "--root", "hanako.key.pub", "--root", "taro.key.pub")
+    targets = ("--targets", "jiro.key.pub", "--targets", "ume.key.pub")
+    assert begun(*line, *targets, "--json", status=None).status != 0
+    assert staged.read_bytes() == before
+    begun(*line, *targets, "--yes")
+
+
+def test_a_key_makes_no_directories(kyoten: Kyoten, passphrase: str, tmp_path: Path) -> None:
+    line = ("firmware", "keys", "make", "hanako", "--output", "nowhere/hanako.key", "--passphrase-file", passphrase)
+    assert kyoten(*line, "--json", status=2).error["key"] == "firmware.key-unwritable"
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_permits(opened: Kyoten, passphrase: str, tmp_path: Path) -> None:
     line = ("firmware", "permit", "make", "--hardware", "generic-x86-64", "--site", "tokyo-1", "--json")
     opened(*line, "--from", "5", "--to", "3", "--for", "7d")
     opened("firmware", "keys", "root", "--output", "root.json")
     key = ("--passphrase-file", passphrase, "--yes", "--json")
     signing = ("firmware", "permit", "sign", "downgrade.permit", *key)
+    rollout = ("rollout", "start", "2026.1", "--permit", "downgrade.permit", "--yes", "--json")
+    assert opened(*rollout, status=2).error["key"] == "rollout.permit-unsigned"
     assert opened(*signing, "--key", "jiro.key").document["missing"] == 1
+    assert opened(*rollout, status=2).error["params"] == {"missing": 1, "could": "ume"}
     assert opened(*signing, "--key", "hanako.key", status=2).error["key"] == "firmware.key-not-entitled"
     away = opened("--config", "/nonexistent", *signing, "--key", "ume.key", "--root", "root.json")
     assert away.document["missing"] == 0
     shown = opened("firmware", "permit", "show", "downgrade.permit", "--json").document
     assert (shown["from_counter"], shown["to_counter"], shown["missing"]) == (5, 3, 0)
+    assert opened(*rollout, status=2).error["key"] == "registry.unknown-version"
     for arguments, wrong in (
         (("--from", "3", "--to", "5", "--for", "7d"), "firmware.permit-upwards"),
         (("--from", "5", "--to", "3", "--for", "31d"), "firmware.permit-long"),
@@ -288,6 +336,7 @@ def test_permits(opened: Kyoten, passphrase: str, tmp_path: Path) -> None:
     ):
         assert opened(*line, *arguments, status=2).error["key"] == wrong
     (tmp_path / "downgrade.permit").write_text("{}")
+    assert opened(*rollout, status=2).error["params"]["count"] >= 2
     assert opened(*signing, "--key", "jiro.key", status=2).error["params"]["count"] >= 2
 
 

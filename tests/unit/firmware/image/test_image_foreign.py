@@ -57,16 +57,23 @@ def test_every_architecture_has_a_way_to_start_from_a_disk_that_nobody_told_the_
 def test_parts_of_the_boot_loader_come_from_the_cache_once_they_were_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched: list[str] = []
+    fetched: list[tuple[str, ...]] = []
 
-    def extract(target: Path, suite: str, architecture: str, package: str) -> None:
-        fetched.append(f"{suite} {architecture} {package}")
-        (target / bootloader.GRUB_DIRECTORY.relative_to("/") / "arm64-efi").mkdir(parents=True)
+    def extract(target: Path, suite: str, architecture: str, packages: tuple[str, ...]) -> None:
+        fetched.append((suite, architecture, *packages))
+        (target / here.relative_to("/")).mkdir(parents=True)
 
+    here = tmp_path / "here"
     monkeypatch.setattr(tree, "extract", extract)
-    monkeypatch.setattr(bootloader, "GRUB_DIRECTORY", Path("/usr/lib/grub-of-nobody"))
+    monkeypatch.setattr(bootloader, "GRUB_DIRECTORY", here)
     monkeypatch.setattr(places, "locked", lambda: nullcontext(tmp_path))
-    found = [bootloader.parts("arm64", "bookworm") for _ in range(2)]
-    assert fetched == ["bookworm arm64 grub-efi-arm64-bin"]
-    assert found[0] == found[1] and (found[0] / "arm64-efi").is_dir()
-    assert bootloader.parts("amd64", "bookworm") == bootloader.GRUB_DIRECTORY
+    found = [bootloader.grub_parts("arm64", "bookworm") for _ in range(2)]
+    assert fetched == [("bookworm", "arm64", "grub-efi-arm64-bin")]
+    assert found[0] == found[1] and found[0].is_dir()
+    # A machine that starts both ways needs both ways' parts.
+    (here / "x86_64-efi").mkdir(parents=True)
+    bootloader.grub_parts("amd64", "bookworm")
+    assert fetched[1:] == [("bookworm", "amd64", "grub-pc-bin", "grub-efi-amd64-bin")]
+    (here / "i386-pc").mkdir()
+    assert bootloader.grub_parts("amd64", "bookworm") == here
+    assert len(fetched) == 2

@@ -30,7 +30,7 @@ def test_a_hardwares_own_packages_and_modules_join_the_common_ones() -> None:
 
 
 def test_the_recipe_of_this_repository_is_good_for_every_hardware_it_names() -> None:
-    text = (places.ROUTER / "recipe.toml").read_text()
+    text = places.RECIPE.read_text()
     names = recipe.hardware_names(text)
     assert set(names) == {"generic-x86-64", "generic-arm64"}
     made = [recipe.parse(text, name) for name in names]
