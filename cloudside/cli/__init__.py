@@ -9,5 +9,6 @@ overview    status, tunnels;  reports: a site's row in it. Pure
 remote      ssh, logs
 mail (mail_selection, _actions, _moves, _limits, _profile, suppressions)     the relay's queue; whose mail, how much
 rollout (rollout_options, _status), site_labels     firmware to many sites
+firmware (_build, _keys, _permits, _modules)     releases and modules, from a build to what routers have
 daemons     gateway, relay, web, worker, serve
 """

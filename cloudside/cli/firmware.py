@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloudside.cli import firmware_build, firmware_keys, firmware_permits
+from cloudside.cli import firmware_build, firmware_keys, firmware_modules, firmware_permits
 from cloudside.cli.context import Cli, JsonFlag, operators_cli_of
 from cloudside.cli.firmware_signing import KeyOption, PassphraseFile, open_signer
 from cloudside.cli.output import confirm, done, show_rows
@@ -22,6 +22,7 @@ app.add_typer(firmware_keys.app, name="keys")
 app.add_typer(firmware_permits.app, name="permit")
 firmware_build.register(app)
 firmware_keys.register(app)
+app.command()(firmware_modules.modules)
 
 StagedDirectory = Annotated[
     Path | None,

@@ -27,8 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def show(context: typer.Context, site: str, _json: JsonFlag = False) -> None:
     """One site: how it is and why, its line, tunnel, certificate, router and what stands there."""
+    from cloudside.cli.firmware_modules import of_site
     from cloudside.pki.issuing import tenant_authority_name
-    from cloudside.registry import certificates, devices, settings, sites
+    from cloudside.registry import certificates, devices, releases, settings, sites
     from cloudside.registry.addresses import router_address
     from cloudside.registry.tables import Router
     from cloudside.vpn import evidence as evidence_of
@@ -45,6 +46,7 @@ def show(context: typer.Context, site: str, _json: JsonFlag = False) -> None:
         known = evidence_of.of_site(session, caller, cli.config, found.id, now=now)
         state, tunnel = verdict.standing(known.tunnels, known.silent_gateways)
         ends = None if certificate is None else certificate.not_after
+        firmware = releases.state(session, caller, found.id)
         document: dict[str, Any] = {
             **stated.row_of(found),
             "state": state.value,
@@ -53,6 +55,8 @@ def show(context: typer.Context, site: str, _json: JsonFlag = False) -> None:
             "last_problem": words.trouble(verdict.last_problem(known)),
             **words.tunnel(tunnel, known.heard),
             **words.router(known.heard),
+            "firmware": words.firmware(firmware),
+            "modules": [] if firmware is None else of_site(firmware),
             "certificate_until": ends,
             "certificate_days": None if ends is None else (ends - now).days,
             "router_address": str(router_address(found.overlay)),

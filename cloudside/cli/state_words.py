@@ -11,7 +11,11 @@ from cloudside.cli.output import in_words
 from cloudside.messages import text
 
 if TYPE_CHECKING:
+    from cloudside.registry.tables import SiteFirmware
     from cloudside.vpn.verdict import Heard, Trouble, TunnelView
+
+#: What routers say of a module (fleet.protocol.ModuleState).
+MODULE_STAGES = ("installed", "active", "refused", "returned", "removed")
 
 _MIB = 1024 * 1024
 #: LAN devices that are named one by one.
@@ -24,6 +28,37 @@ def trouble(one: "Trouble | None") -> dict[str, Any] | None:
         return None
     params = dict(one.params)
     return {"key": one.key, "params": params, "at": one.at, "seen_by": one.seen_by, "text": text(one.key, params)}
+
+
+def problem(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a router or rollout said stands in the way, with its text; a key of a newer agent is its own text."""
+    if not found:
+        return None
+    key, params = str(found.get("key", "")), dict(found.get("params") or {})
+    return {"key": key, "params": params, "text": text(key, params)}
+
+
+def firmware(row: "SiteFirmware | None") -> dict[str, Any] | None:
+    """What runs on a router and how far its update is; None: it never said."""
+    if row is None:
+        return None
+    return {
+        "hardware": row.hardware,
+        "version": row.version,
+        "counter": row.counter,
+        "slot": row.slot,
+        "stage": row.stage,
+        "release": row.release or None,
+        "since": row.since,
+        "problem": problem(row.problem),
+    }
+
+
+def module(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A module for people: its stage and its problem in words."""
+    known, stood = f"firmware.module-{one['stage']}", one.get("problem")
+    stage = text(known) if one["stage"] in MODULE_STAGES else one["stage"]
+    return {**one, "stage": stage, "problem": None if stood is None else stood["text"]}
 
 
 def tunnel(view: "TunnelView | None", heard: "Heard | None") -> dict[str, Any]:
@@ -94,6 +129,8 @@ def site_in_words(document: Mapping[str, Any], *, now: datetime) -> dict[str, An
         "ike": _ike(document),
         "heartbeat": _heartbeat(document, now),
         "versions": reported(document["versions"]),
+        "firmware": reported(_firmware(document["firmware"])),
+        "modules": _modules(document["modules"]),
         "lan_devices": _devices(document["lan_devices"], reported),
         "certificate_until": None if ends is None else _certificate(ends, days),
         "phase": document["phase"],
@@ -154,6 +191,24 @@ def _operator(document: Mapping[str, Any], reported: Any) -> str:
     parts = [name, document["technology"]]
     parts.append(text("cli.roaming") if document["roaming"] else None)
     return in_words(", ".join(str(part) for part in parts if part))
+
+
+def _firmware(found: Mapping[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    shown = f"{found['version']} ({found['hardware']}), {text('firmware.slot', {'slot': found['slot'] or '-'})}"
+    lines = [f"{shown}: {found['stage']}" if found["release"] else shown]
+    if found["problem"] is not None:
+        lines.append(found["problem"]["text"])
+    return in_words(lines)
+
+
+def _modules(found: "list[Mapping[str, Any]]") -> str:
+    shown = []
+    for one in map(module, found):
+        said = f"{one['module']} {one['version']}: {one['stage']}"
+        shown.append(f"{said}; {one['problem']}" if one["problem"] else said)
+    return in_words(shown)
 
 
 def _data(document: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudside.registry import history, reports
+from cloudside.registry import history, releases, reports
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database
 from cloudside.registry.history import Change, Seen
@@ -210,3 +210,55 @@ def test_diagnose_says_where_it_stops(world: Kyoten, database: Database, monkeyp
     assert "エンロールされていません" in world("site", "diagnose", "tokyo-1", status=1).out
     world("site", "diagnose", "nowhere", status=2)
     assert json.loads(world("--tenant", "birch", "site", "diagnose", "tokyo-1", "--json", status=2).err)["error"]
+
+
+_FIRMWARE: dict[str, Any] = {
+    "hardware": "x86-64", "version": "1.4.0", "counter": 4, "slot": "B", "stage": "refused",
+    "release": "releases/x86-64/1.5.0.json", "rollout": "1.5.0-1", "since": NOW, "problem": None,
+}  # fmt: skip
+_WRONG_BOARD = {
+    "key": "agent.module-wrong-hardware",
+    "params": {"module": "quectel", "version": "1.5", "hardware": "x86-64"},
+}
+
+
+def _firmware(database: Database, site: str, *modules: tuple[str, str, str, Any], **other: Any) -> None:
+    said = [{"name": name, "version": version, "stage": stage, "problem": why} for name, version, stage, why in modules]
+    report = releases.Report(**{**_FIRMWARE, "progress_pct": None, "bytes_fetched": 0, "modules": said, **other})
+    with database.write() as session:
+        releases.record_state(session, OPERATOR, site_id=site, report=report, now=NOW)
+
+
+def test_modules_are_counted_and_shown_site_by_site(world: Kyoten, database: Database) -> None:
+    _firmware(database, "tokyo-1", ("quectel", "1.5", "active", None), ("probe", "1", "newer-stage", None))
+    _firmware(database, "osaka-1", ("quectel", "1.5", "refused", _WRONG_BOARD))
+    _firmware(database, "kobe-1", ("quectel", "1.5", "active", None))
+    counted = world("firmware", "modules", "quectel", "--json").document["modules"]
+    assert counted == [
+        {"module": "quectel", "version": "1.5", "stage": "active", "sites": 2},
+        {"module": "quectel", "version": "1.5", "stage": "refused", "sites": 1},
+    ]
+    refused = next(
+        one for one in world("firmware", "modules", "--sites", "--json").document["modules"] if one["site"] == "osaka-1"
+    )
+    assert refused["problem"]["key"] == "agent.module-wrong-hardware"
+    shown = world("firmware", "modules", "--sites").out
+    assert refused["problem"]["text"].split()[0] in shown and "newer-stage" in shown and "in use" in shown
+    # A customer's administrator sees their own sites.
+    own = world("--tenant", "birch", "firmware", "modules", "--sites", "--json").document["modules"]
+    assert {one["site"] for one in own} == {"kobe-1"}
+    assert "No router has said" in world("firmware", "modules", "nobody").out
+
+
+def test_a_site_shows_its_firmware_and_modules(world: Kyoten, database: Database) -> None:
+    assert world("site", "show", "tokyo-1", "--json").document["firmware"] is None
+    _heartbeat(database, "tokyo-1", **_REPORT)
+    problem = {"key": "agent.update-no-space", "params": {}}
+    _firmware(database, "tokyo-1", ("quectel", "1.5", "refused", _WRONG_BOARD), problem=problem)
+    document = world("site", "show", "tokyo-1", "--json").document
+    assert (document["firmware"]["version"], document["firmware"]["slot"]) == ("1.4.0", "B")
+    assert document["firmware"]["problem"]["key"] == "agent.update-no-space"
+    assert [one["module"] for one in document["modules"]] == ["quectel"]
+    shown = world("site", "show", "tokyo-1").out
+    assert "1.4.0 (x86-64), slot B: refused" in shown
+    assert "quectel 1.5: refused; what was there before stays" in shown
