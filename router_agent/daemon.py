@@ -207,7 +207,7 @@ class Agent:
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             self._look(now)
-            self.support.crashes.look_at_children()
+            self.support.step(now)
         self._step_lines(now, roll)
         self._step_mobile(now)
         if now >= self._check_at:

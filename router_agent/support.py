@@ -16,6 +16,7 @@ from router_agent.crash.watch import Crashes
 from router_agent.exec import answers
 from router_agent.exec.ledger import Ledger
 from router_agent.exec.orders import Orders, boot_id
+from router_agent.logs.keeping import Keeper
 from router_agent.logs.kernel import KernelLog
 from router_agent.logs.pack import Logs
 from router_agent.logs.pulls import Pulls
@@ -58,9 +59,10 @@ class Support:
             places, store, kernel, lambda: self._redaction,
             boot=boot, pid=os.getpid(), versions=versions, news=lambda: self._reports.wake(), clock=clock,
         )  # fmt: skip
+        self._keeper = Keeper(places)
         self._pulls = Pulls(
             options.state / "logs",
-            Logs(site, places, kernel.lines, lambda: self._redaction),
+            Logs(site, places, kernel.lines, lambda: self._redaction, self._keeper.keep),
             lambda units: Tails(units, places, lambda: self._redaction),
             clock=clock,
         )
@@ -94,6 +96,11 @@ class Support:
         for lane in self._lanes:
             lane.start()
 
+    def step(self, now: float) -> None:
+        """What has to be done in the loop."""
+        self.crashes.look_at_children()
+        self._keeper.step(now)
+
     def use(self, settings: MobileSettings) -> None:
         """Secrets that are in force now must not be in any log."""
         self._redaction = Redaction((self._device_id, settings.password, settings.pin))
@@ -123,6 +130,7 @@ class Support:
         """Take no more work, and note that this end was wanted."""
         for lane in self._lanes:
             lane.stop(wait_s / len(self._lanes))
+        self._keeper.keep()
         self.crashes.stop()
 
     def _ask_restart(self, machine: bool) -> None:

@@ -45,16 +45,26 @@ class Packed:
 
 
 class Logs:
-    """The router's logs. ``read_kernel`` raises OSError where the kernel's cannot be had."""
+    """The router's logs. ``read_kernel`` raises OSError where the kernel's cannot be had. ``keep`` brings those on the
+    disk up to date that are written elsewhere."""
 
-    def __init__(self, site: str, places: Places, read_kernel: ReadKernel, redaction: Callable[[], Redaction]) -> None:
+    def __init__(
+        self,
+        site: str,
+        places: Places,
+        read_kernel: ReadKernel,
+        redaction: Callable[[], Redaction],
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
         self._site = site
         self._places = places
         self._read_kernel = read_kernel
         self._redaction = redaction
+        self._keep = keep
 
     def pack(self, target: Path, wanted: Range, limit_bytes: int, *, now: datetime) -> Packed:
         """Write the gzip of the range durably. Raises OSError: the disk is full or read-only."""
+        self._keep()
         chosen = logs.wanted(wanted.units)
         until = min(wanted.until or now, now)
         kernel, missing = self._kernel(chosen)

@@ -19,21 +19,31 @@ class Tail:
     """The end of one file. ``old``: where it is moved to when it is turned over."""
 
     def __init__(self, path: Path, old: Path | None) -> None:
-        self._path = path
+        self.path = path
         self._old = old
-        self._inode, self._offset = self._standing()
+        self._inode, self._offset = self._found()
+        self._rest = b""
+
+    @property
+    def standing(self) -> tuple[int, int]:
+        """How far it has come: the file, by its inode, and the end of the last whole line that was taken."""
+        return self._inode, self._offset - len(self._rest)
+
+    @standing.setter
+    def standing(self, to: tuple[int, int]) -> None:
+        self._inode, self._offset = to
         self._rest = b""
 
     def new(self) -> Iterator[str]:
         """Whole lines that were written since the last call."""
-        inode, size = self._standing()
+        inode, size = self._found()
         if inode != self._inode:
             if self._old is not None and _inode(self._old) == self._inode:
                 yield from self._read(self._old, READ_MAX_BYTES)
             self._inode, self._offset, self._rest = inode, 0, b""
         elif size < self._offset:  # begun anew in its place
             self._offset, self._rest = 0, b""
-        yield from self._read(self._path, READ_MAX_BYTES)
+        yield from self._read(self.path, READ_MAX_BYTES)
 
     def _read(self, path: Path, most: int) -> Iterator[str]:
         try:
@@ -47,9 +57,9 @@ class Tail:
         for line in lines:
             yield line.decode("utf-8", "replace").rstrip("\r")
 
-    def _standing(self) -> tuple[int, int]:
+    def _found(self) -> tuple[int, int]:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError:
             return 0, 0
         return found.st_ino, found.st_size
@@ -64,7 +74,7 @@ class Tails:
         self._files = [
             (unit, paths[-1].name == writer.NAME, Tail(paths[-1], paths[-2] if len(paths) > 1 else None))
             for unit in self._chosen
-            for paths in places.files(unit)
+            for paths in places.live(unit)
         ]
         self._kernel: Kmsg | None = None
         if KERNEL in self._chosen:

@@ -4,20 +4,24 @@ agent   the agent's own log, all of it          modem   of these the lines of th
 ike     charon's log                            update  of these the updater's lines, and its child's log
 kernel  the kernel's
 
-A line begins with its time in UTC, to the second at least; one without a time belongs to the line before it.
+charon's and pppd's lie in memory; `keeping` has them on the disk. A line begins with its time in UTC, to the second at
+least; one without a time belongs to the line before it.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from router_agent.logs import writer
 
 AGENT, IKE, KERNEL, MODEM, UPDATE = UNITS = ("agent", "ike", "kernel", "modem", "update")
 
-PPPD_LOG = "pppd.log"
+PPPD_LOG, CHARON_LOG = "pppd.log", "charon.log"
+
+#: Where `keeping` keeps those two: a directory of the agent's state, with a log a unit and so many older ones.
+KEPT = "kept"
+KEPT_OLD_FILES = 3
 
 #: Characters of a line that are kept.
 LINE_MAX_CHARS = 4_000
@@ -40,19 +44,32 @@ class Places:
 
     def files(self, unit: str) -> tuple[tuple[Path, ...], ...]:
         """The files of a unit: each log's own, oldest first."""
-        own = tuple(self.state / f"{writer.NAME}.{number}" for number in range(writer.OLD_FILES, 0, -1))
-        agent = (*own, self.state / writer.NAME)
+        agent = _turned_over(self.state / writer.NAME, writer.OLD_FILES)
         match unit:
             case "agent":
                 return (agent,)
             case "ike":
-                return ((self.runtime / "charon.log.1", self.runtime / "charon.log"),)
+                return (self.kept(IKE),)
             case "modem":
-                return (agent, (self.runtime / PPPD_LOG,))
+                return (agent, self.kept(MODEM))
             case "update":
-                return (agent, (self.state / "update" / "step.log.1", self.state / "update" / "step.log"))
+                return (agent, _turned_over(self.state / "update" / "step.log", 1))
             case _:
                 return ()
+
+    def live(self, unit: str) -> tuple[tuple[Path, ...], ...]:
+        """The same, where lines come first: for whoever follows a log."""
+        match unit:
+            case "ike":
+                return (_turned_over(self.runtime / CHARON_LOG, 1),)
+            case "modem":
+                return (self.files(AGENT)[0], _turned_over(self.runtime / PPPD_LOG, 1))
+            case _:
+                return self.files(unit)
+
+    def kept(self, unit: str) -> tuple[Path, ...]:
+        """The log of charon (ike) or pppd (modem) as it is on the disk."""
+        return _turned_over(self.state / KEPT / f"{unit}.log", KEPT_OLD_FILES)
 
 
 def wanted(units: Sequence[str]) -> tuple[str, ...]:
@@ -69,20 +86,14 @@ def takes(unit: str, line: str, *, chosen: Sequence[str]) -> bool:
 
 
 def of_file(unit: str, paths: Sequence[Path], chosen: Sequence[str]) -> Iterator[Stamped]:
-    """The lines of one log that are the unit's, each with its time. A file that is not there has no lines.
-
-    pppd writes no times: its lines count as written when its file was changed last.
-    """
+    """The lines of one log that are the unit's, each with its time. A file that is not there has no lines."""
     lines = (line for path in paths for line in _lines(path))
-    yield from stamped(unit, lines, chosen, agents=paths[-1].name == writer.NAME, begin=_changed_at(paths[-1]))
+    yield from stamped(unit, lines, chosen, agents=paths[-1].name == writer.NAME)
 
 
-def stamped(
-    unit: str, lines: Iterable[str], chosen: Sequence[str], *, agents: bool = False, begin: str = ""
-) -> Iterator[Stamped]:
-    """Lines with their times. ``agents``: they are the agent's own log. ``begin``: the time of those before the first
-    that has one."""
-    latest, taken = begin, unit == AGENT or not agents
+def stamped(unit: str, lines: Iterable[str], chosen: Sequence[str], *, agents: bool = False) -> Iterator[Stamped]:
+    """Lines with their times. ``agents``: they are the agent's own log."""
+    latest, taken = "", unit == AGENT or not agents
     for line in lines:
         found = _TIME.match(line)
         if found:
@@ -92,13 +103,8 @@ def stamped(
             yield latest, unit, line[:LINE_MAX_CHARS]
 
 
-def _changed_at(path: Path) -> str:
-    if path.name != PPPD_LOG:
-        return ""
-    try:
-        return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%S}"
-    except OSError:
-        return ""
+def _turned_over(path: Path, old: int) -> tuple[Path, ...]:
+    return (*(path.with_name(f"{path.name}.{number}") for number in range(old, 0, -1)), path)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -142,6 +142,8 @@ class PppProcess:
     def start(self, device: str, login: Login) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         write_durably(self._options, options(self._interface, login, self._log).encode())
+        if self._log.exists():  # whoever reads along finds what came last
+            self._log.rename(self._log.with_name(f"{self._log.name}.1"))
         self._log.write_bytes(b"")
         self._child = subprocess.Popen(
             [str(PROGRAM), device, str(BAUD), "file", str(self._options)],

@@ -1,7 +1,6 @@
 """Which lines a range and a unit have, what fits, what is struck out; new lines as they come."""
 
 import gzip
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,11 +29,9 @@ def places(tmp_path: Path) -> Places:
         "2026-11-22T10:00:00Z INFO router_agent.update.driver: offered\n"
         f"2026-11-22T10:30:00Z INFO router_agent.daemon: password={SECRET}\n"
     )
-    (runtime / "charon.log").write_text("2026-11-22T09:15:00 01[IKE] up\n  and more of it\n")
-    pppd = runtime / "pppd.log"
-    pppd.write_text("rcvd [LCP ConfReq]\n")
-    # Its lines count as written when it was changed: before NOW, whenever this test runs.
-    os.utime(pppd, (NOW.timestamp() - 60, NOW.timestamp() - 60))
+    (state / "kept").mkdir()
+    (state / "kept" / "ike.log").write_text("2026-11-22T09:15:00 01[IKE] up\n  and more of it\n")
+    (state / "kept" / "modem.log").write_text("2026-11-22T11:59:00 rcvd [LCP ConfReq]\n")
     (state / "update" / "step.log").write_text("2026-11-22T10:10:00Z fetching\n")
     return Places(state, runtime)
 
@@ -70,7 +67,7 @@ def test_units_are_merged_by_time_and_none_is_there_twice(places: Places) -> Non
 
 def test_a_unit_has_its_own_lines_only(places: Places) -> None:
     assert [line.split(": ")[-1] for line in bodies(packed(places, Range(("modem",), None, None, 0)))] == [
-        "dialling", "modem| rcvd [LCP ConfReq]",
+        "dialling", "modem| 2026-11-22T11:59:00 rcvd [LCP ConfReq]",
     ]  # fmt: skip
     assert len(bodies(packed(places, Range(("update",), None, None, 0)))) == 2
     assert bodies(packed(places, Range(("weather",), None, None, 0))) == []
