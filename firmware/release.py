@@ -205,12 +205,26 @@ def custom(release: Release) -> Mapping[str, object]:
         "version": release.version,
         "counter": release.counter,
         "minimum_from": release.applicability.minimum_from,
+        "delta_from": [delta.from_counter for delta in release.deltas],
+        "applicability": {**asdict(release.applicability), "hardware": list(release.applicability.hardware)},
     }
 
 
 def module_custom(module: Module) -> Mapping[str, object]:
     """What the targets metadata repeats of a module."""
-    return {"name": module.name, "version": module.version, "counter": module.counter, "kind": module.kind}
+    return {
+        "name": module.name,
+        "version": module.version,
+        "counter": module.counter,
+        "kind": module.kind,
+        "applicability": {**asdict(module.applicability), "hardware": list(module.applicability.hardware)},
+    }
+
+
+def agree(said: object, known: Mapping[str, object]) -> bool:
+    """Whether targets metadata says of a release or module what its document does; what a publisher says beyond what
+    is known here, and what an older one left out, is no contradiction."""
+    return isinstance(said, Mapping) and all(said.get(name, value) == value for name, value in known.items())
 
 
 def _format(fields: Fields) -> None:

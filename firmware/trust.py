@@ -18,7 +18,17 @@ from firmware.errors import TrustError
 from firmware.fields import DOCUMENT_MAX_BYTES, NUMBER_MAX
 from firmware.listing import Listed
 from firmware.permit import Permit, verified
-from firmware.release import Module, Release, custom, module_custom, module_path, parse, parse_module, release_path
+from firmware.release import (
+    Module,
+    Release,
+    agree,
+    custom,
+    module_custom,
+    module_path,
+    parse,
+    parse_module,
+    release_path,
+)
 from firmware.trusted_directory import TrustedDirectory
 from firmware.tuf_client import Limits, Source, Target, View
 
@@ -114,7 +124,7 @@ class Trust:
             raise TrustError("firmware.document-disagrees", path=path)
         self._not_lower(path, listed.counter, permit)
         release = parse(self._document(target))
-        if release_path(release.hardware, release.version) != path or target.custom != custom(release):
+        if release_path(release.hardware, release.version) != path or not agree(target.custom, custom(release)):
             raise TrustError("firmware.document-disagrees", path=path)
         return release
 
@@ -123,7 +133,7 @@ class Trust:
         _matched(path, "modules")
         target = self._target(path)
         module = parse_module(self._document(target))
-        if module_path(module.name, module.version) != path or target.custom != module_custom(module):
+        if module_path(module.name, module.version) != path or not agree(target.custom, module_custom(module)):
             raise TrustError("firmware.document-disagrees", path=path)
         return module
 

@@ -28,7 +28,7 @@ YANKED = "x-kyoten-yanked"
 ROOT_MAX_BYTES = 128 * 1024
 TIMESTAMP_MAX_BYTES = 16 * 1024
 SNAPSHOT_MAX_BYTES = 64 * 1024
-#: 240 octets a release: some 4,000 of them.
+#: 360 octets a release: some 2,900 of them.
 TARGETS_MAX_BYTES = 1 << 20
 #: Roots that one refresh walks through; the next one goes on.
 ROOT_STEPS_MAX = 64

@@ -16,9 +16,9 @@ from cloudside.config import Config
 from cloudside.fleet.releases import OnlineKeys, register, terms
 from cloudside.registry.callers import OPERATOR
 from cloudside.registry.database import Database, Doorbell
-from firmware.compose import RELEASE_DOCUMENT
+from firmware.compose import MODULE_DOCUMENT, RELEASE_DOCUMENT
 from firmware.image import places
-from firmware.release import parse
+from firmware.release import parse, parse_module
 from firmware.repository import keys, roles, staging
 from firmware.repository import publish as repository
 from firmware.repository.roles import ROOT, TARGETS, Terms
@@ -38,9 +38,10 @@ def trust_root() -> Path:
 
 
 def publish(config: Config, *directories: Path) -> None:
-    """Let routers find these releases, as `kyoten firmware stage`, `sign` and `publish` would; the registry, too.
+    """Let routers find these releases and modules, as `kyoten firmware stage`, `sign` and `publish` would.
 
-    In a world where nothing was published yet the repository is begun: its root is the one that images have. Raises
+    What was staged before (`kyoten firmware yank`) is signed and published with them; the registry knows, too. In a
+    world where nothing was published yet the repository is begun: its root is the one that images have. Raises
     FirmwareError, KyotenError, ImageError.
     """
     place, now = _ceremony(), datetime.now(UTC)
@@ -49,9 +50,13 @@ def publish(config: Config, *directories: Path) -> None:
         shutil.copytree(place / "repository" / "metadata", storage.metadata)
         shutil.copytree(place / "online", config.firmware_keys)
     for directory in directories:
+        if (module := directory / MODULE_DOCUMENT).exists():
+            document = module.read_bytes()
+            staging.stage_module(storage, parse_module(document), document, directory, terms=terms(config), now=now)
+            continue
         document = (directory / RELEASE_DOCUMENT).read_bytes()
         staging.stage_release(storage, parse(document), document, directory, terms=terms(config), now=now)
-    if directories:
+    if storage.staged_targets() is not None:
         _sign(place, storage, _HOLDERS[TARGETS])
         repository.publish(storage, online, terms=terms(config), now=now)
     with closing(Database(config.registry_url)) as database:

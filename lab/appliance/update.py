@@ -1,7 +1,8 @@
 """A whole update of the image, from a published release to a slot that is kept, with nothing in it but the product.
 
-``python -m lab.appliance.update DIRECTORY [--record]`` in a box: the cloud publishes the lab's next release and starts
-a rollout; the router in its virtual machine fetches, installs, restarts into it, and keeps it. ``--record`` keeps what
+``python -m lab.appliance.update DIRECTORY [--record]`` in a box: modules are published, and the router in its virtual
+machine takes them by itself; the cloud publishes the lab's next release and starts a rollout; the router fetches,
+installs, restarts into it, and keeps it, and its modules. ``--record`` keeps what
 `cuts` needs in DIRECTORY: ``start.img``, the disk of the enrolled router while it was off, and ``writes.log``, every
 write and flush since, up to the commit. Without it the router is started once more afterwards. The last line is JSON.
 `python -m lab.appliance.releases` makes image and release beforehand: a box has no way to Debian's archive.
@@ -19,7 +20,7 @@ from pathlib import Path
 from cloudside.registry import releases as registry
 from cloudside.registry.callers import OPERATOR
 from firmware.layout import Slot
-from lab.appliance import disks, proof, releases
+from lab.appliance import disks, modules, proof, releases
 from lab.appliance.image import factory_disk
 from lab.appliance.proof import DEVICE, SITE, Scene
 from lab.network import LabError, wait_until
@@ -51,7 +52,6 @@ def prepare(scene: Scene, *, reach_s: int = REACH_S) -> None:
     proof.first_start(scene)
     proof.serves(scene)
     proof.verity(scene)
-    proof.memory(scene)
     proof.closed(scene)
     plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
     pace = f"heartbeat.interval_s={HEARTBEAT_S}"
@@ -134,10 +134,14 @@ def measure(directory: Path, *, recorded: bool = False) -> proof.Figures:
     """All of it, once; the figures. Raises LabError: something is not as it should be."""
     image, release = factory_disk(), releases.release()
     with built(image, directory) as scene:
+        modules.publish(scene)
         prepare(scene)
+        modules.arrive(scene)
+        proof.memory(scene)
         if recorded:
             record(scene, directory)
         whole(scene, release)
+        modules.stay(scene)
         if not recorded:
             kept(scene)
     return scene.figures

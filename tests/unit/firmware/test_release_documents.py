@@ -14,6 +14,7 @@ from firmware.release import (
     Delta,
     File,
     Release,
+    agree,
     custom,
     module_custom,
     parse,
@@ -53,8 +54,18 @@ def test_what_is_written_is_read_back() -> None:
         assert render(parse(render(release))) == render(release)
     assert parse_module(render_module(a_module())) == a_module()
     assert release_path("x", "1.2") == "releases/x/1.2.json"
-    assert custom(whole()) == {"hardware": "generic-x86-64", "version": "2026.5", "counter": 5, "minimum_from": 1}
-    assert module_custom(a_module()) == {"name": "quectel", "version": "1.1", "counter": 1, "kind": "modem-table"}
+    said = {"hardware": "generic-x86-64", "version": "2026.5", "counter": 5, "minimum_from": 1, "delta_from": [4]}
+    assert {**custom(whole()), **said} == custom(whole())
+    assert custom(whole())["applicability"] == json.loads(render(whole()))["applicability"]
+    assert (module_custom(a_module())["name"], module_custom(a_module())["counter"]) == ("quectel", 1)
+
+
+def test_what_metadata_says_of_a_release_may_be_more_or_less_but_not_otherwise() -> None:
+    known = custom(whole())
+    assert agree({**known, "later": 1}, known) and agree({"counter": 5}, known)
+    for name, other in (("counter", 6), ("delta_from", []), ("applicability", {}), ("minimum_from", 0)):
+        assert not agree({**known, name: other}, known)
+    assert not agree(None, known) and not agree([], known)
 
 
 @pytest.mark.parametrize(
