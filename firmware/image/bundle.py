@@ -4,11 +4,15 @@ The squashfs around it is not compressed either: what travels is compressed as a
 the router has. RAUC rolls a new salt for its own tree each time, so two bundles of one slot.img differ in that.
 """
 
+import mmap
 import tempfile
 from pathlib import Path
 
 from firmware.image import programs
 from firmware.image.signing import Signing
+
+#: mksquashfs's: a file lies there in pieces of this size, one behind the other, without those that are all zeros.
+_PIECE_BYTES = 128 * 1024
 
 
 def compatible(hardware: str) -> str:
@@ -41,3 +45,25 @@ def make(slot: Path, bundle: Path, *, hardware: str, version: str, signing: Sign
             ]
         )  # fmt: skip
     programs.run(["rauc", f"--keyring={signing.authority}", "info", bundle])
+
+
+def holds(bundle: Path, slot: Path) -> bool:
+    """Whether a bundle has this very slot image in it, not compressed, as `make` packs it. Raises OSError."""
+    with (
+        bundle.open("rb") as packed,
+        slot.open("rb") as image,
+        mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ) as found,
+    ):
+        place: int | None = None
+        while piece := image.read(_PIECE_BYTES):
+            if not piece.strip(b"\0"):
+                continue
+            if place is None or found[place : place + len(piece)] != piece:
+                # The first one; and the last one, if it is no whole piece: it lies among others of its kind.
+                if place is not None and len(piece) == _PIECE_BYTES:
+                    return False
+                place = found.find(piece)
+                if place < 0:
+                    return False
+            place += len(piece)
+        return place is not None

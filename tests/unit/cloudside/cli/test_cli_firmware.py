@@ -123,6 +123,10 @@ def test_a_slip_of_the_pen_is_told_before_anything_is_packed(kyoten: Kyoten, tmp
     assert kyoten(*fits, status=2).error["params"]["count"] == 5
     (tmp_path / "facts").write_text(json.dumps(facts))
     assert kyoten(*fits, status=2).error["key"] == "firmware.slot-other", "root hash and image are of one another"
+    facts["image_sha256"] = sha256(b"x" * 4096).hexdigest()
+    (tmp_path / "facts").write_text(json.dumps(facts))
+    (tmp_path / "bundle").write_bytes(b"of another slot" + b"x" * 4000)
+    assert kyoten(*fits, status=2).error["key"] == "firmware.bundle-other", "every router would refuse it"
     assert kyoten(*fits, "--epoch", "99999999999999", status=2).error["key"] == "cli.usage"
     (tmp_path / "slot").unlink()
     assert kyoten(*fits, status=2).error["key"] == "cli.unreadable-file"
