@@ -140,7 +140,7 @@ SETTING_KEYS = {
             _items(_IPV4, "addresses on the LAN, separated by commas"),
         ),
         SettingKey(
-            "update.health_s", "seconds that a new release must be healthy before it is kept", _seconds(5, 3600)
+            "update.health_s", "seconds that a new release must be healthy before it is kept", _seconds(30, 3600)
         ),
         SettingKey("update.reach_s", "seconds that a new release may take until it is healthy", _seconds(30, 3600)),
         SettingKey(

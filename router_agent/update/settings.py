@@ -11,7 +11,7 @@ from router_agent.update import window
 
 PREFIX = "update."
 
-HEALTH_LIMITS_S = (5.0, 3600.0)
+HEALTH_LIMITS_S = (30.0, 3600.0)
 REACH_LIMITS_S = (30.0, 3600.0)
 
 
