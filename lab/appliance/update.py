@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cloudside.registry import releases as registry
@@ -62,12 +63,13 @@ def prepare(scene: Scene, *, reach_s: int = REACH_S) -> None:
 
 def record(scene: Scene, directory: Path) -> None:
     """Switch it off, keep its disk, and log every write from here on."""
-    scene.machine.power_cut()
+    cut = _power_cut(scene)
     disks.copy(scene.disk, directory / START)
     (directory / LOG).unlink(missing_ok=True)
     scene.machine = scene.machine.recording(directory / LOG)
     took = proof.start(scene)
     scene.say(f"recording; its tunnel is up again after {took:.1f} s")
+    remembers(scene, cut)
 
 
 def offer(scene: Scene, release: Path) -> str:
@@ -121,13 +123,26 @@ def whole(scene: Scene, release: Path) -> None:
 
 def kept(scene: Scene) -> None:
     """After a power cut the new slot starts as the one that counts, and serves."""
-    scene.machine.power_cut()
+    cut = _power_cut(scene)
     if disks.boot_state(scene.disk).primary is not Slot.B:
         raise LabError("the boot state does not name slot B")
     console = len(scene.machine.console())
     scene.figures["updated_boot_to_tunnel_s"] = proof.start(scene)
     scene.machine.wait_for("slot B (primary)", timeout_s=1, after=console)
     proof.serves(scene)
+    remembers(scene, cut)
+
+
+def remembers(scene: Scene, cut: datetime) -> None:
+    """What IKE did before a power cut is in the log that the cloud pulls."""
+    found = scene.world.kyoten("logs", SITE, "--unit", "ike", "--since", "6h", timeout_s=SETTINGS_S).stdout
+    before = [
+        line for line in found.splitlines() if line.startswith("ike| ") and line[5:24] < f"{cut:%Y-%m-%dT%H:%M:%S}"
+    ]
+    if not any("established" in line for line in before):
+        raise LabError(f"IKE's log has {len(before)} lines of before the power cut, and no tunnel among them")
+    scene.figures["ike_lines_of_before"] = len(before)
+    scene.say(f"IKE's log has {len(before)} lines of before the power cut")
 
 
 def measure(directory: Path, *, recorded: bool = False) -> proof.Figures:
@@ -145,6 +160,12 @@ def measure(directory: Path, *, recorded: bool = False) -> proof.Figures:
         if not recorded:
             kept(scene)
     return scene.figures
+
+
+def _power_cut(scene: Scene) -> datetime:
+    """When it was. The tunnel is older than the half minute after which the kernel has written what it was told to."""
+    scene.machine.power_cut()
+    return datetime.now(UTC)
 
 
 def _rollout_state(scene: Scene) -> str:
