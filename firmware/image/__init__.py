@@ -6,7 +6,7 @@ software   the agent and its Python packages, with byte code
 initrd     the initial RAM disk, a plain cpio
 squashfs, slot   the tree as slot.img: squashfs, slot block, dm-verity tree
 bundle     slot.img as a RAUC bundle; disk: a whole disk as it leaves the factory
-sbom, cves what is inside (SPDX), and which known vulnerabilities
+sbom, cves what is inside (SPDX), and which known vulnerabilities; advisories: of Python packages
 build      all of it in order; places: where prepared things lie; programs: running others'
 
 A build needs root, Debian and the packages of lab/debian-packages-image.txt. `python -m firmware.image` is the command.

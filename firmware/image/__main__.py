@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from firmware.image import build, compare, cves, debian, disk, foreign, places, recipe
+from firmware.image import build, compare, debian, disk, foreign, places, recipe, software
 from firmware.image.build import Name, Trust
 from firmware.image.errors import ImageError
 from firmware.image.signing import Signing
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.choices["build"]
     command.add_argument("--key", type=Path, help="PEM: signs the bundle; with --certificate and --authority")
     command.add_argument("--certificate", type=Path)
-    command.add_argument("--tracker", type=Path, help="security-tracker.debian.org/tracker/data/json, fetched before")
+    _add_known(command)
     command.add_argument("--disk-mib", type=int, default=DISK_MIN_MIB)
     command = commands.add_parser("disk")
     command.set_defaults(work=_disk)
@@ -66,8 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("cves")
     command.set_defaults(work=_cves)
     command.add_argument("root", type=Path)
-    command.add_argument("--tracker", type=Path)
+    _add_known(command)
     return parser
+
+
+def _add_known(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tracker", type=Path, help="security-tracker.debian.org/tracker/data/json, fetched before")
+    command.add_argument("--advisories", type=Path, help="OSV's PyPI/all.zip, fetched before, for Python packages")
 
 
 def _teller() -> build.Say:
@@ -106,7 +111,7 @@ def _build(arguments: argparse.Namespace, say: build.Say) -> int:
         signed_by=_signing(arguments),
         say=say,
         trust_root=arguments.trust_root,
-        tracker=arguments.tracker,
+        known=build.Known(arguments.tracker, arguments.advisories),
         fresh=arguments.fresh,
     )
     say("the disk")
@@ -138,10 +143,9 @@ def _disk(arguments: argparse.Namespace, say: build.Say) -> int:
 
 def _cves(arguments: argparse.Namespace, _say: build.Say) -> int:
     packages = debian.packages((arguments.root / debian.STATUS).read_text(encoding="utf-8"))
-    tracker = None if arguments.tracker is None else cves.read_tracker(arguments.tracker.read_text(encoding="utf-8"))
-    suite = recipe.suite(places.RECIPE.read_text())
-    upgrades = cves.known_to_apt(packages)
-    sys.stdout.write(cves.report(suite, packages, (), tracker=tracker, upgrades=upgrades))
+    python = software.installed(arguments.root)
+    known = build.Known(arguments.tracker, arguments.advisories)
+    sys.stdout.write(build.vulnerabilities(recipe.suite(places.RECIPE.read_text()), packages, python, known))
     return 0
 
 

@@ -2,11 +2,12 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from firmware.image import (
+    advisories,
     bundle,
     check,
     contents,
@@ -72,6 +73,17 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Files of known vulnerabilities that a person has fetched: Debian's security tracker's, PyPI's advisories."""
+
+    tracker: Path | None = None
+    advisories: Path | None = None
+
+
+NOTHING_KNOWN = Known()
+
+
+@dataclass(frozen=True, slots=True)
 class Built:
     """A whole release: the slot image, its bundle, and the papers beside them."""
 
@@ -104,10 +116,10 @@ def release(
     signed_by: Signing,
     say: Say,
     trust_root: Path | None = None,
-    tracker: Path | None = None,
+    known: Known = NOTHING_KNOWN,
     fresh: bool = False,
 ) -> Built:
-    """Build everything of a release in ``output``. ``tracker``: Debian's security tracker's data. Raises ImageError."""
+    """Build everything of a release in ``output``. Raises ImageError."""
     made = slot_image(name, output, trust=Trust(signed_by.authority, trust_root), say=say, fresh=fresh)
     say("the bundle")
     built = Built(made, output / "router.raucb", output / "sbom.spdx.json", output / "cves.json")
@@ -119,15 +131,21 @@ def release(
     parts = contents.components(made.root, made.recipe.suite, made.python, name.version)
     subject = Subject(name.hardware, name.version, made.facts.image_sha256, name.epoch)
     built.sbom.write_text(sbom.document(subject, parts), encoding="utf-8")
-    report = cves.report(
-        made.recipe.suite,
-        installed,
-        [package.name for package in made.python],
-        tracker=None if tracker is None else cves.read_tracker(tracker.read_text(encoding="utf-8")),
-        upgrades=cves.known_to_apt(installed),
+    report = vulnerabilities(
+        made.recipe.suite, installed, [(package.name, package.version) for package in made.python], known
     )
     built.cves.write_text(report, encoding="utf-8")
     return built
+
+
+def vulnerabilities(
+    suite: str, installed: Sequence[debian.Package], python: Sequence[advisories.Distribution], known: Known
+) -> str:
+    """cves.json of an image with these packages. Raises ImageError: a file that was given is something else."""
+    tracker = None if known.tracker is None else cves.read_tracker(known.tracker.read_text(encoding="utf-8"))
+    of_python = None if known.advisories is None else advisories.matching(advisories.read(known.advisories), python)
+    upgrades = cves.known_to_apt(installed)
+    return cves.report(suite, installed, python, tracker=tracker, of_python=of_python, upgrades=upgrades)
 
 
 def factory_disk(built: Built, name: Name, output: Path, *, disk_mib: int = DISK_MIN_MIB) -> Path:

@@ -2,7 +2,7 @@
 
 With the security tracker's data (https://security-tracker.debian.org/tracker/data/json, a file of 40 MB that somebody
 has fetched): every Debian package by its source's name and version. Without it: packages of which apt knows a newer
-version, which says that something was mended, not what is still open. Python packages are not in Debian's tracker.
+version, which says that something was mended, not what is still open. Python packages: `advisories`.
 """
 
 import json
@@ -150,21 +150,27 @@ def read_tracker(text: str) -> Mapping[str, object]:
 def report(
     suite: str,
     packages: Sequence[Package],
-    python: Sequence[str],
+    python: Sequence[tuple[str, str]],
     *,
     tracker: Mapping[str, object] | None,
+    of_python: Sequence[Finding] | None,
     upgrades: Sequence[Newer],
 ) -> str:
-    """cves.json: what is known, and what could not be known this time. Pure."""
+    """cves.json: what is known, and what could not be known this time. ``python``: name and version of its packages;
+    ``of_python``: what advisories say of them, None: none were given. Pure."""
     findings = [] if tracker is None else matching(tracker, packages, suite)
-    unseen = [f"Python packages, which no list here speaks of: {', '.join(sorted(python))}"]
+    unseen = []
     if tracker is None:
-        unseen.insert(0, "open vulnerabilities without a mended version: no security tracker's file was given")
+        unseen.append("open vulnerabilities without a mended version: no security tracker's file was given")
+    if of_python is None:
+        told = ", ".join(f"{name} {version}" for name, version in sorted(python))
+        unseen.append(f"Python packages, no file of advisories was given: {told}")
     made = {
         "suite": suite,
-        "packages": len(packages),
+        "packages": len(packages) + len(python),
         "tracker": tracker is not None,
-        "findings": [asdict(one) for one in findings],
+        "advisories": of_python is not None,
+        "findings": [asdict(one) for one in (*findings, *(of_python or ()))],
         "newer_versions": [asdict(one) for one in upgrades],
         "not_seen": unseen,
     }

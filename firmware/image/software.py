@@ -20,6 +20,7 @@ from firmware.image.recipe import ARCHITECTURES, Recipe
 SITE = Path("usr/lib/kyoten/site")
 #: Our packages that the agent is made of. The build of images stays at home.
 OURS = ("router_agent", "linux", "firmware")
+OWN_NAME = "kyoten"
 _LEFT_OUT = ("firmware/image", "firmware/repository")
 
 #: What wheels bring and a router does not run.
@@ -101,6 +102,16 @@ def _described(site: Path, wheel: Path) -> PythonPackage:
     )
 
 
+def installed(root: Path) -> list[tuple[str, str]]:
+    """Name and version of each Python package in a tree, without ours."""
+    found = []
+    for place in sorted((root / SITE).glob("*.dist-info")):
+        metadata = HeaderParser().parsestr((place / "METADATA").read_text(encoding="utf-8"))
+        if metadata["Name"] != OWN_NAME:
+            found.append((str(metadata["Name"]), str(metadata["Version"])))
+    return found
+
+
 def install_agent(root: Path, version: str) -> None:
     """Our own packages, the commands, and the metadata that tell the agent its version."""
     site = root / SITE
@@ -116,7 +127,7 @@ def install_agent(root: Path, version: str) -> None:
     metadata = site / f"kyoten-{version}.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: kyoten\nVersion: {version}\nLicense: Apache-2.0\n"
+        f"Metadata-Version: 2.1\nName: {OWN_NAME}\nVersion: {version}\nLicense: Apache-2.0\n"
     )
     # -I would drop the path, -S Debian's; -s and -E: nobody's directory or variable changes what runs as root.
     command = root / "usr/bin/kyoten-agent"

@@ -73,11 +73,13 @@ def test_a_newer_version_is_told_with_its_archive_and_without_the_mirror() -> No
 
 def test_the_report_says_what_it_could_not_see() -> None:
     installed = [package("openssl", "3.0.17-1~deb12u1")]
-    blind = json.loads(cves.report("bookworm", installed, ["tuf"], tracker=None, upgrades=[]))
-    assert (blind["tracker"], len(blind["not_seen"])) == (False, 2)
-    seen = json.loads(cves.report("bookworm", installed, ["tuf"], tracker=TRACKER, upgrades=[]))
-    assert (len(seen["findings"]), len(seen["not_seen"])) == (4, 1)
-    assert "tuf" in seen["not_seen"][0]
+    python = [("tuf", "6.0.0")]
+    blind = json.loads(cves.report("bookworm", installed, python, tracker=None, of_python=None, upgrades=[]))
+    assert (blind["tracker"], blind["advisories"], len(blind["not_seen"])) == (False, False, 2)
+    assert "tuf 6.0.0" in blind["not_seen"][1]
+    finding = cves.Finding("CVE-1", "tuf", "6.0.0", "6.0.1", "high", "")
+    seen = json.loads(cves.report("bookworm", installed, python, tracker=TRACKER, of_python=[finding], upgrades=[]))
+    assert (len(seen["findings"]), seen["not_seen"], seen["packages"]) == (5, [], 2)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"openssl": 3}', "<html>"])
