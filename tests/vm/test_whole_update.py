@@ -31,3 +31,13 @@ def test_its_root_is_verified_and_its_memory_small(figures: Figures) -> None:
 def test_nothing_of_it_answers_the_internet(figures: Figures) -> None:
     """The same scan finds the gateway's ports."""
     assert figures["answers_to_internet"] == 0
+
+
+def test_it_takes_the_modules_that_are_for_it_and_gives_one_back(figures: Figures) -> None:
+    """Published, noticed, judged, used as nobody, outliving the update; the steps are in lab/appliance/modules.py."""
+    assert figures["modules_taken"] == 3
+    assert "module_withdrawn_s" in figures
+
+
+def test_its_ike_log_outlives_a_power_cut(figures: Figures) -> None:
+    assert figures["ike_lines_of_before"] > 0
