@@ -163,6 +163,7 @@ class Agent:
             runner=runner,
             now=now,
         )
+        self._mobile_view = self._mobile.view
         self._versions = _versions(plane)
         self.support = Support(
             options,
@@ -389,7 +390,8 @@ class Agent:
 
     def _step_mobile(self, now: float) -> None:
         """Take in what the modem's thread has published."""
-        view = self._mobile.view
+        # A report speaks of one moment: the modem's state and its problems are of the same view.
+        view = self._mobile_view = self._mobile.view
         if self._board.set("mobile", *view.problems):
             self._reporting.hurry(now)
         timezone = self._reporting.contact.timezone
@@ -423,7 +425,7 @@ class Agent:
             ),
             problems=self._board.current(now=now),
             lan_devices=self._lan.devices(wall_clock=time.time()),
-            modem=self._mobile.view.report,
+            modem=self._mobile_view.report,
             uplinks=self._lines.report(now),
             firmware=self._updating.firmware(),
             modules=self._updating.modules(),
