@@ -1,10 +1,9 @@
 """charon's and pppd's logs, kept on the disk: they write into memory, which a power cut empties.
 
 They do not write to the disk themselves, because charon holds all that it does up while a line is written, and flash
-takes seconds at times. Every few seconds their new lines are appended to ``<state>/kept/<unit>.log`` here; a power cut
-costs those of the last half minute. How far that is lies in memory beside the logs, and goes with them.
-
-A line of pppd's gets the time when its log was changed last: it has none of its own.
+takes seconds at times. Every few seconds their new lines are appended to ``<state>/kept/<unit>.log`` here, and left to
+the kernel to write: a power cut costs those of the last minute. How far that is lies in memory beside the logs, and
+goes with them. A line of pppd's gets the time when its log was changed last: it has none of its own.
 """
 
 import errno
@@ -52,19 +51,30 @@ class Keeper:
     def keep(self) -> None:
         """Append what is new to what is kept. A full disk costs lines, and nothing else."""
         with self._lock:
-            try:
-                changed = [self._keep(unit, tail) for unit, tail in self._logs]
-                if any(changed):
-                    self._write_cursors()
-                self._trouble = ""
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                if reason != self._trouble:
-                    _log.warning("logs of IKE and modem are not kept: %s", reason)
-                self._trouble = reason
+            before = [tail.standing for _, tail in self._logs]
+            reasons = [self._trouble_with(unit, tail) for unit, tail in self._logs]
+            if before != [tail.standing for _, tail in self._logs]:
+                reasons.append(self._trouble_with_cursors())
+            trouble = next(filter(None, reasons), "")
+            if trouble and trouble != self._trouble:
+                _log.warning("logs of IKE and modem are not kept: %s", trouble)
+            self._trouble = trouble
 
-    def _keep(self, unit: str, tail: Tail) -> bool:
-        changed = False
+    def _trouble_with(self, unit: str, tail: Tail) -> str:
+        try:
+            self._keep(unit, tail)
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return ""
+
+    def _trouble_with_cursors(self) -> str:
+        try:
+            self._write_cursors()
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return ""
+
+    def _keep(self, unit: str, tail: Tail) -> None:
         for _ in range(_LOOKS_MAX):
             before, lines = tail.standing, list(tail.new())
             if not lines:
@@ -74,21 +84,24 @@ class Keeper:
             except OSError:
                 tail.standing = before
                 raise
-            changed = True
-        return changed
 
     def _append(self, unit: str, lines: Sequence[str]) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         path = self._directory / f"{unit}.log"
         content = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", 0) as stream:
-            size = stream.seek(0, os.SEEK_END)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                content = b"\n" + content  # a power cut has torn what was written before
             try:
-                if stream.write(content) != len(content):
+                if os.write(descriptor, content) != len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
-                os.ftruncate(stream.fileno(), size)  # no line twice, none in parts
+                os.ftruncate(descriptor, size)  # no line twice, none in parts
                 raise
+        finally:
+            os.close(descriptor)
         if size + len(content) >= FILE_MAX_BYTES:
             for number in range(KEPT_OLD_FILES - 1, 0, -1):
                 old = path.with_name(f"{path.name}.{number}")

@@ -35,11 +35,14 @@ class Tail:
         self._rest = b""
 
     def new(self) -> Iterator[str]:
-        """Whole lines that were written since the last call."""
+        """Whole lines that were written since the last call; of very many, the rest with the next call."""
         inode, size = self._found()
         if inode != self._inode:
-            if self._old is not None and _inode(self._old) == self._inode:
+            if self._old is not None and self._inode and _inode(self._old) == self._inode:
+                before = self._offset
                 yield from self._read(self._old, READ_MAX_BYTES)
+                if not inode or self._offset - before == READ_MAX_BYTES:
+                    return  # it is written to until the new one is there, or there is more of it
             self._inode, self._offset, self._rest = inode, 0, b""
         elif size < self._offset:  # begun anew in its place
             self._offset, self._rest = 0, b""

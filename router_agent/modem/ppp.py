@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,10 @@ _ECHO_FAILURES = 3
 #: Most networks want any name at all.
 _ANY_NAME = "kyoten"
 _LOG_TAIL_BYTES = 20_000
+#: A log past this is set aside before the next call: it lies in memory.
+LOG_MAX_BYTES = 256 * 1024
+#: How a call begins in the log.
+_CALL = "kyoten: a call at"
 
 #: pppd(8), EXIT STATUS: what a person can do something about.
 REASONS = {
@@ -142,9 +147,7 @@ class PppProcess:
     def start(self, device: str, login: Login) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         write_durably(self._options, options(self._interface, login, self._log).encode())
-        if self._log.exists():  # whoever reads along finds what came last
-            self._log.rename(self._log.with_name(f"{self._log.name}.1"))
-        self._log.write_bytes(b"")
+        self._begin_log()
         self._child = subprocess.Popen(
             [str(PROGRAM), device, str(BAUD), "file", str(self._options)],
             stdin=subprocess.DEVNULL,
@@ -181,10 +184,18 @@ class PppProcess:
             except ProcessLookupError:
                 pass
 
+    def _begin_log(self) -> None:
+        """pppd appends: what whoever reads along has not seen yet of the call before stays."""
+        if self._log.exists() and self._log.stat().st_size > LOG_MAX_BYTES:
+            self._log.rename(self._log.with_name(f"{self._log.name}.1"))
+        with self._log.open("ab") as stream:
+            stream.write(f"{_CALL} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n".encode())
+
     def _tail(self) -> str:
+        """What the last call has said, or the end of it."""
         try:
             with self._log.open("rb") as stream:
                 stream.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
-                return stream.read().decode(errors="replace")
+                return stream.read().decode(errors="replace").rpartition(_CALL)[2]
         except OSError:
             return ""

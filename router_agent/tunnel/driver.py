@@ -102,6 +102,7 @@ class TunnelDriver:
         self._configured = False
         self._takeover = Takeover()
         self._renewed = False
+        self._reopen_log = False
         self._own = ""
         self._line_now: tuple[str, str] | None = None
         self._diagnosis = diagnosis
@@ -231,8 +232,10 @@ class TunnelDriver:
                 return
         if not self._ready:
             self._prepare(now)
-        if self._process.set_log_aside():
+        self._reopen_log = self._process.set_log_aside() or self._reopen_log
+        if self._reopen_log:
             self._charon.reopen_log()
+            self._reopen_log = False
         sas = self._charon.sas(connection=connection.CONNECTION)
         carrying = [sa for sa in sas if _carries(sa) and not self._foreign(sa)]
         alive = max(carrying, key=lambda sa: sa.unique_id, default=None)

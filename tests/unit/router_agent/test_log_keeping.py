@@ -112,3 +112,49 @@ def test_cursors_that_are_damaged_cost_double_lines_at_worst(places: Places) -> 
     (places.runtime / "kept.json").write_text('{"ike": 3}')
     Keeper(places).keep()
     assert len(kept(places)) == 1
+
+
+def test_a_line_that_a_power_cut_has_torn_stands_by_itself(places: Places) -> None:
+    (places.state / "kept").mkdir()
+    (places.state / "kept" / "ike.log").write_text("2026-11-22T09:00:00 01[IKE] whole\n2026-11-22T09:00:01 01[IKE] to")
+    append(places.runtime / "charon.log", "2026-11-22T10:00:00 01[IKE] behind\n")
+    Keeper(places).keep()
+    assert [line.split()[-1] for line in kept(places)] == ["whole", "to", "behind"]
+
+
+def test_what_is_written_to_a_log_that_is_set_aside_and_not_yet_opened_anew_is_kept(places: Places) -> None:
+    log, keeper = places.runtime / "charon.log", Keeper(places)
+    append(log, "2026-11-22T09:00:00 01[IKE] one\n")
+    keeper.keep()
+    aside = log.rename(log.with_name("charon.log.1"))
+    append(aside, "2026-11-22T09:00:01 01[IKE] two\n")
+    keeper.keep()
+    append(aside, "2026-11-22T09:00:02 01[IKE] three\n")
+    keeper.keep()
+    append(log, "2026-11-22T09:00:03 01[IKE] four\n")
+    keeper.keep()
+    assert [line.split()[-1] for line in kept(places)] == ["one", "two", "three", "four"]
+
+
+def test_very_much_in_a_log_that_is_set_aside_is_kept_to_its_end(places: Places) -> None:
+    log, keeper = places.runtime / "charon.log", Keeper(places)
+    append(log, "".join(f"2026-11-22T09:00:00 01[IKE] {number:0100}\n" for number in range(9_000)))
+    keeper.keep()
+    append(log, "".join(f"2026-11-22T09:00:00 01[IKE] {number:0100}\n" for number in range(9_000, 18_000)))
+    log.rename(log.with_name("charon.log.1"))
+    append(log, "2026-11-22T09:00:02 01[IKE] 18000\n")
+    keeper.keep()
+    assert [int(line.split()[-1]) for line in kept(places)] == list(range(18_001))
+
+
+def test_trouble_with_one_log_is_not_the_others(places: Places) -> None:
+    append(places.runtime / "charon.log", "2026-11-22T09:00:00 01[IKE] one\n")
+    append(places.runtime / "pppd.log", "Connect: ppp0\n")
+    (places.state / "kept" / "ike.log").mkdir(parents=True)
+    Keeper(places).keep()
+    assert len(kept(places, "modem")) == 1
+    Keeper(places).keep()
+    assert len(kept(places, "modem")) == 1, "how far it was is known"
+    (places.state / "kept" / "ike.log").rmdir()
+    Keeper(places).keep()
+    assert len(kept(places)) == 1

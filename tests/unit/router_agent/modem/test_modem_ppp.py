@@ -76,3 +76,19 @@ def test_why_it_ended_and_what_it_carried(tmp_path: Path, pppd: Path, status: in
     assert gone(process)
     assert process.dns() == (IPv4Address("100.64.0.53"),)
     assert process.ended() == Ended(reason, 1234 + 56789)
+
+
+def test_the_log_of_the_call_before_stays_and_does_not_count(tmp_path: Path, pppd: Path) -> None:
+    pppd.write_text(
+        '#!/bin/sh\nlog=$(sed -n "s/^logfile //p" "$4")\n'
+        'case $(grep -c "^kyoten: a call at 20" "$log") in\n'
+        '1) printf "primary   DNS address 100.64.0.53\\nSent 1 bytes, received 2 bytes.\\n" >> "$log";;\n'
+        "esac\nexit 16\n"
+    )
+    process = PppProcess(tmp_path / "run", "wwan0")
+    for addresses, carried in (((IPv4Address("100.64.0.53"),), 3), ((), None)):
+        process.start("/dev/null", Login())
+        assert gone(process)
+        assert process.dns() == addresses
+        assert process.ended() == Ended("no-carrier", carried)
+    assert "Sent 1 bytes" in (tmp_path / "run" / "pppd.log").read_text()
