@@ -11,7 +11,9 @@ from router_agent.update import window
 
 PREFIX = "update."
 
-HEALTH_LIMITS_S = (30.0, 3600.0)
+HEALTH_LIMITS_S = (5.0, 3600.0)
+#: The cloud takes no less any more; a site that was told less before is not without settings for that.
+HEALTH_LEAST_S = 30.0
 REACH_LIMITS_S = (30.0, 3600.0)
 
 
@@ -28,7 +30,7 @@ def changed(settings: UpdateSettings, name: str, value: object) -> UpdateSetting
     """The settings with one value set. Raises ValueError: the name is unknown or the value does not fit."""
     match name:
         case "update.health_s":
-            return replace(settings, health_s=_seconds(value, *HEALTH_LIMITS_S))
+            return replace(settings, health_s=max(HEALTH_LEAST_S, _seconds(value, *HEALTH_LIMITS_S)))
         case "update.reach_s":
             return replace(settings, reach_s=_seconds(value, *REACH_LIMITS_S))
         case "update.window":

@@ -14,6 +14,8 @@ from router_agent.settings.journal import Journal
 from router_agent.settings.keys import Settings, SettingsError, parse
 from router_agent.settings.machine import SettingsState, Stage, Version
 from router_agent.settings.trial import SettingsTrial
+from router_agent.update import settings as update_settings
+from router_agent.update.settings import UpdateSettings
 
 GOOD = {"tunnel.gateways": ["vpn.example", "203.0.113.2"], "tunnel.dpd_s": 2, "log.level": "debug"}
 
@@ -206,3 +208,10 @@ def test_a_transition_that_is_not_in_the_table_is_a_bug() -> None:
         machine.begin(SettingsState())
     with pytest.raises(KeyError):
         machine.confirm(SettingsState(candidate=Version(1), stage=Stage.REVERTED))
+
+
+def test_a_time_of_health_that_is_not_taken_any_more_costs_a_site_no_settings() -> None:
+    """It was told so before."""
+    assert update_settings.changed(UpdateSettings(), "update.health_s", 10).health_s == 30
+    with pytest.raises(ValueError):
+        update_settings.changed(UpdateSettings(), "update.health_s", 4)
