@@ -8,13 +8,15 @@ or by ranges, or both; a version is affected if either has it. Pure, but for rea
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from firmware.image.cves import Finding
+from firmware.image.cves import NOT_JUDGED, URGENCIES, Finding, by_urgency
 from firmware.image.errors import ImageError
 
 #: Larger is no advisory, in octets.
@@ -30,7 +32,7 @@ def read(path: Path) -> list[Advisory]:
     try:
         with zipfile.ZipFile(path) as archive:
             found = [json.loads(archive.read(one)) for one in archive.infolist() if _is_document(one)]
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
         raise ImageError(f"{path}: no zip of advisories (OSV, PyPI/all.zip): {error}") from None
     if not found or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in found):
         raise ImageError(f"{path}: no zip of advisories (OSV, PyPI/all.zip): documents without an id")
@@ -38,27 +40,40 @@ def read(path: Path) -> list[Advisory]:
 
 
 def matching(advisories: Iterable[Advisory], installed: Sequence[Distribution]) -> list[Finding]:
-    """What they say of these distributions. What is the same vulnerability under several names is told once."""
+    """What they say of these distributions. What is the same vulnerability under several names is told once, with what
+    each knows of it. Raises ImageError: an advisory of another form."""
     versions = {_normalized(name): (name, version) for name, version in installed}
     found: dict[tuple[str, str], Finding] = {}
     for advisory in advisories:
-        if advisory.get("withdrawn"):
-            continue
-        for affected in advisory.get("affected") or ():
-            package = affected.get("package") or {}
-            known = versions.get(_normalized(str(package.get("name", ""))))
-            if package.get("ecosystem") != "PyPI" or known is None or not _affects(affected, known[1]):
-                continue
-            made = _finding(advisory, affected, *known)
-            found.setdefault((made.source, made.cve), made)
-    return sorted(found.values(), key=lambda one: (one.source, one.cve))
+        try:
+            for made in _of_advisory(advisory, versions):
+                before = found.get((made.source, made.cve))
+                found[made.source, made.cve] = made if before is None else _merged(before, made)
+        except (AttributeError, TypeError, ValueError, KeyError) as error:
+            raise ImageError(f"the advisory {str(advisory.get('id'))[:40]} has another form: {error}") from None
+    return sorted(found.values(), key=by_urgency)
+
+
+def _of_advisory(advisory: Advisory, versions: Mapping[str, Distribution]) -> Iterator[Finding]:
+    if advisory.get("withdrawn"):
+        return
+    for affected in advisory.get("affected") or ():
+        package = affected.get("package") or {}
+        known = versions.get(_normalized(str(package.get("name", ""))))
+        if package.get("ecosystem") == "PyPI" and known is not None and _affects(affected, known[1]):
+            yield _finding(advisory, affected, *known)
+
+
+def _merged(one: Finding, other: Finding) -> Finding:
+    urgency = min((one.urgency, other.urgency), key=lambda word: (word == NOT_JUDGED, URGENCIES.get(word, 2)))
+    return replace(one, urgency=urgency, fixed_in=one.fixed_in or other.fixed_in, note=one.note or other.note)
 
 
 def _finding(advisory: Advisory, affected: Advisory, name: str, version: str) -> Finding:
     names = [str(advisory["id"]), *map(str, advisory.get("aliases") or ())]
     cve = next((one for one in names if one.startswith("CVE-")), names[0])
     mended = [fixed for fixed in _fixed(affected) if _key(fixed) > _key(version)]
-    urgency = str((advisory.get("database_specific") or {}).get("severity") or "not yet assigned").lower()
+    urgency = str((advisory.get("database_specific") or {}).get("severity") or NOT_JUDGED).lower()
     fixed_in = min(mended, key=_key, default="")
     return Finding(cve, name, version, fixed_in, urgency, str(advisory.get("summary") or "")[:200])
 

@@ -47,11 +47,19 @@ def matching(tracker: Mapping[str, object], packages: Iterable[Package], suite: 
             finding = _finding(cve, entry, source, version, suite)
             if finding is not None:
                 found.append(finding)
-    return sorted(found, key=lambda one: (_URGENCIES.get(one.urgency, 2), one.source, one.cve))
+    return sorted(found, key=by_urgency)
 
 
-#: The tracker's words, worst first; what nobody has judged yet may be bad.
-_URGENCIES = {"high": 0, "medium": 1, "not yet assigned": 2, "low": 3, "end-of-life": 4, "unimportant": 5}
+NOT_JUDGED = "not yet assigned"
+#: The tracker's words and the advisories', worst first; what nobody has judged yet may be bad.
+URGENCIES = {
+    "critical": -1, "high": 0, "medium": 1, "moderate": 1, NOT_JUDGED: 2, "low": 3, "end-of-life": 4, "unimportant": 5,
+}  # fmt: skip
+
+
+def by_urgency(one: Finding) -> tuple[int, str, str]:
+    """The worst first."""
+    return URGENCIES.get(one.urgency, URGENCIES[NOT_JUDGED]), one.source, one.cve
 
 
 def _finding(cve: str, entry: object, source: str, version: str, suite: str) -> Finding | None:
@@ -170,7 +178,7 @@ def report(
         "packages": len(packages) + len(python),
         "tracker": tracker is not None,
         "advisories": of_python is not None,
-        "findings": [asdict(one) for one in (*findings, *(of_python or ()))],
+        "findings": [asdict(one) for one in sorted((*findings, *(of_python or ())), key=by_urgency)],
         "newer_versions": [asdict(one) for one in upgrades],
         "not_seen": unseen,
     }

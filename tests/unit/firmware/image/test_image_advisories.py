@@ -61,9 +61,11 @@ def test_a_vulnerability_of_several_names_is_told_once_by_its_cve() -> None:
     everything = ranges({"introduced": "2.0"}, {"fixed": "2.5"}, {"introduced": "0"}, {"fixed": "1.26"})
     one = advisory("GHSA-34jh", **everything) | {"aliases": ["CVE-2024-37891", "PYSEC-9"]}
     other = advisory("PYSEC-9", **everything) | {"aliases": ["CVE-2024-37891"]}
-    (only,) = advisories.matching([one | {"database_specific": {"severity": "MODERATE"}}, other], INSTALLED)
-    assert (only.cve, only.source, only.version, only.fixed_in) == ("CVE-2024-37891", "urllib3", "2.2.1", "2.5")
-    assert (only.urgency, only.note) == ("moderate", "Proxy-Authorization is not stripped")
+    known = one | {"database_specific": {"severity": "MODERATE"}}
+    for documents in ((known, other), (other, known)):
+        (only,) = advisories.matching(documents, INSTALLED)
+        assert (only.cve, only.source, only.version, only.fixed_in) == ("CVE-2024-37891", "urllib3", "2.2.1", "2.5")
+        assert (only.urgency, only.note) == ("moderate", "Proxy-Authorization is not stripped")
 
 
 def test_what_is_withdrawn_or_of_others_is_not_told() -> None:
@@ -96,3 +98,13 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
         advisories.read(path)
     with pytest.raises(ImageError, match="no zip of advisories"):
         advisories.read(tmp_path / "none.zip")
+
+
+_URLLIB3 = {"ecosystem": "PyPI", "name": "urllib3"}
+
+
+@pytest.mark.parametrize("affected", ["all", [3], [{"package": 3}], [{"package": _URLLIB3, "ranges": 3}]])
+def test_an_advisory_of_another_form_is_told(affected: object) -> None:
+    damaged = advisory("GHSA-7") | {"affected": affected}
+    with pytest.raises(ImageError, match="GHSA-7"):
+        advisories.matching([damaged], INSTALLED)
