@@ -48,7 +48,10 @@ def make(slot: Path, bundle: Path, *, hardware: str, version: str, signing: Sign
 
 
 def holds(bundle: Path, slot: Path) -> bool:
-    """Whether a bundle has this very slot image in it, not compressed, as `make` packs it. Raises OSError."""
+    """Whether a bundle has this slot image's pieces in it, in order and not compressed, as `make` packs them.
+
+    Zeros are not looked at: what the image is as a whole, its papers say. Raises OSError.
+    """
     with (
         bundle.open("rb") as packed,
         slot.open("rb") as image,

@@ -1,6 +1,7 @@
 """What an image is made of, as data: kernel modules, dpkg's status, the initial RAM disk, SBOM, licences, disk."""
 
 import json
+import random
 import shutil
 import stat
 import subprocess
@@ -217,3 +218,20 @@ def test_a_heading_may_be_for_one_architecture() -> None:
     text = "[disks]\nnvme\n[disks amd64]\nata_piix\n[disks arm64]\nmmc\n[root amd64]\nsha256-ssse3\n[disks]\nahci\n"
     assert initrd.sections(text, "amd64") == {"disks": ("nvme", "ata_piix", "ahci"), "root": ("sha256-ssse3",)}
     assert initrd.sections(text, "arm64") == {"disks": ("nvme", "mmc", "ahci"), "root": ()}
+
+
+def test_a_bundle_holds_the_slot_of_its_own_build_only(tmp_path: Path) -> None:
+    """As mksquashfs packs it: in pieces of 128 KiB without those that are zeros, the last one among others."""
+    piece = 128 * 1024
+    dice = random.Random(5)
+    pieces = [dice.randbytes(piece), bytes(piece), dice.randbytes(piece), dice.randbytes(piece), dice.randbytes(5000)]
+    slot, packed = tmp_path / "slot.img", tmp_path / "router.raucb"
+    slot.write_bytes(b"".join(pieces))
+    packed.write_bytes(b"hsqs" + b"".join((pieces[0], pieces[2], pieces[3])) + b"between" + pieces[4] + b"signature")
+    assert bundle.holds(packed, slot)
+    for number in (0, 2, 3, 4):
+        other = [*pieces[:number], bytes([pieces[number][0] ^ 1]) + pieces[number][1:], *pieces[number + 1 :]]
+        slot.write_bytes(b"".join(other))
+        assert not bundle.holds(packed, slot), number
+    slot.write_bytes(b"".join((pieces[0], pieces[1], pieces[3], pieces[2], pieces[4])))
+    assert not bundle.holds(packed, slot), "in another order"
