@@ -11,12 +11,15 @@ Three rules:
 is looked at after every report, so the confidence is far above what one look needs. It is tried on all judged sites and
 on each ring by itself: a failure that takes a day to show is diluted by those who have had the version for an hour.
 
-*Halt at a ring's end* when p is above the tolerated share with confidence GATE_CONFIDENCE: for small fleets, where
-three failures would be all sites there are. A person looks at one failure out of five before anybody else gets it.
+*Halt at a ring's end* when p is above the tolerated share with confidence GATE_CONFIDENCE: for small rings, where
+three failures would be all sites there are. A person looks at one failure out of five before anybody else gets it. Of a
+ring of SMALL_RING sites or more three have to have failed here, too: two routers that lost their power in the trial do
+not stop a good release.
 
 *Expose no more* than the evidence bears: with U the upper bound (confidence BOUND) from the sites that have had it for
-their soak time, harmed + U x (exposed and not yet proven) stays within the budget of harmed sites. That is what keeps
-harm small while nobody can know yet, such as a failure that shows after hours only.
+their soak time, harmed + LATER x U x (exposed and not yet proven) stays within the budget of harmed sites. That is what
+keeps harm small while nobody can know yet, such as a failure that shows after hours only. LATER is for those that show
+after the soak time: as many again as were seen until then.
 
 What is tolerated is beyond the background: sites lose power and lines whoever updates them. Sites whose turn is yet to
 come are the control group; the share of them that fell silent is added to the tolerated share, and what of the silence
@@ -30,6 +33,9 @@ HALT_CONFIDENCE = 0.999
 GATE_CONFIDENCE = 0.95
 BOUND = 0.95
 FAILURES_MIN = 3
+SMALL_RING = 20
+#: Failures in all, for each that shows within the soak time.
+LATER = 2.0
 #: Sites that may be harmed however small the fleet is: fewer, and a rollout to 100 sites would take months.
 HARM_FLOOR = 5.0
 #: With a smaller control group the background stays as it was.
@@ -113,6 +119,8 @@ def is_bad(tally: Tally, tolerated: float) -> bool:
 
 def fails_gate(tally: Tally, tolerated: float) -> bool:
     """Halt at a ring's end."""
+    if tally.judged >= SMALL_RING and tally.harmed < FAILURES_MIN:
+        return False
     return tally.harmed > 0 and tail(tally.harmed, tally.judged, tolerated) <= 1 - GATE_CONFIDENCE
 
 
@@ -130,7 +138,7 @@ def allowance(tally: Tally, background: float, harm_budget: float) -> int:
     """How many sites more may be exposed now."""
     harmed = attributable(tally, background)
     known = ceil(harmed - 1e-9)
-    share = upper_bound(known, tally.proven + known, BOUND)
+    share = min(1.0, LATER * upper_bound(known, tally.proven + known, BOUND))
     return max(0, int((harm_budget - harmed) / share - tally.unproven + 1e-9))
 
 

@@ -64,7 +64,9 @@ def test_few_failures_halt_nobody_and_many_do() -> None:
 def test_the_gate_is_stricter_for_small_rings() -> None:
     assert halting.fails_gate(Tally(updated=4, failed=1), 0.01)
     assert not halting.fails_gate(Tally(updated=29, failed=1), 0.01)
-    assert halting.fails_gate(Tally(updated=28, failed=2), 0.01)
+    assert halting.fails_gate(Tally(updated=17, failed=2), 0.01)
+    assert not halting.fails_gate(Tally(updated=18, failed=2), 0.01), "from twenty sites on three have to have failed"
+    assert halting.fails_gate(Tally(updated=27, failed=3), 0.01)
     assert not halting.fails_gate(Tally(updated=30), 0.01)
 
 
@@ -100,7 +102,7 @@ def test_allowance_grows_with_proof_and_shrinks_with_harm() -> None:
     assert budget == pytest.approx(40)
     assert halting.allowance(Tally(), 0.0, budget) == 40
     proven = [halting.allowance(Tally(updated=n, proven=n), 0.0, budget) for n in (10, 30, 100, 300, 2000)]
-    assert proven == sorted(proven) and proven[0] > 100 and proven[-1] > 10_000
+    assert proven == sorted(proven) and proven[0] > 70 and proven[-1] > 10_000
     assert halting.allowance(Tally(updated=30, proven=0), 0.0, budget) == 10  # not proven is not known
     assert halting.allowance(Tally(updated=30, failed=1, proven=30), 0.0, budget) < proven[1]
     assert halting.allowance(Tally(updated=300, failed=40, proven=300), 0.0, budget) == 0
