@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from cloudside.registry.tables import SiteFirmware
     from cloudside.vpn.verdict import Heard, Trouble, TunnelView
 
+#: What routers say of their update (fleet.protocol.FirmwareState).
+STAGES = (
+    "idle", "offered", "judged", "fetching", "assembled", "installing", "installed", "trial", "committed", "returned",
+    "refused",
+)  # fmt: skip
 #: What routers say of a module (fleet.protocol.ModuleState).
 MODULE_STAGES = ("installed", "active", "refused", "returned", "removed")
 
@@ -197,7 +202,8 @@ def _firmware(found: Mapping[str, Any] | None) -> str | None:
     if found is None:
         return None
     shown = f"{found['version']} ({found['hardware']}), {text('firmware.slot', {'slot': found['slot'] or '-'})}"
-    lines = [f"{shown}: {found['stage']}" if found["release"] else shown]
+    stage = text(f"firmware.stage-{found['stage']}") if found["stage"] in STAGES else found["stage"]
+    lines = [f"{shown}: {stage}" if found["release"] else shown]
     if found["problem"] is not None:
         lines.append(found["problem"]["text"])
     return in_words(lines)
