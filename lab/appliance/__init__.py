@@ -5,6 +5,7 @@
     cabling     the machine's ports in the namespaces of a world; an address server on the internet's side
     image       the disk image of this checkout
     releases    releases in the form that operators build, the next one and bad ones (faults); who signs them (holders)
+    bad_line    a whole update, nothing of it a delta, over a line that is slow, lossy and ever again another one
     modules     small signed parts between releases, taken, refused and taken back
     disks       a copy of the image with a ticket on it; its parts read back while the machine is off
     proof       what the image has to show in a world; `make demo-vm`

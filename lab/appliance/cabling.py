@@ -6,6 +6,7 @@ and the agent sets the LAN's.
 """
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from lab import ground
@@ -19,7 +20,7 @@ _MAC = "02:4b:59:{site:02x}:00:{port:02x}"
 LEASE_S = 3600
 
 
-def plug_in(internet: Host, site: SiteGround, number: int) -> tuple[Port, Port]:
+def plug_in(internet: Host, site: SiteGround, number: int, *, lease_s: int = LEASE_S) -> tuple[Port, Port]:
     """Wires for site ``number`` of the plan (from 1), which has a wired line, and a DHCP server on its line."""
     place = site.router
     for interface in ("wan0", "lan0"):
@@ -33,25 +34,33 @@ def plug_in(internet: Host, site: SiteGround, number: int) -> tuple[Port, Port]:
     # Wires: no frame is this namespace's own business.
     place.set_sysctl("net.ipv6.conf.all.disable_ipv6", "1")
     place.run(["sysctl", "-q", "-e", "-w", "net.bridge.bridge-nf-call-iptables=0"])
-    _serve_address(internet, site, number)
+    serve_address(internet, site, ground.uplink_address(number, site.plan), lease_s=lease_s)
     macs = [_MAC.format(site=number, port=port) for port in range(2)]
     return Port(_LINE_TAP, macs[0]), Port(_LAN_TAP, macs[1])
 
 
-def _serve_address(internet: Host, site: SiteGround, number: int) -> Process:
-    own = ground.uplink_address(number, site.plan)
+def far_end(site: SiteGround) -> str:
+    """The internet's interface to the site."""
+    return f"to-{site.router.name}"[:15]
+
+
+def serve_address(internet: Host, site: SiteGround, own: IPv4Address, *, lease_s: int) -> Process:
+    """Begin to give the line this address, the second one of a block of four whose first the internet has."""
+    name = f"udhcpd-{site.plan.name}"
+    if name in internet.processes:
+        internet.processes[name].kill()
     directory = internet.directory
     leases = directory / f"leases-{site.plan.name}"
     leases.touch()
     options = {
-        "start": own, "end": own, "interface": f"to-{site.router.name}"[:15], "max_leases": 1,
-        "lease_file": leases, "pidfile": directory / f"udhcpd-{site.plan.name}.pid", "notify_file": "/bin/true",
+        "start": own, "end": own, "interface": far_end(site), "max_leases": 1,
+        "lease_file": leases, "pidfile": directory / f"{name}.pid", "notify_file": "/bin/true",
         "option subnet": "255.255.255.252", "option router": own - 1, "option dns": own - 1,
-        "option lease": LEASE_S,
+        "option lease": lease_s,
     }  # fmt: skip
-    configuration = directory / f"udhcpd-{site.plan.name}.conf"
-    configuration.write_text("".join(f"{name}\t{value}\n" for name, value in options.items()))
-    return internet.start(f"udhcpd-{site.plan.name}", _udhcpd(configuration))
+    configuration = directory / f"{name}.conf"
+    configuration.write_text("".join(f"{key}\t{value}\n" for key, value in options.items()))
+    return internet.start(name, _udhcpd(configuration))
 
 
 def _udhcpd(configuration: Path) -> Sequence[str]:

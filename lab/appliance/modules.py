@@ -67,8 +67,9 @@ def publish(scene: Scene) -> None:
     scene.say(f"modules are published: {', '.join(MODULES)}")
 
 
-def arrive(scene: Scene) -> None:
-    """The router has those that are for it, and says why not the other one; the plugin runs with few rights."""
+def arrive(scene: Scene) -> str:
+    """The router has those that are for it, and says why not the other one; the plugin runs with few rights. What its
+    file is known by."""
     wanted = {name: made.stage for name, made in MODULES.items()}
     begun = time.monotonic()
     _wait(scene, wanted, TAKEN_S)
@@ -78,11 +79,15 @@ def arrive(scene: Scene) -> None:
     wait_until(f"the plugin says {_SAYS!r}", lambda: _SAYS in _said(scene), timeout_s=TAKEN_S, every_s=1)
     scene.figures["modules_taken"] = sum(made.stage == "active" for made in MODULES.values())
     scene.say(f"modules: {wanted}, {time.monotonic() - begun:.1f} s after it served; the plugin: {_SAYS}")
+    return _file(scene)
 
 
-def stay(scene: Scene) -> None:
-    """In use after an update, too. One that is taken back goes by itself, and what it said with it."""
+def stay(scene: Scene, arrived: str) -> None:
+    """In use after an update, too, and not fetched again. One that is taken back goes by itself, and what it said with
+    it."""
     _wait(scene, {name: made.stage for name, made in MODULES.items()}, TAKEN_S)
+    if (found := _file(scene)) != arrived:
+        raise LabError(f"the plugin's file is another one after the update: {found}, not {arrived}")
     wait_until("the plugin says so again", lambda: _SAYS in _said(scene), timeout_s=TAKEN_S, every_s=1)
     path = f"modules/weather/{_VERSION}.json"
     scene.world.kyoten("firmware", "yank", path, "--reason", "The lab has seen it.", "--yes")
@@ -92,6 +97,12 @@ def stay(scene: Scene) -> None:
     wait_until("the plugin is silent", lambda: _SAYS not in _said(scene), timeout_s=GONE_S, every_s=1)
     scene.figures["module_withdrawn_s"] = round(time.monotonic() - begun, 1)
     scene.say(f"modules outlived the update; one that was taken back is gone after {time.monotonic() - begun:.1f} s")
+
+
+def _file(scene: Scene) -> str:
+    """Inode and time of the plugin's file."""
+    path = "/var/lib/kyoten-agent/modules/weather/current/content"
+    return scene.world.kyoten("ssh", SITE, f"stat -L -c '%i %y' {path}", timeout_s=300).stdout.strip()
 
 
 def _directory(place: Path, name: str) -> Path:

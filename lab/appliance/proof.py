@@ -78,14 +78,21 @@ class Scene:
         sys.stderr.flush()
 
 
-def build(image: Path, directory: Path, *, firmware: Firmware = Firmware.BIOS, bundle: bool = True) -> Scene:
+def build(
+    image: Path,
+    directory: Path,
+    *,
+    firmware: Firmware = Firmware.BIOS,
+    bundle: bool = True,
+    lease_s: int = cabling.LEASE_S,
+) -> Scene:
     """A cloud that runs, the wires, and a machine that is off, with the site's bundle on its config partition or
-    without."""
+    without. ``lease_s``: for how long its line has an address."""
     # An emulated router needs some seconds for a heartbeat.
     made = world.build(PLAN, settings_confirm_s=90)
     made.start_cloud()
     site = made.ground.sites[SITE]
-    ports = cabling.plug_in(made.ground.internet, site, NUMBER)
+    ports = cabling.plug_in(made.ground.internet, site, NUMBER, lease_s=lease_s)
     disk = disks.copy(image, directory / "disk.img")
     if bundle:
         disks.put_on_config(disk, made.bundles[SITE], f"{SITE}.bundle")

@@ -21,7 +21,7 @@ from pathlib import Path
 from cloudside.registry import releases as registry
 from cloudside.registry.callers import OPERATOR
 from firmware.layout import Slot
-from lab.appliance import disks, modules, proof, releases
+from lab.appliance import cabling, disks, modules, proof, releases
 from lab.appliance.image import factory_disk
 from lab.appliance.proof import DEVICE, SITE, Scene
 from lab.network import LabError, wait_until
@@ -48,14 +48,14 @@ class Seen:
     problem: str
 
 
-def prepare(scene: Scene, *, reach_s: int = REACH_S) -> None:
+def prepare(scene: Scene, *, reach_s: int = REACH_S, heartbeat_s: int = HEARTBEAT_S) -> None:
     """The router enrols, and is told what it must care for in a trial, which has so long until all is well."""
     proof.first_start(scene)
     proof.serves(scene)
     proof.verity(scene)
     proof.closed(scene)
     plc = scene.world.ground.sites[SITE].plan.controllers[DEVICE]
-    pace = f"heartbeat.interval_s={HEARTBEAT_S}"
+    pace = f"heartbeat.interval_s={heartbeat_s}"
     wanted = (f"update.health_s={HEALTH_S}", f"update.reach_s={reach_s}", f"lan.essential={plc}", pace)
     scene.world.kyoten("site", "set", SITE, *wanted, "--timeout", str(SETTINGS_S), timeout_s=SETTINGS_S + 30)
     scene.say("its settings are in force")
@@ -151,19 +151,19 @@ def measure(directory: Path, *, recorded: bool = False) -> proof.Figures:
     with built(image, directory) as scene:
         modules.publish(scene)
         prepare(scene)
-        modules.arrive(scene)
+        arrived = modules.arrive(scene)
         proof.memory(scene)
         if recorded:
             record(scene, directory)
         whole(scene, release)
-        modules.stay(scene)
+        modules.stay(scene, arrived)
         if not recorded:
             kept(scene)
     return scene.figures
 
 
 def _power_cut(scene: Scene) -> datetime:
-    """When it was. The tunnel is older than the half minute after which the kernel has written what it was told to."""
+    """When it was. Modules took their minutes before: the kernel has written what the first tunnel's log was."""
     scene.machine.power_cut()
     return datetime.now(UTC)
 
@@ -174,9 +174,9 @@ def _rollout_state(scene: Scene) -> str:
 
 
 @contextmanager
-def built(image: Path, directory: Path) -> Iterator[Scene]:
+def built(image: Path, directory: Path, *, lease_s: int = cabling.LEASE_S) -> Iterator[Scene]:
     """A cloud, and the machine that is off; both are gone afterwards."""
-    scene = proof.build(image, directory)
+    scene = proof.build(image, directory, lease_s=lease_s)
     try:
         yield scene
     except LabError:

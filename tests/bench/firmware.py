@@ -2,6 +2,7 @@
 
 redownloaded_pct                 what came over a 384/64 kbit/s line with 1 % loss, dropped and with a new address every
                                  45 s, beyond the payload itself: TLS, HTTP, handshakes and all that came twice
+bad_line_excess_pct              a whole update in an emulated router, dropped every ten minutes: by its own count
 delta_pct_of_full_package, _kernel   a delta in per cent of the full payload: one package changed, the kernel changed
 rollout_10000_plan_s             the dry run for 10,000 sites, from the registry to what a person is shown
 rollout_sim_harmed_pct           10,000 simulated sites, the release fails on 5 % of them, six ways, five fleets each:
@@ -29,6 +30,7 @@ BARS = {
     "bad_releases": (6, True),
     "returned_by_itself": (6, True),
     "redownloaded_pct": (2, False),
+    "bad_line_excess_pct": (2, False),
     "delta_pct_of_full_package": (5, False),
     "delta_pct_of_full_kernel": (25, False),
     "image_mib": (110, False),
@@ -50,6 +52,7 @@ PARTS: dict[str, tuple[object, ...]] = {
     "boot": ("firmware_boot", "start"),
     "update": ("firmware_boot", "update"),
     "returns": ("firmware_boot", "returns"),
+    "bad-line": ("firmware_boot", "bad-line"),
     "uefi": ("firmware_boot", "uefi"),
     "stick": ("firmware_boot", "stick"),
     "plan": ("firmware_rollout", "plan"),

@@ -7,6 +7,8 @@ update    update_s           from a release's offer to its commit, over a fast l
 returns   bad_releases, returned_by_itself   six releases that are signed and wrong, through a whole update each; before
                              them two slots that cannot be started. Half an hour
           trial_to_rollback_s  of the one that hangs: from the start of the trial's boot to the old slot's
+bad-line  bad_line_excess_pct  a whole update without a delta over 384/64 kbit/s with 1 % loss, gone and another
+                             one every ten minutes: what was fetched beyond the payload. Half an hour and more
 uefi      uefi_first_boot_to_tunnel_s        a new router that starts by UEFI
 stick     stick_to_tunnel_s  a ticket on a USB stick, plugged in while a new router waits for one
 """
@@ -17,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lab.appliance import bad_releases, proof, stick, update
+from lab.appliance import bad_line, bad_releases, proof, stick, update
 from lab.appliance.faults import Fault
 from lab.appliance.image import factory_disk
 from lab.appliance.machine import Firmware
@@ -40,6 +42,9 @@ def main() -> int:
             with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
                 steps = [proof.STEPS[name] for name in BAD_SLOTS]
                 figures = dict(bad_releases.measure(Path(directory), tuple(Fault), *steps))
+        case "bad-line":
+            with tempfile.TemporaryDirectory(prefix="kyoten-boot-", dir="/var/tmp") as directory:
+                figures = dict(bad_line.measure(Path(directory)))
         case "uefi":
             found = _run("first-start", firmware=Firmware.UEFI)
             figures = {f"uefi_{name}": value for name, value in found.items()}
