@@ -124,10 +124,12 @@ class CharonProcess:
     @property
     def pid(self) -> int | None:
         """The process id of the running charon, or None."""
-        if self._child is not None:
-            self._child.poll()  # reaps it when it has died
+        ended = self._child is not None and self._child.poll() is not None  # reaps it when it has died
         try:
             pid = int((self._directory / "charon.pid").read_text())
+            if self._child is not None and pid == self._child.pid:
+                # Its name is not asked for: the kernel sets it a moment after it has told that the exec worked.
+                return None if ended else pid
             alive = Path(f"/proc/{pid}/comm").read_text().strip() == PROGRAM.name[:15]
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError):
