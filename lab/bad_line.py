@@ -60,16 +60,10 @@ class BadLine:
 
     def shape(self, *, down_kbit: float = DOWN_KBIT, up_kbit: float = UP_KBIT, loss: float = LOSS) -> None:
         """Make the line bad. (It is a good one until then.)"""
-        for host, interface, rate in ((self.carrier, "air", down_kbit), (self.router, "wwan0", up_kbit)):
-            host.run([
-                "tc", "qdisc", "replace", "dev", interface, "root", "tbf", "rate", f"{rate:g}kbit",
-                "burst", "3200", "latency", "300ms",
-            ])  # fmt: skip
+        slow(self.carrier, "air", down_kbit)
+        slow(self.router, "wwan0", up_kbit)
         self.carrier.run(["iptables-legacy", "-F", "FORWARD"])
-        self.carrier.run([
-            "iptables-legacy", "-A", "FORWARD", "-m", "statistic", "--mode", "random", "--probability", f"{loss}",
-            "-j", "DROP",
-        ])  # fmt: skip
+        lose(self.carrier, loss)
 
     def drop(self) -> None:
         """The line is gone, and nobody is told."""
@@ -136,13 +130,29 @@ class BadLine:
         network.link(cloud, "wan0", carrier, "core")
         network.link(carrier, "air", router, "wwan0")
         for host, interface in ((carrier, "air"), (carrier, "core"), (router, "wwan0"), (cloud, "wan0")):
-            # Packets as long as on a real line, so that losses hit packets and not bursts of 64 kB.
-            host.run(["ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off"], check=False)
+            send_packets(host, interface)
         address(cloud, "wan0", f"{CLOUD}/24")
         address(carrier, "core", "203.0.113.1/24")
         address(carrier, "air", "100.64.0.1/24")
         default_route(cloud, "203.0.113.1")
         return cloud, carrier, router
+
+
+def send_packets(host: Host, interface: str) -> None:
+    """Packets as long as on a real line, so that losses hit packets and not bursts of 64 kB."""
+    host.run(["ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off"], check=False)
+
+
+def slow(host: Host, interface: str, kbit: float) -> None:
+    """So much leaves by the interface, with 300 ms of queue before it."""
+    rate = ["rate", f"{kbit:g}kbit", "burst", "3200", "latency", "300ms"]
+    host.run(["tc", "qdisc", "replace", "dev", interface, "root", "tbf", *rate])
+
+
+def lose(host: Host, share: float, *which: str) -> None:
+    """Of what is forwarded, or of what iptables' words say of it, this share is lost, whatever other rules say."""
+    chance = ["-m", "statistic", "--mode", "random", "--probability", f"{share}"]
+    host.run(["iptables-legacy", "-I", "FORWARD", *which, *chance, "-j", "DROP"])
 
 
 def make_papers(place: Path) -> None:

@@ -63,9 +63,14 @@ def uplink_address(number: int, plan: SitePlan) -> IPv4Address:
     return block.network_address + 4 * number + 2
 
 
+def far_end(host: Host) -> str:
+    """The internet's interface to a host."""
+    return f"to-{host.name}"[:15]
+
+
 def _attach(network: Network, internet: Host, host: Host, interface: str, own: IPv4Address, length: int) -> None:
     """A cable from the internet to a host; the internet's end has the address before the host's."""
-    port = f"to-{host.name}"[:15]
+    port = far_end(host)
     network.link(internet, port, host, interface)
     address(internet, port, f"{own - 1}/{length}")
     address(host, interface, f"{own}/{length}")
@@ -86,7 +91,7 @@ def _site(network: Network, internet: Host, number: int, plan: SitePlan) -> Site
         nat.run(["iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-o", "out", "-j", "MASQUERADE"])
     elif plan.uplink == "mobile":
         _attach(network, internet, router, "wwan0", outside, 30)
-        _shape(internet, f"to-{router.name}"[:15], MOBILE_DOWN)
+        _shape(internet, far_end(router), MOBILE_DOWN)
         _shape(router, "wwan0", MOBILE_UP)
     else:
         _attach(network, internet, router, "wan0", outside, 30)

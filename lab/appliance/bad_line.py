@@ -25,7 +25,8 @@ from firmware.release import Release, parse, render
 from lab.appliance import cabling, proof, releases, update
 from lab.appliance.image import factory_disk
 from lab.appliance.proof import SITE, Scene
-from lab.bad_line import DOWN_KBIT, LOSS, UP_KBIT
+from lab.bad_line import DOWN_KBIT, LOSS, UP_KBIT, lose, send_packets, slow
+from lab.ground import far_end
 from lab.network import LabError, address
 
 EVERY_S, GONE_S = 600.0, 20.0
@@ -47,19 +48,16 @@ class BadLine:
     _far_end: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self._far_end = cabling.far_end(self.scene.world.ground.sites[SITE])
+        self._far_end = far_end(self.scene.world.ground.sites[SITE].router)
 
     def spoil(self) -> None:
         """Slow and lossy from now on, both ways."""
         internet, place = self.scene.world.ground.internet, self.scene.world.ground.sites[SITE].router
         for host, interface, kbit in ((internet, self._far_end, DOWN_KBIT), (place, "wan0", UP_KBIT)):
-            # Packets as long as on a real line, so that losses hit packets and not bursts of 64 kB.
-            host.run(["ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off"], check=False)
-            rate = ["rate", f"{kbit}kbit", "burst", "3200", "latency", "300ms"]
-            host.run(["tc", "qdisc", "replace", "dev", interface, "root", "tbf", *rate])
+            send_packets(host, interface)
+            slow(host, interface, kbit)
         for way in ("-i", "-o"):
-            chance = ["-m", "statistic", "--mode", "random", "--probability", f"{LOSS}"]
-            internet.run(["iptables-legacy", "-I", "FORWARD", way, self._far_end, *chance, "-j", "DROP"])
+            lose(internet, LOSS, way, self._far_end)
 
     def change(self) -> None:
         """It is gone, and nobody is told; then it is back, and is another one."""
@@ -91,9 +89,9 @@ def whole_image(release: Path, target: Path) -> tuple[Path, Release]:
 
 def measure(directory: Path, *, every_s: float = EVERY_S) -> proof.Figures:
     """All of it; the figures. Raises LabError: the release was not kept."""
-    image = factory_disk(_said)
+    image = factory_disk(proof.say)
     directory.mkdir(parents=True, exist_ok=True)
-    place, release = whole_image(releases.release(say=_said), directory / "release")
+    place, release = whole_image(releases.release(say=proof.say), directory / "release")
     with update.built(image, directory, lease_s=LEASE_S) as scene:
         update.prepare(scene, heartbeat_s=HEARTBEAT_S)
         line = BadLine(scene)
@@ -138,10 +136,6 @@ def _follow(scene: Scene, line: BadLine, begun: float, every_s: float) -> int:
                 last = row.stage
         time.sleep(2)
     return fetched
-
-
-def _said(text: str) -> None:
-    sys.stderr.write(f"appliance: {text}\n")
 
 
 def main(argv: list[str]) -> int:

@@ -115,9 +115,9 @@ def _failed(scene: Scene, version: str) -> bool:
 
 def measure(directory: Path, faults: Sequence[Fault] = tuple(Fault), *before: Step) -> proof.Figures:
     """A world, a router in it, and all these releases. ``before``: bad slots of `proof`, which are tried first."""
-    image = factory_disk(_said)
+    image = factory_disk(proof.say)
     # A repository takes no release that is older than what it has.
-    made = {fault: releases.release(fault, _said) for fault in Fault if fault in faults}
+    made = {fault: releases.release(fault, proof.say) for fault in Fault if fault in faults}
     with update.built(image, directory) as scene:
         update.prepare(scene, reach_s=REACH_S)
         for step in before:
@@ -125,10 +125,6 @@ def measure(directory: Path, faults: Sequence[Fault] = tuple(Fault), *before: St
         scene.figures |= {"bad_releases": len(before), "returned_by_itself": len(before)}
         run(scene, made)
     return scene.figures
-
-
-def _said(text: str) -> None:
-    sys.stderr.write(f"appliance: {text}\n")
 
 
 def main(argv: list[str]) -> int:

@@ -39,11 +39,6 @@ def plug_in(internet: Host, site: SiteGround, number: int, *, lease_s: int = LEA
     return Port(_LINE_TAP, macs[0]), Port(_LAN_TAP, macs[1])
 
 
-def far_end(site: SiteGround) -> str:
-    """The internet's interface to the site."""
-    return f"to-{site.router.name}"[:15]
-
-
 def serve_address(internet: Host, site: SiteGround, own: IPv4Address, *, lease_s: int) -> Process:
     """Begin to give the line this address, the second one of a block of four whose first the internet has."""
     name = f"udhcpd-{site.plan.name}"
@@ -53,7 +48,7 @@ def serve_address(internet: Host, site: SiteGround, own: IPv4Address, *, lease_s
     leases = directory / f"leases-{site.plan.name}"
     leases.touch()
     options = {
-        "start": own, "end": own, "interface": far_end(site), "max_leases": 1,
+        "start": own, "end": own, "interface": ground.far_end(site.router), "max_leases": 1,
         "lease_file": leases, "pidfile": directory / f"{name}.pid", "notify_file": "/bin/true",
         "option subnet": "255.255.255.252", "option router": own - 1, "option dns": own - 1,
         "option lease": lease_s,

@@ -74,8 +74,13 @@ class Scene:
 
     def say(self, text: str) -> None:
         """To whoever watches."""
-        sys.stderr.write(f"appliance: {text}\n")
-        sys.stderr.flush()
+        say(text)
+
+
+def say(text: str) -> None:
+    """To whoever watches, where there is no scene yet."""
+    sys.stderr.write(f"appliance: {text}\n")
+    sys.stderr.flush()
 
 
 def build(
