@@ -45,6 +45,7 @@ from router_agent.link.names import Names
 from router_agent.link.uplinks import UplinkKind
 from router_agent.logs import collect
 from router_agent.logs import writer as log_writer
+from router_agent.logs.units import AGENT, IKE, Places
 from router_agent.mapping.routing import Mapping
 from router_agent.modem.line import MobileLine
 from router_agent.options import Options
@@ -441,11 +442,10 @@ class Agent:
 
     def _collect_log(self, request: LogRequest) -> bytes:
         """Runs in the courier's thread: reads files only."""
-        state, runtime = self._options.state, self._options.runtime
-        own = [state / f"{log_writer.NAME}.{number}" for number in range(log_writer.OLD_FILES, 0, -1)]
+        places = Places(self._options.state, self._options.runtime)
         logs = {
-            "agent": collect.last_lines([*own, state / log_writer.NAME], request.lines),
-            "charon": collect.last_lines([runtime / "charon.log.1", runtime / "charon.log"], request.lines),
+            name: collect.last_lines(places.live(unit)[0], request.lines)
+            for name, unit in (("agent", AGENT), ("charon", IKE))
         }
         return collect.compressed(collect.text(self._enrolment.site, logs, request.lines, now=datetime.now(UTC)))
 

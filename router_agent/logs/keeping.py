@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,27 +52,13 @@ class Keeper:
         """Append what is new to what is kept. A full disk costs lines, and nothing else."""
         with self._lock:
             before = [tail.standing for _, tail in self._logs]
-            reasons = [self._trouble_with(unit, tail) for unit, tail in self._logs]
+            reasons = [_trouble(self._keep, unit, tail) for unit, tail in self._logs]
             if before != [tail.standing for _, tail in self._logs]:
-                reasons.append(self._trouble_with_cursors())
+                reasons.append(_trouble(self._write_cursors))
             trouble = next(filter(None, reasons), "")
             if trouble and trouble != self._trouble:
                 _log.warning("logs of IKE and modem are not kept: %s", trouble)
             self._trouble = trouble
-
-    def _trouble_with(self, unit: str, tail: Tail) -> str:
-        try:
-            self._keep(unit, tail)
-        except OSError as error:
-            return error.strerror or type(error).__name__
-        return ""
-
-    def _trouble_with_cursors(self) -> str:
-        try:
-            self._write_cursors()
-        except OSError as error:
-            return error.strerror or type(error).__name__
-        return ""
 
     def _keep(self, unit: str, tail: Tail) -> None:
         for _ in range(_LOOKS_MAX):
@@ -120,6 +106,15 @@ class Keeper:
         fresh = self._cursors.with_suffix(".new")
         fresh.write_text(json.dumps({unit: tail.standing for unit, tail in self._logs}))
         fresh.rename(self._cursors)
+
+
+def _trouble(act: Callable[..., None], *args: object) -> str:
+    """What the disk has against it; empty: nothing."""
+    try:
+        act(*args)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
 
 
 def _tail(paths: tuple[Path, ...], standing: tuple[int, int] | None) -> Tail:
