@@ -206,7 +206,7 @@ def custom(release: Release) -> Mapping[str, object]:
         "counter": release.counter,
         "minimum_from": release.applicability.minimum_from,
         "delta_from": [delta.from_counter for delta in release.deltas],
-        "applicability": {**asdict(release.applicability), "hardware": list(release.applicability.hardware)},
+        "applicability": _plain(release.applicability),
     }
 
 
@@ -217,8 +217,13 @@ def module_custom(module: Module) -> Mapping[str, object]:
         "version": module.version,
         "counter": module.counter,
         "kind": module.kind,
-        "applicability": {**asdict(module.applicability), "hardware": list(module.applicability.hardware)},
+        "applicability": _plain(module.applicability),
     }
+
+
+def _plain(applicability: Applicability | ModuleApplicability) -> Mapping[str, object]:
+    """As JSON has it when it is read back."""
+    return {**asdict(applicability), "hardware": list(applicability.hardware)}
 
 
 def agree(said: object, known: Mapping[str, object]) -> bool:

@@ -183,7 +183,7 @@ def _finished(
         facts = parse_slot_facts(_read(slot_facts))
         if (slot.stat().st_size, places.sha256(slot)) != (facts.image_size, facts.image_sha256):
             raise InputError("firmware.slot-other", slot=str(slot), facts=str(slot_facts))
-        if bundle.stat().st_size == 0 or not holds(bundle, slot):
+        if not holds(bundle, slot):
             raise InputError("firmware.bundle-other", bundle=str(bundle), slot=str(slot))
         return _Finished(bundle, slot, facts)
     if any(given) or signing is None or root is None:

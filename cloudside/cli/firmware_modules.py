@@ -29,10 +29,7 @@ def modules(
     with cli.read() as (session, caller):
         said = releases.states(session, caller)
     each = [
-        {"site": site, "module": one["module"], **{key: one[key] for key in ("version", "stage", "problem")}}
-        for site, row in said.items()
-        for one in of_site(row)
-        if not name or one["module"] == name
+        {"site": site, **one} for site, row in said.items() for one in of_site(row) if not name or one["module"] == name
     ]
     if sites:
         shown = each if cli.as_json else [words.module(one) for one in each]

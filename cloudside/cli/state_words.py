@@ -8,19 +8,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cloudside.cli.output import in_words
-from cloudside.messages import text
+from cloudside.messages import catalogue, text
 
 if TYPE_CHECKING:
     from cloudside.registry.tables import SiteFirmware
     from cloudside.vpn.verdict import Heard, Trouble, TunnelView
-
-#: What routers say of their update (fleet.protocol.FirmwareState).
-STAGES = (
-    "idle", "offered", "judged", "fetching", "assembled", "installing", "installed", "trial", "committed", "returned",
-    "refused",
-)  # fmt: skip
-#: What routers say of a module (fleet.protocol.ModuleState).
-MODULE_STAGES = ("installed", "active", "refused", "returned", "removed")
 
 _MIB = 1024 * 1024
 #: LAN devices that are named one by one.
@@ -61,9 +53,14 @@ def firmware(row: "SiteFirmware | None") -> dict[str, Any] | None:
 
 def module(one: Mapping[str, Any]) -> dict[str, Any]:
     """A module for people: its stage and its problem in words."""
-    known, stood = f"firmware.module-{one['stage']}", one.get("problem")
-    stage = text(known) if one["stage"] in MODULE_STAGES else one["stage"]
-    return {**one, "stage": stage, "problem": None if stood is None else stood["text"]}
+    stood = one.get("problem")
+    return {**one, "stage": _stage("module", one["stage"]), "problem": None if stood is None else stood["text"]}
+
+
+def _stage(of: str, stage: str) -> str:
+    """A stage as routers say it, ``of``: "module", or "stage" of an update; a newer agent's is its own text."""
+    key = f"firmware.{of}-{stage}"
+    return text(key) if key in catalogue("en") else stage
 
 
 def tunnel(view: "TunnelView | None", heard: "Heard | None") -> dict[str, Any]:
@@ -202,8 +199,7 @@ def _firmware(found: Mapping[str, Any] | None) -> str | None:
     if found is None:
         return None
     shown = f"{found['version']} ({found['hardware']}), {text('firmware.slot', {'slot': found['slot'] or '-'})}"
-    stage = text(f"firmware.stage-{found['stage']}") if found["stage"] in STAGES else found["stage"]
-    lines = [f"{shown}: {stage}" if found["release"] else shown]
+    lines = [f"{shown}: {_stage('stage', found['stage'])}" if found["release"] else shown]
     if found["problem"] is not None:
         lines.append(found["problem"]["text"])
     return in_words(lines)

@@ -52,6 +52,8 @@ def holds(bundle: Path, slot: Path) -> bool:
 
     Zeros are not looked at: what the image is as a whole, its papers say. Raises OSError.
     """
+    if not bundle.stat().st_size:
+        return False  # nothing that could be mapped
     with (
         bundle.open("rb") as packed,
         slot.open("rb") as image,
